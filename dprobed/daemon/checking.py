@@ -23,18 +23,12 @@ from dprobed.daemon.quota import Quota
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import maps, procfs, refusals
 from dprobed.program.model import ProbeDefinition, Program
-from dprobed.program.parts import argument_count, needs_entry
+from dprobed.program.parts import Needs, needs_of
 from dprobed.resolver.client import PATIENCE
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.files import KnownFiles, Steps, answer_of
 from dprobed.resolver.modules import Identity, matches
-from dprobed.resolver.places import (
-    check_arguments,
-    check_boundary,
-    check_entry,
-    check_watched,
-    code_spec,
-)
+from dprobed.resolver.places import check_boundary, check_needs, check_watched, code_spec
 from dprobed.wire import messages
 from dprobed.wire import resolver as wire
 
@@ -153,14 +147,16 @@ class _Mapped:
         self._by_content: Final[dict[str, list[maps.Module]]] = {}
 
     async def fault(self, program: Program, probe: ProbeDefinition) -> LocationError | None:
-        """Why a probe has a place in none of the files; None: it has one, or may get one."""
+        """Why a probe has a place in none of the files that its program's ``name`` means; None: it
+        has one, or may get one."""
         fault = None
+        needs = needs_of(program, probe)
         for named in (self._named_by_path, self._named_by_content):
             for module in await named(program.header.name):
                 known = await self._describe(module)
                 if known is None:
                     return None
-                found = await self._look(module, known, program, probe)
+                found = await self._look(module, known, probe, needs)
                 if found is None:
                     return None
                 fault = fault or found
@@ -197,8 +193,8 @@ class _Mapped:
         self,
         module: maps.Module,
         known: tuple[wire.FileFacts, Identity],
-        program: Program,
         probe: ProbeDefinition,
+        needs: Needs,
     ) -> LocationError | None:
         """Why a probe has no place in a file; None: it has, or nobody can tell."""
         facts, identity = known
@@ -218,9 +214,7 @@ class _Mapped:
                     check_watched(place, probe.address or "", probe.watchpoint)
                 elif place.kind == "code":
                     check_boundary(place, asserted=asserted)
-                    check_arguments(place, argument_count(program, probe))
-                    if needs_entry(program, probe):
-                        check_entry(place)
+                    check_needs(place, needs)
         except LocationError as error:
             return error
         return None

@@ -129,6 +129,13 @@ class AddressSpace:
         self.changes.forget(Kind.RAW, address)
         return True
 
+    def original(self, address: int, data: bytearray) -> None:
+        """Undo what no engine changes, in bytes that were read from memory."""
+        self.semaphores.original(address, data)
+        for where, original in self.raw.items():
+            if 0 <= where - address < len(data):
+                data[where - address] = original[0]
+
     def undo_raw(self, memory: Memory) -> None:
         """Take a debugger's breakpoints out of a copy of this space."""
         for address, original in self.raw.items():

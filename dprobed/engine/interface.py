@@ -29,9 +29,9 @@ class Location(msgspec.Struct, frozen=True):
     ``number``: of the place, in records; ``place``: as shown; ``module_key``: the mapping of its
     module. ``opcode``: bytes that the user says are there; empty: any. ``code``: bytes that its
     file has there; empty: of none. ``kind``
-    and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code. ``semaphore``: to
-    be counted up for as long as a probe is there; 0: none. ``arguments``: what reads those of a
-    static probe. ``size``: bytes of the function that begins there, 0 where that is not known.
+    and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code. ``size``: bytes
+    of the function that begins there, 0 where that is not known. ``semaphore``: to be counted up
+    for as long as a probe is there; 0: none. ``arguments``: what reads those of a static probe.
     """
 
     address: int
@@ -42,22 +42,9 @@ class Location(msgspec.Struct, frozen=True):
     code: bytes = b""
     kind: str = ""
     length: int = 0
+    size: int = 0
     semaphore: int = 0
     arguments: tuple[Reader, ...] = ()
-    size: int = 0
-
-    @classmethod
-    def again(cls, old: Attachment, number: int, size: int = 0) -> Self:
-        """The location of an attachment to code, in another process."""
-        return cls(
-            old.address,
-            number,
-            old.place,
-            old.module_key,
-            semaphore=old.semaphore,
-            arguments=old.arguments,
-            size=size,
-        )
 
 
 class Plan(msgspec.Struct, frozen=True):

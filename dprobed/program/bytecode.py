@@ -63,8 +63,8 @@ where the module's name is written, then where the place of each probe is
          6     2  column, 0: not known
 
 What the format leaves open is refused: another version (1 had no columns and no places, 2 no
-names of variables and no `always`, 3 no return probes: `dprobe compile` makes such a file again),
-flags that are not 0, bytes after the end.
+names of variables and no `always`, 3 no return probes and no stacks of the target: `dprobe compile`
+makes such a file again), flags that are not 0, bytes after the end.
 """
 
 from __future__ import annotations

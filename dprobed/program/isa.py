@@ -24,6 +24,7 @@ REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
 NAME     2     index in the program's ``names``: of a value
 SYMBOL   2     index in the program's ``names``: of a symbol of its module
+DEPTH    1     1..255: how many frames of a stack
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
@@ -40,6 +41,7 @@ import msgspec
 
 from dprobed.program.exceptions import ExCode
 from dprobed.program.registers import REGISTERS
+from dprobed.program.user_stack import MOST_FRAMES
 from dprobed.program.values import VALUE_KINDS
 
 #: Words on the evaluation stack, and frames on the call stack.
@@ -64,6 +66,7 @@ class Operand(Enum):
     COUNT8 = (1, 0, 0xFF, "count")
     SHIFT = (1, 0, WORD_BITS - 1, "bits")
     BIT = (1, 1, WORD_BITS, "bit")
+    DEPTH = (1, 1, MOST_FRAMES, "depth")
     ARGUMENT = (1, 0, 63, "argument")
     FLOAT = (1, 0, 7, "argument")
     KEPT = (1, 0, KEPT_WORDS - 1, "kept")
@@ -262,6 +265,10 @@ def _log() -> list[Instruction]:
             pops=2, raises=_LOG_MEMORY, varies=True),
         one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes.", pops=2,
             raises=_LOG_MEMORY, varies=True),
+        one("log ustack", 0xE8, "Log the stack of the thread in user mode, 127 frames at most.",
+            raises=_LOG, varies=True),
+        one("log ustack", 0xE9, "Log so many frames of the thread's stack in user mode at most.",
+            operands=(Operand.DEPTH,), raises=_LOG, varies=True),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),

@@ -273,7 +273,7 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
     if probe.watchpoint is not None and probe.returns:
         found.append(("at", "a watchpoint is no function that returns", "drop one of the two"))
     place = probe.offset or ""
-    if probe.returns and (probe.is_static or no_entry(place or probe.address or "")):
+    if probe.returns and no_entry(place or probe.address or ""):
         found.append(
             (
                 "at",

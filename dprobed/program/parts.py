@@ -8,6 +8,7 @@ left, where the arguments are gone. What a part calls belongs to it as well.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from dprobed.program.decoded import Decoded, FlowFinding, decoded_code
 from dprobed.program.isa import Instruction, Operand
@@ -31,28 +32,32 @@ def part_findings(program: Program, code: Sequence[Decoded]) -> list[FlowFinding
     return [found[offset] for offset in sorted(found)]
 
 
-def argument_count(program: Program, probe: ProbeDefinition) -> int:
-    """How many arguments of a static probe a probe asks for: one more than the last of them."""
-    if not probe.is_static:
-        return 0
-    at = {decoded.offset: decoded for decoded in decoded_code(program.code)}
-    return max(
-        (
-            decoded.operands[0] + 1
-            for start in (probe.entry, probe.start)
-            for decoded in _reached(at, start)
-            if decoded.instruction.operands[:1] == (Operand.ARGUMENT,)
-        ),
-        default=0,
-    )
+class Needs(NamedTuple):
+    """What a probe needs of its place.
+
+    ``entry``: that a function begins there: the probe waits for the return, or it asks for
+    arguments, which are where they are only there. ``arguments``: so many of a static probe.
+    """
+
+    entry: bool = False
+    arguments: int = 0
 
 
-def needs_entry(program: Program, probe: ProbeDefinition) -> bool:
-    """Whether a probe has to be where a function begins: it waits for the return, or it asks for
-    arguments, which are where they are only there (a static probe says where its own are)."""
+def needs_of(program: Program, probe: ProbeDefinition) -> Needs:
+    """What a probe needs of its place."""
     if probe.is_static:
-        return False
-    return probe.returns or any(
+        at = {decoded.offset: decoded for decoded in decoded_code(program.code)}
+        asked = (
+            decoded.operands[0] + 1
+            for decoded in _reached(at, probe.entry)
+            if decoded.instruction.operands[:1] == (Operand.ARGUMENT,)
+        )
+        return Needs(arguments=max(asked, default=0))
+    return Needs(probe.returns or _takes_arguments(program, probe))
+
+
+def _takes_arguments(program: Program, probe: ProbeDefinition) -> bool:
+    return any(
         instruction.operands[:1] and instruction.operands[0] in _ARGUMENTS
         for _, instruction, _ in program.instructions(probe)
     )

@@ -46,18 +46,6 @@ def check_watched(place: Watched, address: str, kind: str) -> None:
         )
 
 
-class Static(Protocol):
-    """A place of a static probe, as the resolver tells of it."""
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-
-    @property
-    def arguments(self) -> Sequence[object]:
-        """Where each of its arguments is; a text: why that is not known."""
-
-
 class Found(Protocol):
     """A place in a file, as the resolver tells of it."""
 
@@ -72,6 +60,22 @@ class Found(Protocol):
     @property
     def boundary(self) -> str:
         """``ok`` where an instruction is known to begin there, else ``unknown``."""
+
+    @property
+    def arguments(self) -> Sequence[object]:
+        """Of a static probe: where each of them is; a text: why that is not known."""
+
+
+class Needed(Protocol):
+    """What a probe needs of its place (``program.parts``)."""
+
+    @property
+    def entry(self) -> bool:
+        """Whether a function has to begin there."""
+
+    @property
+    def arguments(self) -> int:
+        """How many arguments of a static probe."""
 
 
 def code_spec(module: Module, address: str) -> str:
@@ -98,24 +102,19 @@ def check_boundary(place: Found, *, asserted: bool) -> None:
         )
 
 
-def check_entry(place: Found) -> None:
-    """Raises LocationError where surely no function begins: nothing returns from elsewhere, nor are
-    arguments there any more."""
-    if place.symbol_offset:
+def check_needs(place: Found, needs: Needed) -> None:
+    """Raises LocationError where a place lacks what a probe needs of it."""
+    if needs.entry and place.symbol_offset:
+        # Nothing returns from elsewhere, nor are arguments there any more.
         raise LocationError(
             f"{place.name} is no function's entry",
             "only a function has arguments, and is left: name it alone",
         )
-
-
-def check_arguments(place: Static, asked: int) -> None:
-    """Raises LocationError where a static probe lacks one of the first ``asked`` arguments."""
-    found = place.arguments
+    found, asked = place.arguments, needs.arguments
     if asked > len(found):
         has = f"a,0 to a,{len(found) - 1}" if found else "none"
-        raise LocationError(
-            f"push a,{asked - 1}: {place.name} has no such argument", f"it has {has}"
-        )
+        message = f"push a,{asked - 1}: {place.name} has no such argument"
+        raise LocationError(message, f"it has {has}")
     for number, each in enumerate(found[:asked]):
         if isinstance(each, str):
             raise LocationError(f"push a,{number} at {place.name}: {each}")

@@ -310,11 +310,7 @@ class Engines:
         data = bytearray(self.space.memory.peek(address, length))
         for engine in self._all:
             engine.original(address, data)
-        self.space.semaphores.original(address, data)
-        end = address + len(data)
-        for where, original in self.space.raw.items():
-            if address <= where < end:
-                data[where - address] = original[0]
+        self.space.original(address, data)
         return bytes(data)
 
     # --- other address spaces ---

@@ -20,19 +20,12 @@ from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
 from dprobed.program.exec.interface import Context, MemoryFault, Reader
 from dprobed.program.model import Header, ProbeDefinition, Program
-from dprobed.program.parts import argument_count, needs_entry
+from dprobed.program.parts import Needs, needs_of
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import (
-    WATCHED,
-    check_arguments,
-    check_boundary,
-    check_entry,
-    code_spec,
-    watched_length,
-)
+from dprobed.resolver.places import WATCHED, check_boundary, check_needs, code_spec, watched_length
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -52,9 +45,9 @@ class _NotYetError(LocationError):
 class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
-    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``semaphore``
-    and ``arguments``: of a static probe, the address of the one, and what reads the others.
-    ``size``: of the function that begins there.
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``size``: of
+    the function that begins there. ``semaphore`` and ``arguments``: of a static probe, the address
+    of the one, and what reads the others.
     """
 
     address: int
@@ -63,9 +56,9 @@ class Spot(msgspec.Struct, frozen=True):
     key: Hashable
     code: bytes = b""
     length: int = 0
+    size: int = 0
     semaphore: int = 0
     arguments: tuple[Reader, ...] = ()
-    size: int = 0
 
 
 class Unplaced(msgspec.Struct, frozen=True):
@@ -249,6 +242,7 @@ class Placement:
         """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
+        needs = needs_of(program, probe)
         for loaded in among:
             try:
                 if not loaded.named(program.header.name):
@@ -261,7 +255,7 @@ class Placement:
                     unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
-                found = self._in_module(loaded, program, probe)
+                found = self._in_module(loaded, probe, needs)
             except SilenceError as error:
                 unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
                 continue
@@ -321,12 +315,10 @@ class Placement:
         ]
 
     def _in_module(
-        self, loaded: LoadedModule, program: Program, probe: ProbeDefinition
+        self, loaded: LoadedModule, probe: ProbeDefinition, needs: Needs
     ) -> list[Spot] | Unplaced:
-        """Its places; raises LocationError."""
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
-        asked, at_entry = argument_count(program, probe), needs_entry(program, probe)
         file = loaded.file()
         places = file.resolve(_spec(loaded, probe))
         spots: list[Spot] = []
@@ -344,9 +336,7 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
-                check_arguments(there, asked)
-                if at_entry:
-                    check_entry(there)
+                check_needs(there, needs)
                 spots.append(
                     Spot(
                         address,
@@ -354,9 +344,9 @@ class Placement:
                         loaded.module.path,
                         loaded.key,
                         there.code,
+                        size=there.size,
                         semaphore=_in_memory(there, there.semaphore, address),
                         arguments=_readers(there, address),
-                        size=there.size,
                     )
                 )
         if not spots:

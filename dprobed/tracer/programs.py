@@ -28,6 +28,7 @@ from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES
 from dprobed.wire.limits import Limits
@@ -47,11 +48,14 @@ class Programs:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
+        stacks: TargetStacks,
         tell: Callable[[str, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
-        self.places: Final = Places(pid, group, engines, reporter, resolver, self.inserted, tell)
+        self.places: Final = Places(
+            pid, group, engines, reporter, resolver, stacks, self.inserted, tell
+        )
         #: Fork children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.

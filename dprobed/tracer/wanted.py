@@ -49,9 +49,9 @@ class Wanted(msgspec.Struct, frozen=True):
             spot.key,
             opcode,
             spot.code,
+            size=spot.size,
             semaphore=spot.semaphore,
             arguments=spot.arguments,
-            size=spot.size,
         )
 
 

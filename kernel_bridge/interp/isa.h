@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0xabadc7c3u
+#define DP_ISA_CRC 0xa768ddfeu
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -208,6 +208,8 @@ enum dp_op {
 	DP_OP_LOG_PTR = 0xd6,
 	DP_OP_LOG_PTR_NAME = 0xd7,
 	DP_OP_EXIT_FACILITY_ONCE = 0xe0,
+	DP_OP_LOG_USTACK = 0xe8,
+	DP_OP_LOG_USTACK_DEPTH = 0xe9,
 };
 
 enum dp_operand {
@@ -218,15 +220,16 @@ enum dp_operand {
 	DP_OPERAND_COUNT8 = 4,
 	DP_OPERAND_SHIFT = 5,
 	DP_OPERAND_BIT = 6,
-	DP_OPERAND_ARGUMENT = 7,
-	DP_OPERAND_FLOAT = 8,
-	DP_OPERAND_KEPT = 9,
-	DP_OPERAND_SLOT = 10,
-	DP_OPERAND_LABEL = 11,
-	DP_OPERAND_REGISTER = 12,
-	DP_OPERAND_FACILITY = 13,
-	DP_OPERAND_NAME = 14,
-	DP_OPERAND_SYMBOL = 15,
+	DP_OPERAND_DEPTH = 7,
+	DP_OPERAND_ARGUMENT = 8,
+	DP_OPERAND_FLOAT = 9,
+	DP_OPERAND_KEPT = 10,
+	DP_OPERAND_SLOT = 11,
+	DP_OPERAND_LABEL = 12,
+	DP_OPERAND_REGISTER = 13,
+	DP_OPERAND_FACILITY = 14,
+	DP_OPERAND_NAME = 15,
+	DP_OPERAND_SYMBOL = 16,
 };
 
 enum dp_flow {
@@ -268,6 +271,7 @@ enum dp_item {
 	DP_ITEM_GLOBALS = 6,
 	DP_ITEM_WORDS = 7,
 	DP_ITEM_VALUE = 8,
+	DP_ITEM_USER_STACK = 9,
 };
 
 enum dp_exit {
@@ -1083,6 +1087,14 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_EXIT_FACILITY_ONCE] = {
 		3, DP_OPERAND_FACILITY, DP_FLOW_END,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_LOG_USTACK] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_LOG_USTACK_DEPTH] = {
+		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
 		0, 0, 0, 0, 0, 0,
 	},
 };

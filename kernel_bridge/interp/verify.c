@@ -209,6 +209,8 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 	if (insn->flags & DP_INSN_KERNEL)
 		return dp_is_kernel(program) ? DPROBES_NOT_YET :
 					       DPROBES_NOT_KERNEL;
+	if (opcode == DP_OP_LOG_USTACK || opcode == DP_OP_LOG_USTACK_DEPTH)
+		return DPROBES_NOT_YET;
 	if ((insn->flags & DP_INSN_WRITES) && !program->alter)
 		return DPROBES_NO_ALTER;
 	if (!dp_is_kernel(program))

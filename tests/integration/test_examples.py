@@ -103,6 +103,20 @@ def test_fake_uid_alters_what_the_function_returns(tmp_path: Path) -> None:
     assert got.words and all(logged == [4711] for logged in got.words)
 
 
+def test_callers_shows_by_whom(tmp_path: Path) -> None:
+    got = run("callers", "sort", "/etc/passwd", tmp=tmp_path)
+    assert got.records
+    for record in got.records:
+        (item,) = record["log"]
+        names = [frame.get("function") for frame in item["ustack"]]
+        assert names[0] in ("write", "__write", "__libc_write")
+        assert "__libc_start_main" in names
+        assert item["ustack"][-1]["module"] == os.path.realpath("/usr/bin/sort")
+        assert "ended" not in item
+    got = run("callers", "sort", "/etc/passwd", options=["-D", "DEPTH=2"], tmp=tmp_path)
+    assert [len(record["log"][0]["ustack"]) for record in got.records] == [2] * len(got.records)
+
+
 def test_who_writes_names_the_writer(tmp_path: Path) -> None:
     got = run("who_writes", "bash", "-c", "true; false; (exit 3); true", tmp=tmp_path)
     logged = [{item["name"]: item for item in record["log"]} for record in got.records]

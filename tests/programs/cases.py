@@ -10,7 +10,7 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     facilities: dump=2 mine=9         # what `exit NAME` may name
     symbols: environ=0x1000           # where `push addr` finds them; `push tls`: from fs_base
     lost: mine                        # of them, those that are gone when it runs
-    thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm
+    thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm; frames: of its stack
     registers: rdi=1 xmm0=0x1ff       # the others are 0
     memory 0x1000 rw: "abc" 00 5*ff   # r or rw; bytes in hex, strings, repetitions
     arguments: 1 -2 fault=0x10        # of a static probe, or where they cannot be read
@@ -63,6 +63,7 @@ from dprobed.program.exits import ABORT, BUDGET, DUMP_ONCE, EXCEPTION, EXIT, REM
 from dprobed.program.isa import KEPT_WORDS, WORD_MASK
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
+from dprobed.program.user_stack import End, UserStack, frame_word, module_bytes
 from dprobed.record.log import decode_log, typed_value, with_text
 
 FOLDER = Path(__file__).parent
@@ -98,12 +99,26 @@ class FakeContext:
         self.cpu: int = thread["cpu"]
         self.comm: bytes = thread["comm"]
         self._time: int = thread["time"]
+        self.frames: int = thread.get("frames", 5)
 
     def fpregs(self) -> bytearray:
         return self.fp
 
     def now(self) -> int:
         return self._time
+
+    def user_stack(self, depth: int) -> UserStack:
+        """``frames`` frames: in the program, at its probe; in it again, in a library without a
+        build-id, in code without a file, and so on."""
+        places = [(1, 0x1000), (1, 0x1105), (2, 0x2205), (0, 0x3305)]
+        found = [places[number % 4] for number in range(min(self.frames, depth))]
+        words = [
+            frame_word(module, address, exact=not number)
+            for number, (module, address) in enumerate(found)
+        ]
+        modules = [module_bytes("/bin/target", "abcd"), module_bytes("/lib/c.so", "")]
+        end = End.DEPTH if depth < self.frames else End.WHOLE
+        return UserStack(end, modules[: max((module for module, _ in found), default=0)], words)
 
     def _region(self, address: int) -> Region | None:
         for region in self.regions:

@@ -481,6 +481,11 @@ def _log_memory(hit: _Hit, op: ir.LogMemory) -> None:
         hit.fail(op.fault)
 
 
+@walks(ir.LogUserStack)
+def _log_user_stack(hit: _Hit, op: ir.LogUserStack) -> None:
+    hit.append(log.user_stack_item(hit.context, op.depth, hit.room()), op.overflow)
+
+
 @walks(ir.LogLength)
 def _log_length(hit: _Hit, op: ir.LogLength) -> None:
     hit.set(op.result, len(hit.log))

@@ -20,8 +20,8 @@ from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
 from dprobed.binary.relocations import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
-from dprobed.program.parts import argument_count, needs_entry
-from dprobed.resolver.places import check_arguments, check_boundary, check_entry, check_watched
+from dprobed.program.parts import needs_of
+from dprobed.resolver.places import check_boundary, check_needs, check_watched
 
 #: How ``resolve`` says that its candidates are names like the unknown one.
 _SIMILAR: Final = "the candidates have similar names"
@@ -114,9 +114,7 @@ def _fault(
                     check_watched(place, probe.address or "", probe.watchpoint)
                 elif place.kind == "code":
                     check_boundary(place, asserted=asserted)
-                    check_arguments(place, argument_count(program, probe))
-                    if needs_entry(program, probe):
-                        check_entry(place)
+                    check_needs(place, needs_of(program, probe))
         except LocationError as error:
             fault = fault or error
         else:

@@ -33,10 +33,13 @@ from dprobed.record.text import record_text
 from dprobed.wire import messages
 
 if TYPE_CHECKING:
+    from dprobe.lib.stacks import StackNames
     from dprobe.lib.symbolize import Addresses
 
 #: In each record with an address that can be named.
 _POINTER = b'"kind":"ptr"'
+#: The same for stacks.
+_STACK = b'"ustack":['
 
 
 def complain(text: str) -> None:
@@ -84,6 +87,7 @@ class Output:
         self._form = form
         self._live = live
         self._addresses: Addresses | None = None
+        self._stacks: StackNames | None = None
         #: Where the summary goes as text, if neither beside the records nor into a file.
         self._apart = summary if path is None and form == "text" else None
         self._own = path is not None and path != "-"
@@ -118,6 +122,9 @@ class Output:
             record = self._decode(line)
             if self.holds(record):
                 self._name_places(record)
+        if _STACK in line:
+            record = record or self._decode(line)
+            self._name_frames(record)
         if self._form == "json":
             line = line if record is None else msgspec.json.encode(record)
             self._lines.append(published(line))
@@ -137,6 +144,14 @@ class Output:
 
             self._addresses = Addresses()
         self._addresses.name_places(record)
+
+    def _name_frames(self, record: messages.Record) -> None:
+        """Say what is at the frames of the stacks that a record logged."""
+        if self._stacks is None:
+            from dprobe.lib.stacks import StackNames
+
+            self._stacks = StackNames()
+        self._stacks.name_frames(record.log, record.pid)
 
     def flush(self) -> None:
         """Write what has come so far."""

@@ -81,5 +81,14 @@ def attach_twins(
             if new is None or there is None:
                 continue  # it does not follow, or is a debugger's
             size = old.size if isinstance(old, EntryAttachment) else 0
-            found[old] = attach(new[0], Location.again(old, new[1], size), there)
+            location = Location(
+                old.address,
+                new[1],
+                old.place,
+                old.module_key,
+                size=size,
+                semaphore=old.semaphore,
+                arguments=old.arguments,
+            )
+            found[old] = attach(new[0], location, there)
     return found

@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from dprobed.program.model import Program
+from dprobed.program.user_stack import UserStack
 
 #: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
 #: a ``Context`` is only asked for lower ones.
@@ -94,6 +95,10 @@ class Context(Protocol):
 
     def now(self) -> int:
         """Monotonic time in nanoseconds."""
+        ...
+
+    def user_stack(self, depth: int) -> UserStack:
+        """The stack of the thread in user mode, at most ``depth`` frames from the innermost on."""
         ...
 
     def read(self, address: int, length: int) -> bytes:

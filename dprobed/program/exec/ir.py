@@ -349,6 +349,13 @@ class LogMemory(msgspec.Struct):
     fault: Raise
 
 
+class LogUserStack(msgspec.Struct):
+    """Append an item of the thread's stack, ``depth`` frames of it at most."""
+
+    depth: int
+    overflow: Raise | None
+
+
 class LogLength(msgspec.Struct):
     """The bytes of the log now."""
 
@@ -641,7 +648,8 @@ Op: TypeAlias = (
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
     | ReadArgument | ReadKept | WriteKept
     | ReadSymbol
-    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
+    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogUserStack
+    | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge
     | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies
     | ReadFrameBase | SetFrameBase | MoveSlots

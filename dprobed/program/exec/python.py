@@ -52,6 +52,7 @@ _NAMES: Final[dict[str, object]] = {
     "store_elements": machine.store_elements,
     "string_item": log.string_item,
     "take": machine.take,
+    "user_stack_item": log.user_stack_item,
     "variables_item": log.variables_item,
     **{f"pack{count}": word_packer(count) for count in range(1, UNROLL + 1)},
 }

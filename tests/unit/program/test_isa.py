@@ -58,6 +58,7 @@ OURS = {
     "push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D,
     "push a,argument": 0xA0, "push f,argument": 0xA1, "push e,kept": 0xA2, "pop e,kept": 0xA3,
     "push addr,symbol": 0x9E, "push tls,symbol": 0x9F,
+    "log ustack": 0xE8, "log ustack,depth": 0xE9,
     "log i8": 0xC0, "log i8,name": 0xC1, "log i16": 0xC2, "log i16,name": 0xC3, "log i32": 0xC4,
     "log i32,name": 0xC5, "log i64": 0xC6, "log i64,name": 0xC7, "log u8": 0xC8,
     "log u8,name": 0xC9, "log u16": 0xCA, "log u16,name": 0xCB, "log u32": 0xCC,
@@ -73,6 +74,7 @@ SAMPLE = {
     Operand.COUNT8: "2",
     Operand.SHIFT: "7",
     Operand.BIT: "64",
+    Operand.DEPTH: "9",
     Operand.ARGUMENT: "63",
     Operand.FLOAT: "6",
     Operand.KEPT: "7",
@@ -140,7 +142,7 @@ def test_a_negative_word_is_its_two_s_complement() -> None:
     assert operands == (0xFFFF_FFFF_FFFF_FFFF,)
 
 
-@pytest.mark.parametrize("opcode", [0x16, 0x4A, 0xA8, 0xAF, 0xB7, 0xFF])
+@pytest.mark.parametrize("opcode", [0x16, 0x4A, 0xA4, 0xAF, 0xB7, 0xFF])
 def test_other_opcodes_are_no_instructions(opcode: int) -> None:
     with pytest.raises(DecodeError, match="unknown opcode"):
         decode_at(bytes((opcode,)), 0)
