@@ -114,6 +114,7 @@ class Adopting:
                     except Exception:
                         # The others are not concerned; it stays for the next start.
                         name = each.inserted.upload.label
+                        self._kept.failed[each.inserted.number, each.pid] = each
                         _log.exception("process %d: %s is not put in again", each.pid, name)
 
         await asyncio.gather(*map(one, processes))
@@ -147,6 +148,7 @@ class Adopting:
             self._kept.waiting.pop((inserted.number, pid), None)
         gone = max((each.uncounted_ns for each in entry.probe_infos()), default=0) / 1e9
         counted = f"not counted for {gone:.1f} s" if entry.goes_on else "its counters begin anew"
+        counted += "; its maps, which were large, begin anew" if entry.maps_anew else ""
         text = f"process {pid}: {name} taken over after a restart; {counted}"
         about = systemd_journal.about(
             "inserted",

@@ -11,6 +11,7 @@ from typing import Final
 
 from dprobed.daemon.client import Client, Refusal, User
 from dprobed.daemon.history import History, some
+from dprobed.daemon.maps import maps_of
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
@@ -47,6 +48,7 @@ class Detaching:
             probes=[info for inserted in own for info in inserted.probe_infos()],
             overhead_ns=target.overhead_ns,
             variables=variables_of(own),
+            maps=maps_of(own),
         )
 
     async def take_out_of(self, pid: int, client: Client) -> None:
@@ -156,14 +158,14 @@ class Detaching:
                 "its process sleeps in the kernel, and keeps its tracer until it wakes",
             )
             target.programs.pop(inserted.number, None)
-            self._targets.kept.drop(inserted)
+            self._targets.taken_out(inserted)
 
     async def take_out(self, target: Target, inserted: InsertedProgram) -> None:
         """Remove a program from a target; raises Refusal."""
         number = inserted.number
         await target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number))
         target.programs.pop(number, None)
-        self._targets.kept.drop(inserted)
+        self._targets.taken_out(inserted)
 
     @staticmethod
     async def refresh(target: Target) -> None:

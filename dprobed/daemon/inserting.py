@@ -91,6 +91,8 @@ class Inserting:
     ) -> messages.Inserted:
         """Insert programs into the kernel: all of them, or none. The client may do that."""
         programs = await self._programs.decode_all(request.programs, kernel=True)
+        for upload, program in programs:
+            self._gate.allow_kernel(client, upload.label, program)
         with self._quota.room_for(client, [program for _, program in programs]):
             entries = await self._insert_kernel(client, request, programs)
         self._note(client, entries, "")
@@ -260,6 +262,7 @@ class Inserting:
         former = self._targets.kept.former.get(target.uid, entry.number, target.pid)
         counted = former.counted if former is not None else None
         entry.goes_on = counted is not None
+        entry.maps_anew = counted is not None and counted.large and bool(entry.program.header.map)
         if counted is not None and len(target.programs) > 1:
             # Programs that came before this one may have set them anew.
             counted = msgspec.structs.replace(counted, globals=[])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ _ENDED: Final = 64
 _EARLY: Final = 1024
 #: The end of a target from which the tracer detached after an internal error.
 DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
+#: What a debugger's socket can be called: nothing in it is syntax for gdb or a shell.
+SOCKET_PATH: Final = re.compile(r"/[\w./+:@-]{1,107}", re.ASCII)
 #: States of a probe about whose source there is nothing to say.
 _WORKING: Final = frozenset(
     {
@@ -110,6 +113,8 @@ class InsertedProgram:
         self.spent = False
         #: It counts on from what it had counted before a restart.
         self.goes_on = False
+        #: What was in its maps then was too large to be noted.
+        self.maps_anew = False
         self.probes: Final = {probe.index: probe for probe in self.program.probes}
         self.dropped: Final = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -117,6 +122,12 @@ class InsertedProgram:
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
         #: What its local variables gained in this process.
         self.variables: list[int] = [0] * self.program.header.vars
+        #: What was in its maps when it was taken out, or its process ended; and how many requests
+        #: may still want to see that.
+        self.maps: list[protocol.MapState] = []
+        self.readers = 0
+        #: How full they were when that was last asked.
+        self.map_use: dict[int, protocol.MapUse] = {}
 
     def in_child(self, child: Target) -> InsertedProgram:
         """The same program in a fork child, which inherited it."""
@@ -262,6 +273,11 @@ class InsertedProgram:
             for word, before in zip(variables.words, inherited, strict=True)
         ]
 
+    def let_go_of_maps(self) -> None:
+        """What was in its maps is held elsewhere now."""
+        if not self.readers:
+            self.maps = []
+
     def count_handler_drop(self, probe: int, handler: str) -> None:
         """Count a report of this probe that a handler had no room for."""
         drops = self.handler_drops.setdefault(probe, {})
@@ -361,6 +377,20 @@ class Target:
             ):
                 inserted.gain(each)
 
+    def take_maps(self, maps: Iterable[protocol.MapState]) -> None:
+        """Take over the last contents of maps from the tracer, which tells of them once."""
+        for state in maps:
+            inserted = self.programs.get(state.program)
+            if inserted is not None:
+                inserted.maps.append(state)
+
+    def take_map_use(self, uses: Iterable[protocol.MapUse]) -> None:
+        """Take over how full maps are."""
+        for use in uses:
+            inserted = self.programs.get(use.program)
+            if inserted is not None and use.number < len(inserted.program.header.map):
+                inserted.map_use[use.number] = use
+
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """Send a request to the tracer, and take over what it answers; raises Refusal."""
         if self.tracer is None or self.finished.is_set():
@@ -378,6 +408,8 @@ class Target:
         self.take(status for status in answer.probes if status.program not in last)
         if self.ended is None:
             self.take_variables(answer.variables)
+        self.take_maps(answer.last_maps)
+        self.take_map_use(answer.map_use)
         self.spent(answer.overhead_ns)
         return answer
 
@@ -433,9 +465,11 @@ class Target:
         found = self.debugger
         if found is None:
             return None
+        # It comes from the tracer, which runs as who asked for it, and others give it to gdb, for
+        # which `| command` is a place to connect to.
         return messages.DebuggerInfo(
             held=found.held,
-            socket=found.socket,
+            socket=found.socket if SOCKET_PATH.fullmatch(found.socket) else "",
             attached=found.attached,
             seconds=found.seconds,
             expired=found.expired,

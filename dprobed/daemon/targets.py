@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.kept import Kept
+from dprobed.daemon.maps import EndedMaps, maps_of
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.wire import messages, protocol
 
 
+class Leaving(Protocol):
+    """Is told of the last counters of what leaves (metrics/snapshot.py)."""
+
+    def taken_out(self, inserted: InsertedProgram) -> None:
+        """A program has left a process; its counters are its last."""
+        ...
+
+    def finished(self, target: Target) -> None:
+        """A target has ended, or was detached from."""
+        ...
+
+
 class Targets:
-    """All targets by pid; ``exited``: exited processes that had kept programs. ``kept``: what a
-    restarted daemon goes on with."""
+    """All targets by pid; ``exited``: exited processes that had kept programs; ``ended_maps``: what
+    those had in maps. ``kept``: what a restarted daemon goes on with."""
 
     def __init__(self, gate: Gate, kept: Kept | None = None) -> None:
         self._gate: Final = gate
         self.kept: Final = kept or Kept()
         self.by_pid: Final[dict[int, Target]] = {}
         self.exited: Final = ExitedProcesses()
+        #: Who counts what leaves.
+        self.counts: Leaving | None = None
+        self.ended_maps: Final = EndedMaps()
 
     def __contains__(self, pid: object) -> bool:
         """Whether a process is a target, or about to be attached."""
@@ -61,6 +77,11 @@ class Targets:
                 infos[inserted.number] = total.info(inserted.number, inserted.label)
         return list(infos.values())
 
+    def with_ended_maps(self, client: Client, select: messages.Select) -> list[InsertedProgram]:
+        """The selected programs of which ``ended_maps`` has something."""
+        found = self.ended_maps.select(select)
+        return [each for each in found if self._gate.sees(client, each.uid)]
+
     def sees(self, client: Client, target: Target) -> bool:
         """Whether a client may see a target."""
         return target.attached and (
@@ -76,9 +97,20 @@ class Targets:
     def live(self, client: Client, pid: int) -> Target:
         """A target that the client may see; raises Refusal."""
         target = self.by_pid.get(pid)
-        if target is None or not self.sees(client, target):
-            raise Refusal(f"process {pid} is not traced by this daemon")
+        text = f"process {pid} is not traced by this daemon"
+        if target is None:
+            raise Refusal(text)
+        if not self.sees(client, target):
+            raise Forbidden(text, "another user's target", pid)
         return target
+
+    def missing(self, select: messages.Select, text: str) -> Refusal:
+        """The refusal of who sees no such program: it is noted where somebody else has one."""
+        there = (*self.exited, *self.by_pid.values())
+        programs = (inserted for target in there for inserted in target.programs.values())
+        if any(inserted.matches(select) for inserted in programs):
+            return Forbidden(text, "another user's program", select.pid)
+        return Refusal(text)
 
     def held(self, client: Client, pid: int) -> Target:
         """A target that this client has attached to; raises Refusal."""
@@ -87,10 +119,20 @@ class Targets:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
 
+    def has(self, number: int) -> bool:
+        """Whether the program of this number is in any process."""
+        return any(number in target.programs for target in self.by_pid.values())
+
     def program(self, pid: int, number: int) -> InsertedProgram | None:
         """The program of this number in a process."""
         target = self.by_pid.get(pid)
         return target.programs.get(number) if target is not None else None
+
+    def taken_out(self, inserted: InsertedProgram) -> None:
+        """A program has left a process, which may have ended."""
+        self.kept.drop(inserted)
+        if self.counts is not None:
+            self.counts.taken_out(inserted)
 
     def finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
         """A target has ended, was detached from, or lost its tracer (``failure``)."""
@@ -104,7 +146,9 @@ class Targets:
             target.fail(failure)
         target.finished.set()
         for inserted in target.programs.values():
-            self.kept.drop(inserted)
+            self.taken_out(inserted)
+        if self.counts is not None:
+            self.counts.finished(target)
         if target.tracer is not None:
             target.tracer.drop(target)
         if not target.attached:
@@ -121,11 +165,14 @@ class Targets:
                     probes=[info for inserted in own for info in inserted.probe_infos()],
                     overhead_ns=target.overhead_ns,
                     variables=variables_of(own),
+                    maps=maps_of(own),
                 )
             )
         kept = [inserted for inserted in target.programs.values() if inserted.owner is None]
         if how == "detached":
             return
+        for inserted in kept:
+            self.ended_maps.add(inserted)
         text = target.reason or target.end
         if kept:
             self.exited.add(target, kept)

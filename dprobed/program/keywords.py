@@ -32,10 +32,12 @@ class Value(Enum):
     PLACE = "place"
     ADDRESS = "address"
     BYTES = "bytes"
+    MAP = "name, kind"
 
 
 class Keyword(msgspec.Struct, frozen=True):
-    """``low``..``high``: of a number; ``choices``: of a word."""
+    """``low``..``high``: of a number; ``choices``: of a word. ``repeats``: it may be there several
+    times, and has all of its values."""
 
     name: str
     value: Value
@@ -43,6 +45,7 @@ class Keyword(msgspec.Struct, frozen=True):
     low: int = 0
     high: int = 0
     choices: tuple[str, ...] = ()
+    repeats: bool = False
 
     @property
     def range(self) -> str:
@@ -88,6 +91,13 @@ HEADER: Final[dict[str, Keyword]] = {
             "Global variables that the program needs: all programs of a target share them, and "
             "there are as many as the program that needs most of them says.",
         ),
+        Keyword(
+            "map",
+            Value.MAP,
+            "A [map](#keys-and-maps): `NAME, KIND`, then as wanted `keys=N` (items of its key), "
+            "`size=M` (keys at most), `signed`. Once for each map.",
+            repeats=True,
+        ),
         _number("heapmax", 0, 1 << 20, "The most that a probe's `heap` may be."),
         Keyword("autostacktrace", Value.YES_NO, "Every exception appends a stack trace."),
     )
@@ -101,7 +111,7 @@ PROBE: Final[dict[str, Keyword]] = {
             Value.PLACE,
             "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line`, an offset in the "
             "file or `usdt:provider:name`, each place of a static probe; in the kernel `symbol`, "
-            "`symbol+n` or `tracepoint:name`.",
+            "`symbol+n`, `tracepoint:name` or `hook:name`.",
         ),
         Keyword(
             "address",
@@ -162,14 +172,16 @@ MAX_OPCODE: Final = 15
 
 #: Before the name of a tracepoint of the kernel, which is a place.
 TRACEPOINT: Final = "tracepoint:"
+#: Before the name of a hook that a kernel module has declared (kernel_bridge/hooks.h).
+HOOK: Final = "hook:"
 _NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
 _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 #: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
 _PLACE = (
-    rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|{TRACEPOINT}[A-Za-z_]\w*"
-    rf"|{STATIC}[\w.-]+:[\w.-]+"
+    rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*"
+    rf"|(?:{TRACEPOINT}|{HOOK})[A-Za-z_]\w*|{STATIC}[\w.-]+:[\w.-]+"
 )
 _ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
@@ -243,7 +255,8 @@ def number_error(keyword: Keyword, value: int) -> str | None:
 def no_entry(place: str) -> bool:
     """Whether a place as written cannot be where a function begins."""
     into = re.search(rf"[+-]({_NUMBER})\Z", place, re.ASCII)
-    return place.startswith((TRACEPOINT, STATIC)) or (into is not None and int(into[1], 0) != 0)
+    named = (TRACEPOINT, HOOK, STATIC)
+    return place.startswith(named) or (into is not None and int(into[1], 0) != 0)
 
 
 def _has_length(address: str) -> bool:
@@ -282,8 +295,9 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
             )
         )
     # A line of a file without extension could begin so.
-    if not header.kernel and place.startswith(TRACEPOINT) and not place[-1:].isdigit():
-        found.append(("offset", "a process has no tracepoints", "write modtype = kernel"))
+    if not header.kernel and place.startswith((TRACEPOINT, HOOK)) and not place[-1:].isdigit():
+        what = place.partition(":")[0]
+        found.append(("offset", f"a process has no {what}s", "write modtype = kernel"))
     if header.kernel and probe.is_static:
         found.append(("offset", "only processes have static probes", "drop the modtype"))
     if probe.heap > header.heapmax:

@@ -311,6 +311,7 @@ class TracedProcess:
                 self.programs.statuses(),
                 self.group.overhead_ns,
                 self.programs.local_variables(),
+                self.programs.maps.last(),
             )
         )
 
@@ -323,8 +324,7 @@ class TracedProcess:
             self._dumps.abandon("internal error in the tracer (see the log)")
 
     def detach(self) -> bool:
-        """Undo every change and detach from every thread; false: one is unstoppable, and keeps
-        its slots: try again."""
+        """Undo every change and detach from all threads; false: one is unstoppable; try again."""
         if self.is_sealed:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads

@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0xa768ddfeu
+#define DP_ISA_CRC 0xdda3be95u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -25,6 +25,8 @@
 #define DP_OPERAND_IS_GLOBAL 2
 #define DP_OPERAND_IS_BIT 3
 #define DP_OPERAND_IS_FACILITY 4
+#define DP_OPERAND_IS_HOOK 6
+#define DP_KEPT_WORDS 8
 #define DP_REGS 27
 #define DP_VALUE_KINDS 12
 
@@ -207,7 +209,16 @@ enum dp_op {
 	DP_OP_LOG_HEX_NAME = 0xd5,
 	DP_OP_LOG_PTR = 0xd6,
 	DP_OP_LOG_PTR_NAME = 0xd7,
+	DP_OP_KEY_COUNT = 0xd8,
+	DP_OP_KEY_STR = 0xd9,
+	DP_OP_KEY_COMM = 0xda,
+	DP_OP_MADD_MAP = 0xdb,
+	DP_OP_MINC_MAP = 0xdc,
+	DP_OP_MGET_MAP = 0xdd,
+	DP_OP_MHAS_MAP = 0xde,
+	DP_OP_MSET_MAP = 0xdf,
 	DP_OP_EXIT_FACILITY_ONCE = 0xe0,
+	DP_OP_MDEL_MAP = 0xe1,
 	DP_OP_LOG_USTACK = 0xe8,
 	DP_OP_LOG_USTACK_DEPTH = 0xe9,
 };
@@ -230,6 +241,7 @@ enum dp_operand {
 	DP_OPERAND_FACILITY = 14,
 	DP_OPERAND_NAME = 15,
 	DP_OPERAND_SYMBOL = 16,
+	DP_OPERAND_MAP = 17,
 };
 
 enum dp_flow {
@@ -320,6 +332,7 @@ enum dp_reg {
 #define DP_INSN_KERNEL 0x4
 #define DP_INSN_WRITES 0x8
 #define DP_INSN_HOLDS 0x10
+#define DP_INSN_MAPS 0x20
 
 #define DP_REG_FPU 0x1
 #define DP_REG_KERNEL 0x2
@@ -871,7 +884,7 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_CALLK] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_KERNEL | DP_INSN_WRITES, 1, -1, 0, 0, 0,
+		DP_INSN_KERNEL | DP_INSN_WRITES, 1, 1, 0, 0, 0,
 	},
 	[DP_OP_MALLOC] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
@@ -1085,9 +1098,45 @@ const struct dp_insn dp_insns[256] = {
 		3, DP_OPERAND_NAME, DP_FLOW_NEXT,
 		0, 1, 0, 0, 0, 0,
 	},
+	[DP_OP_KEY_COUNT] = {
+		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 1, 0, 0,
+	},
+	[DP_OP_KEY_STR] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 2, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_COMM] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_MADD_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 1, 0, 0, 0, 0,
+	},
+	[DP_OP_MINC_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_MGET_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 1, 0, 0, 0,
+	},
+	[DP_OP_MHAS_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 1, 0, 0, 0,
+	},
+	[DP_OP_MSET_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 1, 0, 0, 0, 0,
+	},
 	[DP_OP_EXIT_FACILITY_ONCE] = {
 		3, DP_OPERAND_FACILITY, DP_FLOW_END,
 		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_MDEL_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_LOG_USTACK] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,

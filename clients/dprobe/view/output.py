@@ -23,9 +23,11 @@ from dprobe.lib.summary import (
     SummaryVariable,
     dumps_text,
     not_counted,
+    plain,
     unwound_text,
 )
 from dprobe.view import tables
+from dprobe.view.maps import map_lines
 from dprobed.printable import LAYOUT, located, printable
 from dprobed.proc import far
 from dprobed.record.record import published
@@ -175,7 +177,11 @@ class Output:
     def summary(self, summary: Summary) -> None:
         """The last line, or the table at the end."""
         if self._form == "json":
-            self._lines.append(tables.encoded("summary", msgspec.to_builtins(summary)).encode())
+            fields = msgspec.to_builtins(msgspec.structs.replace(summary, maps=[]))
+            del fields["maps"]
+            if summary.maps:
+                fields["maps"] = [plain(each) for each in summary.maps]
+            self._lines.append(tables.encoded("summary", fields).encode())
         else:
             where = self._descriptor if self._apart is None else self._apart
             text = summary_text(summary, tables.width_of(where)).encode(errors="replace")
@@ -241,6 +247,7 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
             if text:
                 lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {text}")
     lines += variable_lines(summary.variables, width)
+    lines += map_lines(summary.maps, width)
     through = f", through {summary.daemon}" if summary.daemon else ""
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s{through}")
     return printable("\n".join(lines), "\n")

@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from dprobed.program.maps import MapContents, MapDefinition, MapRoom
 from dprobed.program.model import Program
 from dprobed.program.user_stack import UserStack
 
@@ -180,6 +181,40 @@ class Variables(Protocol):
 Kept = TypeVar("Kept", bound=Variables, contravariant=True)
 
 
+class KeyedMap(Protocol):
+    """A map of a program, in one target."""
+
+    @property
+    def definition(self) -> MapDefinition:
+        """What it is."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Updates for which there was no room."""
+        ...
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        ...
+
+    def contents(self) -> MapContents:
+        """All that is in it."""
+        ...
+
+    def load(self, contents: MapContents) -> None:
+        """Begin with what another of the same definition has had."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all keys, and what was lost."""
+        ...
+
+    def zero(self) -> None:
+        """Keep the keys, and begin anew at each; forget what was lost."""
+        ...
+
+
 class Executor(Protocol[Kept]):
     """One verified program, ready to run its probes on behalf of one target."""
 
@@ -191,6 +226,11 @@ class Executor(Protocol[Kept]):
     @property
     def locals(self) -> Variables:
         """The program's local variables."""
+        ...
+
+    @property
+    def maps(self) -> Sequence[KeyedMap]:
+        """Its maps, in the order of its header."""
         ...
 
     @property
@@ -212,9 +252,10 @@ class Executor(Protocol[Kept]):
         """
         ...
 
-    def copy(self, globals_: Kept) -> Executor[Kept]:
-        """The same program for a fork child, which begins with what the local variables are now.
+    def copy(self, globals_: Kept, room: MapRoom | None = None) -> Executor[Kept]:
+        """The same program for a fork child, which begins with what the local variables are now,
+        and with empty maps.
 
-        ``globals_``: the global variables of the child.
+        ``globals_``: the global variables of the child; ``room``: that of its maps.
         """
         ...

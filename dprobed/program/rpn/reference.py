@@ -34,6 +34,7 @@ from dprobed.program.registers import REGISTERS, Register
 from dprobed.program.rpn.expression import LEVELS
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS
+from dprobed.program.rpn.reference_maps import maps_part
 from dprobed.program.user_stack import USUAL_FRAMES
 from dprobed.program.values import MAX_NAME
 from dprobed.program.verifier import MAX_FACILITIES, MAX_PROBES
@@ -75,9 +76,10 @@ small:
     dprobe run -D LEAST=4096 big.rpn -- ls -l
 
 Contents: [source files](#source-files) · [header](#header-keywords) · [probes](#probe-keywords) ·
-[places](#places) · [returns](#returns) · [machine](#the-machine) · [instructions](#instructions) ·
-[registers](#registers) · [exceptions](#exceptions) · [log](#the-log) ·
-[what is refused](#what-is-refused) · [bytecode](#bytecode) · [.dpb files](#dpb-files)
+[places](#places) · [returns](#returns) · [machine](#the-machine) · [maps](#keys-and-maps) ·
+[instructions](#instructions) · [registers](#registers) · [exceptions](#exceptions) ·
+[log](#the-log) · [what is refused](#what-is-refused) ·
+[bytecode](#bytecode) · [.dpb files](#dpb-files)
 """
 
 SOURCE = f"""\
@@ -143,6 +145,7 @@ PLACES = """\
 | `sort.c:120` | the code of a source line, by the debug information; maybe several places |
 | `0x1234` | a position in the file |
 | `tracepoint:task_rename` | kernel programs: a tracepoint; rdi, rsi, rdx, rcx, r8: its arguments |
+| `hook:ledger_posted` | kernel programs: a hook; rdi, rsi, rdx, rcx, r8, r9: its words |
 
 | `address =` | |
 | --- | --- |
@@ -406,6 +409,7 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.FACILITY: "index in the program's list of facilities",
     Operand.NAME: "index in the program's list of names",
     Operand.SYMBOL: "index in the program's list of names",
+    Operand.MAP: "index in the program's list of maps",
 }
 
 
@@ -546,6 +550,7 @@ def _parts() -> Iterator[str]:
     yield PLACES
     yield RETURNS
     yield MACHINE
+    yield from maps_part()
     yield "## Instructions\n"
     yield (
         "*stack*: words popped → words pushed; *count* is the operand, *words* those of the\n"

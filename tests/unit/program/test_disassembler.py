@@ -125,6 +125,8 @@ def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
         return draw(st.sampled_from(["trace", "dump", "1", "65535"]))
     if kind in (Operand.NAME, Operand.SYMBOL):
         return draw(st.sampled_from(["result", "a", "_b9"]))
+    if kind is Operand.MAP:
+        return "sums" if instruction.name == "madd" else "words"
     if kind is Operand.U16 and instruction.group != "log":
         return str(draw(st.integers(0, 2)))
     return str(draw(st.integers(kind.low, min(kind.high, 1 << 70))))
@@ -134,6 +136,7 @@ def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
 def sources(draw: st.DrawFn) -> str:
     """Source of kernel programs (which may use every instruction), mostly accepted ones."""
     lines = [f"name = {quoted(draw(_TEXT))}", "modtype = kernel", "vars = 3", "gvars = 3"]
+    lines += ["map = sums, stats, signed", "map = words, value, size=9", "map = k, count, keys=1"]
     probes = draw(st.integers(1, 3))
     for probe in range(probes):
         keyword = draw(st.sampled_from(["offset", "address"]))
@@ -144,14 +147,18 @@ def sources(draw: st.DrawFn) -> str:
         among = [i for i in INSTRUCTIONS if Operand.KEPT not in i.operands]
         if draw(st.booleans()):
             lines += ["at = return", "entry:", "push 1", f"pop e,{draw(st.integers(0, 7))}"]
-            lines += draw(
-                st.sampled_from([[], ["exit"], ["push f,1", "jz skip", "abort", "skip: abort"]])
-            )
+            skip = f"skip{probe}"
+            jumps = ["push f,1", f"jz {skip}", "abort", f"{skip}: abort"]
+            lines += draw(st.sampled_from([[], ["exit"], jumps]))
             lines.append("return:")
             among = [i for i in INSTRUCTIONS if i.group != "functions" or i.name == "push e"]
         depth = 0
         steps = draw(st.lists(st.sampled_from(among), min_size=1, max_size=20))
         for number, step in enumerate(steps):
+            if step.name.startswith("key"):
+                # With what uses it up.
+                lines += [f"p{probe}_{number}: push 1", "key 1", "minc k"]
+                continue
             operand = ""
             if step.operands:
                 separator = "," if " " in step.name else " "

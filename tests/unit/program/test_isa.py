@@ -65,6 +65,8 @@ OURS = {
     "log u32,name": 0xCD, "log u64": 0xCE, "log u64,name": 0xCF, "log f32": 0xD0,
     "log f32,name": 0xD1, "log f64": 0xD2, "log f64,name": 0xD3, "log hex": 0xD4,
     "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7, "exit facility once": 0xE0,
+    "key count": 0xD8, "key str": 0xD9, "key comm": 0xDA, "madd map": 0xDB, "minc map": 0xDC,
+    "mget map": 0xDD, "mhas map": 0xDE, "mset map": 0xDF, "mdel map": 0xE1,
 }  # fmt: skip
 
 SAMPLE = {
@@ -94,6 +96,8 @@ def source_of(instruction: Instruction) -> str:
     kind = instruction.operands[0]
     if instruction.suffix:
         return f"{instruction.spelling} dump {instruction.suffix}"
+    if kind is Operand.MAP:
+        return f"{instruction.spelling} {'sums' if instruction.name == 'madd' else 'words'}"
     return instruction.key.removesuffix(kind.text) + SAMPLE[kind]
 
 
@@ -116,8 +120,12 @@ def test_every_instruction_can_be_written_and_comes_back(instruction: Instructio
     if instruction.group == "functions":
         body = f"at = return\nentry:\n{body}return:\nexit\n"
         offset += 1
-    body += f"sub:\n{source_of(instruction)}\nthere:\nret\n"
-    source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\noffset = f\n{body}"
+    # A key is used up by what follows it.
+    used = "minc keys\n" if instruction.name.startswith("key") else ""
+    body += f"sub:\n{source_of(instruction)}\n{used}there:\nret\n"
+    keys = "2" if instruction.name == "key" else "1"
+    maps = f"map = sums, sum\nmap = words, value\nmap = keys, count, keys={keys}\n"
+    source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\n{maps}offset = f\n{body}"
     program = assemble(source, "all.rpn")
     decoded, _, _ = decode_at(program.code, offset)
     assert decoded is instruction
