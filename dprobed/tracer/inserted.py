@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Self
 
 import msgspec
 
@@ -44,6 +45,23 @@ class Inserted(msgspec.Struct):
     probes: list[Probe] = msgspec.field(default_factory=list)
     #: What its local variables were when a ``fork`` made this target.
     inherited: list[int] = msgspec.field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, request: protocol.Insert, program: Program, executor: Executor[ListVariables]
+    ) -> Self:
+        """What a request asks for; no probes yet."""
+        return cls(
+            request.program,
+            program,
+            executor,
+            request.check_opcode,
+            request.engine,
+            request.label,
+            request.budget,
+            request.follow_forks,
+            request.max_hits,
+        )
 
     def cap(self, max_hits: int) -> None:
         """Set what no probe's own ``max_hits`` may exceed, unless it is free of that."""

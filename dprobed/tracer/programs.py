@@ -29,6 +29,7 @@ from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.maps import TargetMaps
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.tables import Tables
 from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES
@@ -49,15 +50,14 @@ class Programs:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
-        stacks: TargetStacks,
+        tables: Tables,
         tell: Callable[[str, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
         self.maps: Final = TargetMaps(self.inserted)
-        self.places: Final = Places(
-            pid, group, engines, reporter, resolver, stacks, self.inserted, tell
-        )
+        stacks, own = TargetStacks(pid, engines, tables), self.inserted
+        self.places: Final = Places(pid, group, engines, reporter, resolver, stacks, own, tell)
         #: Fork children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
@@ -142,17 +142,7 @@ class Programs:
         if request.engine not in ENGINES:
             raise RequestError(f"no engine is called {request.engine}: {', '.join(ENGINES)}")
         program, executor = self._read(request.bytecode, facilities)
-        inserted = Inserted(
-            request.program,
-            program,
-            executor,
-            request.check_opcode,
-            request.engine,
-            request.label,
-            request.budget,
-            request.follow_forks,
-            request.max_hits,
-        )
+        inserted = Inserted.of(request, program, executor)
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
             inserted.count_on(request.former, request.former_time)
