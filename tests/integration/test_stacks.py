@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,12 @@ class Stacks:
 @pytest.fixture(params=BUILDS)
 def stacks(
     request: pytest.FixtureRequest, build_target: BuildTarget, start: Start, trace: Trace
-) -> Stacks:
+) -> Iterator[Stacks]:
     program = build_target("stacks.c", *BUILDS[request.param])
     target = start(program)
-    return Stacks(program, target, trace(target))
+    found = Stacks(program, target, trace(target))
+    yield found
+    found.names.close()
 
 
 def whole(stacks: Stacks, command: str, *expected: str) -> None:
@@ -148,6 +151,7 @@ def test_code_that_was_made_at_run_time(stacks: Stacks) -> None:
     names = Path(f"/tmp/perf-{stacks.target.pid}.map")
     try:
         names.write_text(f"{made - 64:x} 10 before\n{made:x} 8 made code, at {made:x}\nrubbish\n")
+        stacks.names.close()
         stacks.names = StackNames()  # which looks at a map again after a moment only
         item = stacks.of("j")
     finally:
@@ -193,6 +197,7 @@ def test_from_each_instruction(build_target: BuildTarget, start: Start, trace: T
             named = functions(stacks.named(item))
             assert named[0] == function, at
             assert named[1:] == callers, (function, at)
+    stacks.names.close()
 
 
 def command_only(stacks: Stacks, command: str) -> None:
