@@ -200,6 +200,24 @@ def test_from_each_instruction(build_target: BuildTarget, start: Start, trace: T
     stacks.names.close()
 
 
+def test_from_the_kernels_own_code(build_target: BuildTarget, start: Start, trace: Trace) -> None:
+    """A watchpoint that fires in the vDSO, which is in no file."""
+    program = build_target("stacks.c", "-O2")
+    target = start(program)
+    stacks = Stacks(program, target, trace(target))
+    source = f'name = "{program}"\nlogmax = 16384\naddress = when\nwatchpoint = w\n'
+    number = stacks.tracer.put(source + "max_hits = 1\nlog ustack\nexit\n")
+    command_only(stacks, "c")
+    stacks.tracer.remove(number)
+    (record,) = [each for each in stacks.tracer.records if each.program == number]
+    (item,) = decode_log(record.log, record.raw)
+    frames = stacks.named(item)["ustack"]
+    stacks.names.close()
+    assert frames[0]["module"] == "[vdso]" and frames[0]["function"]
+    assert functions(item)[-6:] == ["asks_time", *BASE]
+    assert "ended" not in item
+
+
 def command_only(stacks: Stacks, command: str) -> None:
     process = stacks.target.process
     process.stdin.write(command.encode())
@@ -249,7 +267,7 @@ def test_as_a_user_sees_them(tmp_path: Path, build_target: BuildTarget) -> None:
     head, *lines = out.read_text().splitlines()[:5]
     assert head.endswith("marked+0x0 #1:")
     where = Path(__file__).parents[1] / "targets" / "stacks.c"
-    assert lines[0] == f"        marked+0x0 ({program.name}) at {where}:19"
+    assert lines[0] == f"        marked+0x0 ({program.name}) at {where}:20"
     assert lines[1].startswith("        recurse+0x") and f"({program.name}) at {where}:" in lines[1]
     assert lines[3] == "        (more frames than were asked for)"
     done = dprobe(
@@ -260,4 +278,4 @@ def test_as_a_user_sees_them(tmp_path: Path, build_target: BuildTarget) -> None:
     assert item["ended"] == "more frames than were asked for"
     first = item["ustack"][0]
     assert (first["function"], first["plus"], first["exact"]) == ("marked", 0, True)
-    assert (first["module"], first["file"], first["line"]) == (str(program), str(where), 19)
+    assert (first["module"], first["file"], first["line"]) == (str(program), str(where), 20)
