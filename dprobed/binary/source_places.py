@@ -147,7 +147,10 @@ class SourcePlaces:
         except Exception:  # pyelftools says what is damaged in many ways
             self._dwarf = None
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Close the file: pyelftools' objects are a circle, and would keep it for a while."""
+        self._dwarf = None
+        self._units.clear()
         if self._stream is not None:
             self._stream.close()
 

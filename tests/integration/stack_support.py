@@ -96,5 +96,6 @@ def compared(
         (item,) = hit["log"]
         gdb = gdb_frames(command[0], about.with_suffix(".core"))
         found.append(Pair(frames_of(item), gdb, item.get("ended", "")))
+    names.close()
     assert found, done.stderr
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,12 @@ class Stacks:
 @pytest.fixture(params=BUILDS)
 def stacks(
     request: pytest.FixtureRequest, build_target: BuildTarget, start: Start, trace: Trace
-) -> Stacks:
+) -> Iterator[Stacks]:
     program = build_target("stacks.c", *BUILDS[request.param])
     target = start(program)
-    return Stacks(program, target, trace(target))
+    found = Stacks(program, target, trace(target))
+    yield found
+    found.names.close()
 
 
 def whole(stacks: Stacks, command: str, *expected: str) -> None:
@@ -148,6 +151,7 @@ def test_code_that_was_made_at_run_time(stacks: Stacks) -> None:
     names = Path(f"/tmp/perf-{stacks.target.pid}.map")
     try:
         names.write_text(f"{made - 64:x} 10 before\n{made:x} 8 made code, at {made:x}\nrubbish\n")
+        stacks.names.close()
         stacks.names = StackNames()  # which looks at a map again after a moment only
         item = stacks.of("j")
     finally:
@@ -193,6 +197,25 @@ def test_from_each_instruction(build_target: BuildTarget, start: Start, trace: T
             named = functions(stacks.named(item))
             assert named[0] == function, at
             assert named[1:] == callers, (function, at)
+    stacks.names.close()
+
+
+def test_from_the_kernels_own_code(build_target: BuildTarget, start: Start, trace: Trace) -> None:
+    """A watchpoint that fires in the vDSO, which is in no file."""
+    program = build_target("stacks.c", "-O2")
+    target = start(program)
+    stacks = Stacks(program, target, trace(target))
+    source = f'name = "{program}"\nlogmax = 16384\naddress = when\nwatchpoint = w\n'
+    number = stacks.tracer.put(source + "max_hits = 1\nlog ustack\nexit\n")
+    command_only(stacks, "c")
+    stacks.tracer.remove(number)
+    (record,) = [each for each in stacks.tracer.records if each.program == number]
+    (item,) = decode_log(record.log, record.raw)
+    frames = stacks.named(item)["ustack"]
+    stacks.names.close()
+    assert frames[0]["module"] == "[vdso]" and frames[0]["function"]
+    assert functions(item)[-6:] == ["asks_time", *BASE]
+    assert "ended" not in item
 
 
 def command_only(stacks: Stacks, command: str) -> None:
@@ -244,7 +267,7 @@ def test_as_a_user_sees_them(tmp_path: Path, build_target: BuildTarget) -> None:
     head, *lines = out.read_text().splitlines()[:5]
     assert head.endswith("marked+0x0 #1:")
     where = Path(__file__).parents[1] / "targets" / "stacks.c"
-    assert lines[0] == f"        marked+0x0 ({program.name}) at {where}:19"
+    assert lines[0] == f"        marked+0x0 ({program.name}) at {where}:20"
     assert lines[1].startswith("        recurse+0x") and f"({program.name}) at {where}:" in lines[1]
     assert lines[3] == "        (more frames than were asked for)"
     done = dprobe(
@@ -255,4 +278,4 @@ def test_as_a_user_sees_them(tmp_path: Path, build_target: BuildTarget) -> None:
     assert item["ended"] == "more frames than were asked for"
     first = item["ustack"][0]
     assert (first["function"], first["plus"], first["exact"]) == ("marked", 0, True)
-    assert (first["module"], first["file"], first["line"]) == (str(program), str(where), 19)
+    assert (first["module"], first["file"], first["line"]) == (str(program), str(where), 20)

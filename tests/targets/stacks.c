@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define KEEP __attribute__((noinline, noclone))
 /* Nothing is left of a tail call on the stack, and an empty asm keeps calls from being one. */
@@ -197,6 +198,15 @@ KEEP static void in_child(void)
     CHECK(waitpid(child, NULL, 0) == child);
 }
 
+/* The kernel's own code (vDSO) writes it. */
+struct timespec when;
+
+KEEP static void asks_time(void)
+{
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &when) == 0);
+    AFTER;
+}
+
 KEEP static void serve(char command)
 {
     stack_t there = {.ss_sp = other_stack, .ss_size = sizeof other_stack};
@@ -219,6 +229,7 @@ KEEP static void serve(char command)
     case 'x': goes_astray(); break;
     case 'j': calls_made(); break;
     case 'v': in_child(); break;
+    case 'c': asks_time(); break;
     default: CHECK(0);
     }
     AFTER;

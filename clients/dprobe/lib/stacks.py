@@ -88,11 +88,18 @@ class StackNames:
             found["inlined"] = inlined
         return found
 
+    def close(self) -> None:
+        """Close all files; they are opened again where that is asked for."""
+        for file in self._files.values():
+            if file is not None:
+                file.places.close()
+        self._files.clear()
+
     def _file(self, path: str, build_id: str, pid: int) -> _File | None:
         key = path, build_id
         if key not in self._files:
             if len(self._files) >= _MOST_FILES:
-                self._files.clear()
+                self.close()
             binary = _opened(path, build_id, pid)
             self._files[key] = None if binary is None else _File(binary)
         return self._files[key]

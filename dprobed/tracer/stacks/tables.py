@@ -21,7 +21,7 @@ from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import NO_RULE, FileFacts, Rule
 
 #: Seconds that an answer is waited for at a hit, and that nothing is asked after one did not come.
-_PATIENCE: Final = 0.5
+_PATIENCE: Final = 2.0
 _REST: Final = 10.0
 #: About how many bytes of blocks are remembered, and what one takes besides its rows.
 _MOST: Final = 64 << 20
