@@ -28,6 +28,8 @@ from dprobed.change_journal import MOST, RECORD
 ROOM: Final = 4 << 20
 _BEGIN: Final = MOST * RECORD
 _HEAD: Final = struct.Struct("<IIIIQ")
+#: Bytes of a note that there is room for.
+LONGEST: Final = ROOM - _HEAD.size
 
 
 def outlives(descriptor: int) -> bool:
@@ -50,7 +52,7 @@ class LastCounts:
 
     def write(self, note: bytes, time: int) -> None:
         """What is so at ``time``."""
-        if len(note) > ROOM - _HEAD.size:
+        if len(note) > LONGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         turn = 1 - self._turn
         begin = _BEGIN + turn * ROOM

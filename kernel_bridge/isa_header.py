@@ -109,6 +109,7 @@ def _insn_flags(instruction: Instruction) -> str:
         "DP_INSN_KERNEL": instruction.kernel_only,
         "DP_INSN_WRITES": instruction.writes,
         "DP_INSN_HOLDS": instruction.holds,
+        "DP_INSN_MAPS": instruction.group == "maps",
     }
     return " | ".join(flag for flag, is_set in flags.items() if is_set) or "0"
 
@@ -210,7 +211,7 @@ def _body() -> Iterator[str]:
         },
     )
     yield from _enum("dp_reg", {f"DP_REG_{_symbol(n)}": i for i, n in enumerate(USER_REGS)})
-    insn_flags = ("LOCALS", "GLOBALS", "KERNEL", "WRITES", "HOLDS")
+    insn_flags = ("LOCALS", "GLOBALS", "KERNEL", "WRITES", "HOLDS", "MAPS")
     for bit, name in enumerate(insn_flags):
         yield f"#define DP_INSN_{name} {1 << bit:#x}"
     yield ""

@@ -99,7 +99,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed": (),
     "dprobe": (),
     "dprobe.lib": ("dprobed", "dprobed.durations", "dprobed.printable", "dprobed.change_journal",
-                   "dprobed.program", "dprobed.program.rpn",
+                   "dprobed.program", "dprobed.program.rpn", "dprobed.record",
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),

@@ -35,6 +35,7 @@ _COMMANDS = {
     "top": "Watch hits and overhead live, and what dprobed uses.",
     "programs": "List the programs that are in.",
     "vars": "Show (and reset) variables of programs.",
+    "maps": "Show (and reset) maps: counts, sums, histograms by key.",
     "log": "Show records.",
     "resume": "Let held threads and processes go on.",
     "debug": "List processes held for a debugger; start gdb on one.",

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from dprobed.binary import debug_files
 from dprobed.binary.boundary import Boundaries, Boundary
+from dprobed.binary.cfi import UnwindRows
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.lines import LineCache
 from dprobed.binary.static_probes import StaticProbe, static_probes
@@ -43,6 +44,11 @@ class Binary(ElfFile):
                 tables += [(table, debug_files.shift(self, debug)) for table in raw_tables(debug)]
         return self._packer(self, tables)
 
+    @cached_property
+    def unwind_rows(self) -> UnwindRows:
+        """How callers' frames are found; raises LocationError."""
+        return UnwindRows(self)
+
     @property
     def is_stripped(self) -> bool:
         """Whether only dynamic symbols are known: neither the file nor a debug file has .symtab."""
@@ -68,4 +74,7 @@ class Binary(ElfFile):
         sections = 300 * len(self.__dict__.get("sections", ()))
         table = len(symbols.data) if isinstance(symbols, SymbolTable) else 0
         table += 500 * len(self.__dict__.get("static_probes", ()))
-        return table + len(unwind) + sections + self.lines.size + self.boundaries.size
+        rows = self.__dict__.get("unwind_rows")
+        unwound = rows.size if isinstance(rows, UnwindRows) else 0
+        kept = table + len(unwind) + sections + unwound
+        return kept + self.lines.size + self.boundaries.size

@@ -147,6 +147,7 @@ class Adopting:
             self._kept.waiting.pop((inserted.number, pid), None)
         gone = max((each.uncounted_ns for each in entry.probe_infos()), default=0) / 1e9
         counted = f"not counted for {gone:.1f} s" if entry.goes_on else "its counters begin anew"
+        counted += "; its maps, which were large, begin anew" if entry.maps_anew else ""
         text = f"process {pid}: {name} taken over after a restart; {counted}"
         about = systemd_journal.about(
             "inserted",

@@ -31,6 +31,7 @@ from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
 from dprobed.daemon.inserting import Inserting
 from dprobed.daemon.kept import Kept
+from dprobed.daemon.map_reading import MapReading
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
@@ -211,6 +212,7 @@ def _probing(
     table.add(messages.Query, inquiry.query)
     table.add(messages.Programs, inquiry.programs)
     table.add(messages.Vars, inquiry.variables)
+    table.add(messages.Maps, MapReading(core.targets).read)
     table.add(messages.Dump, inquiry.dump)
     table.add(messages.Resume, inquiry.resume)
 

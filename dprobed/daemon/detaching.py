@@ -11,6 +11,7 @@ from typing import Final
 
 from dprobed.daemon.client import Client, Refusal, User
 from dprobed.daemon.history import History, some
+from dprobed.daemon.maps import maps_of
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
@@ -47,6 +48,7 @@ class Detaching:
             probes=[info for inserted in own for info in inserted.probe_infos()],
             overhead_ns=target.overhead_ns,
             variables=variables_of(own),
+            maps=maps_of(own),
         )
 
     async def take_out_of(self, pid: int, client: Client) -> None:

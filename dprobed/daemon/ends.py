@@ -21,9 +21,11 @@ from typing import Final, Protocol
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.maps import maps_of
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.variables import variables_of
 from dprobed.printable import printable
 from dprobed.wire import messages, protocol
 
@@ -140,6 +142,8 @@ class Ends:
                         text=text,
                         rule=rule,
                         probes=list(inserted.probe_infos()),
+                        variables=variables_of([inserted]),
+                        maps=maps_of([inserted]),
                     )
                 )
 

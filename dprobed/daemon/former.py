@@ -17,8 +17,9 @@ from dprobed.proc import procfs
 from dprobed.wire import protocol
 from dprobed.wire.framing import ProtocolError
 
-#: Bytes of notes that are read of one user (not root): what the quota of probes takes, twice.
-_MOST: Final = 4 << 20
+#: Bytes of notes that are read of one user (not root): what the quotas of probes and of tracers
+#: take, twice.
+_MOST: Final = 16 << 20
 
 _log = logging.getLogger("dprobed")
 
@@ -83,4 +84,5 @@ def _of_program(counted: protocol.Counted, number: int) -> protocol.Counted:
         counted,
         probes=[each for each in counted.probes if each.program == number],
         variables=[each for each in counted.variables if each.program == number],
+        maps=[each for each in counted.maps if each.program == number],
     )

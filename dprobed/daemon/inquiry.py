@@ -11,6 +11,7 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.maps import map_use_of
 from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
 from dprobed.policy.rights import Right
@@ -73,6 +74,7 @@ class Inquiry:
             discovery=self._deployments.discovery() if self._deployments is not None else None,
             earlier=self._targets.earlier_infos(client, select),
             variables=[*summed, *self._targets.variables(client, select, others)],
+            map_use=map_use_of(chosen),
         )
 
     async def programs(self, client: Client, request: messages.Programs) -> messages.Listing:

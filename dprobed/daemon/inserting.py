@@ -262,6 +262,7 @@ class Inserting:
         former = self._targets.kept.former.get(target.uid, entry.number, target.pid)
         counted = former.counted if former is not None else None
         entry.goes_on = counted is not None
+        entry.maps_anew = counted is not None and counted.large and bool(entry.program.header.map)
         if counted is not None and len(target.programs) > 1:
             # Programs that came before this one may have set them anew.
             counted = msgspec.structs.replace(counted, globals=[])

@@ -9,6 +9,7 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
+from dprobed.daemon.maps import ProgramMaps, bounded
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.wire import messages, protocol
@@ -52,6 +53,7 @@ class Removal:
         )
         earlier = self._targets.earlier_infos(client, select)
         variables = self._targets.variables(client, select, removed)
+        maps = self._maps(client, list(removed), select)
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
         if not removed and not earlier and not given_up and select != messages.Select():
@@ -79,7 +81,29 @@ class Removal:
             overhead_ns=sum(target.overhead_ns for target in targets),
             earlier=earlier,
             variables=variables,
+            maps=maps,
         )
+
+    def _maps(
+        self, client: Client, removed: list[InsertedProgram], select: messages.Select
+    ) -> list[messages.MapInfo]:
+        """What was in their maps, with what ended processes had, if they are out everywhere."""
+        ended = self._targets.ended_maps
+        ended_too = self._targets.with_ended_maps(client, select)
+        gone = {each.number: each for each in (*ended_too, *removed)}
+        found = []
+        for number, inserted in gone.items():
+            maps = ProgramMaps(inserted.program.header)
+            for each in removed:
+                if each.number == number:
+                    maps.add(each.maps, each.target.pid)
+            if not inserted.insertion.deployed and not self._targets.has(number):
+                there = ended.get(number)
+                if there is not None:
+                    maps.join(there)
+                ended.forget(number)
+            found += maps.infos(number, inserted.label)
+        return bounded(found)
 
     async def _remove(
         self,

@@ -110,6 +110,8 @@ class InsertedProgram:
         self.spent = False
         #: It counts on from what it had counted before a restart.
         self.goes_on = False
+        #: What was in its maps then was too large to be noted.
+        self.maps_anew = False
         self.probes: Final = {probe.index: probe for probe in self.program.probes}
         self.dropped: Final = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -117,6 +119,12 @@ class InsertedProgram:
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
         #: What its local variables gained in this process.
         self.variables: list[int] = [0] * self.program.header.vars
+        #: What was in its maps when it was taken out, or its process ended; and how many requests
+        #: may still want to see that.
+        self.maps: list[protocol.MapState] = []
+        self.readers = 0
+        #: How full they were when that was last asked.
+        self.map_use: dict[int, protocol.MapUse] = {}
 
     def in_child(self, child: Target) -> InsertedProgram:
         """The same program in a fork child, which inherited it."""
@@ -262,6 +270,11 @@ class InsertedProgram:
             for word, before in zip(variables.words, inherited, strict=True)
         ]
 
+    def let_go_of_maps(self) -> None:
+        """What was in its maps is held elsewhere now."""
+        if not self.readers:
+            self.maps = []
+
     def count_handler_drop(self, probe: int, handler: str) -> None:
         """Count a report of this probe that a handler had no room for."""
         drops = self.handler_drops.setdefault(probe, {})
@@ -361,6 +374,20 @@ class Target:
             ):
                 inserted.gain(each)
 
+    def take_maps(self, maps: Iterable[protocol.MapState]) -> None:
+        """Take over the last contents of maps from the tracer, which tells of them once."""
+        for state in maps:
+            inserted = self.programs.get(state.program)
+            if inserted is not None:
+                inserted.maps.append(state)
+
+    def take_map_use(self, uses: Iterable[protocol.MapUse]) -> None:
+        """Take over how full maps are."""
+        for use in uses:
+            inserted = self.programs.get(use.program)
+            if inserted is not None and use.number < len(inserted.program.header.map):
+                inserted.map_use[use.number] = use
+
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """Send a request to the tracer, and take over what it answers; raises Refusal."""
         if self.tracer is None or self.finished.is_set():
@@ -378,6 +405,8 @@ class Target:
         self.take(status for status in answer.probes if status.program not in last)
         if self.ended is None:
             self.take_variables(answer.variables)
+        self.take_maps(answer.last_maps)
+        self.take_map_use(answer.map_use)
         self.spent(answer.overhead_ns)
         return answer
 

@@ -9,20 +9,22 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.kept import Kept
+from dprobed.daemon.maps import EndedMaps, maps_of
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.wire import messages, protocol
 
 
 class Targets:
-    """All targets by pid; ``exited``: exited processes that had kept programs. ``kept``: what a
-    restarted daemon goes on with."""
+    """All targets by pid; ``exited``: exited processes that had kept programs; ``ended_maps``: what
+    those had in maps. ``kept``: what a restarted daemon goes on with."""
 
     def __init__(self, gate: Gate, kept: Kept | None = None) -> None:
         self._gate: Final = gate
         self.kept: Final = kept or Kept()
         self.by_pid: Final[dict[int, Target]] = {}
         self.exited: Final = ExitedProcesses()
+        self.ended_maps: Final = EndedMaps()
 
     def __contains__(self, pid: object) -> bool:
         """Whether a process is a target, or about to be attached."""
@@ -61,6 +63,11 @@ class Targets:
                 infos[inserted.number] = total.info(inserted.number, inserted.label)
         return list(infos.values())
 
+    def with_ended_maps(self, client: Client, select: messages.Select) -> list[InsertedProgram]:
+        """The selected programs of which ``ended_maps`` has something."""
+        found = self.ended_maps.select(select)
+        return [each for each in found if self._gate.sees(client, each.uid)]
+
     def sees(self, client: Client, target: Target) -> bool:
         """Whether a client may see a target."""
         return target.attached and (
@@ -86,6 +93,10 @@ class Targets:
         if client not in target.holders:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
+
+    def has(self, number: int) -> bool:
+        """Whether the program of this number is in any process."""
+        return any(number in target.programs for target in self.by_pid.values())
 
     def program(self, pid: int, number: int) -> InsertedProgram | None:
         """The program of this number in a process."""
@@ -121,11 +132,14 @@ class Targets:
                     probes=[info for inserted in own for info in inserted.probe_infos()],
                     overhead_ns=target.overhead_ns,
                     variables=variables_of(own),
+                    maps=maps_of(own),
                 )
             )
         kept = [inserted for inserted in target.programs.values() if inserted.owner is None]
         if how == "detached":
             return
+        for inserted in kept:
+            self.ended_maps.add(inserted)
         text = target.reason or target.end
         if kept:
             self.exited.add(target, kept)

@@ -91,6 +91,7 @@ class TracerEvents:
             case protocol.Ended():
                 target.take(event.probes)
                 target.take_variables(event.variables)
+                target.take_maps(event.maps)
                 target.spent(event.overhead_ns)
                 target.ended = event
                 # Later, so that whoever waits for a reply that came before it gets that first.

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dprobed.arch.x86_64.registers import FPREGS_SIZE
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Reader
 from dprobed.program.exec.interface import Registers as Words
+from dprobed.program.user_stack import End, UserStack
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.ptrace import FixedBuffer, Registers
+
+
+def no_stack(context: HitContext, depth: int) -> UserStack:
+    """The walk where nobody can: no frames."""
+    return UserStack(End.NONE, (), ())
 
 
 class Facts:
@@ -59,11 +65,14 @@ class HitContext:
         "pid",
         "regs",
         "tid",
+        "walk",
     )
 
     def __init__(self, registers: Registers) -> None:
         #: Of the present address space.
         self.memory = memory.Memory.closed()
+        #: Walks the stack of the thread that hit, in the present address space.
+        self.walk: Callable[[HitContext, int], UserStack] = no_stack
         self.regs: Words = registers.words
         # Set at each hit by who serves it, since a call would cost more than all of this.
         #: See Context: the thread that hit, and what is known of it.
@@ -140,6 +149,10 @@ class HitContext:
     def now(self) -> int:
         """See Context."""
         return time.monotonic_ns()
+
+    def user_stack(self, depth: int) -> UserStack:
+        """See Context."""
+        return self.walk(self, depth)
 
     def read(self, address: int, length: int) -> bytes:
         """See Context."""

@@ -393,6 +393,8 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
         yield "name the kernel module as lsmod(8) does: `name = nf_tables`"
     if message.budget is not None:
         yield "a budget is for processes: probes in the kernel have none"
+    if program.header.map:
+        yield "there are no maps in the kernel yet: count in local variables (`vars`)"
     names = {DEBUGGER: "debugger", DUMP: "dump"}
     for facility in program.facilities:
         if facility in names or facility in names.values():

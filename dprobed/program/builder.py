@@ -111,7 +111,7 @@ class Builder:
         """Add the instruction with this key of the table; its code offset.
 
         ``operand``: a number, a label, the name of a register, the number or name of a facility, a
-        value's name, a symbol.
+        value's name, a symbol, a map's name.
         """
         instruction = BY_KEY[key]
         offset = len(self._code)
@@ -142,6 +142,8 @@ class Builder:
             if operand not in self._names:
                 self._names.append(operand)
             return self._names.index(operand)
+        if kind is Operand.MAP and isinstance(operand, str):
+            return [one.name for one in self._header.map].index(operand)
         return REGISTER_INDEX[operand] if isinstance(operand, str) else operand
 
     def _source(self, at: SourcePlace) -> int:

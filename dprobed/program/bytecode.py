@@ -27,6 +27,15 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
         60     4  number of lines
         64     .  name: string
          .     .  names of the local variables, if they have some: strings
+         .     2  number of maps
+    each map
+         0     1  kind: its place among those of ``maps``
+         1     1  bit 0: signed
+         2     1  keys
+         3     1  number of arguments
+         4     4  size
+         8     8  each argument, signed
+         .     .  name: string
     each probe
          0     4  index
          4     4  entry, code offset
@@ -63,8 +72,8 @@ where the module's name is written, then where the place of each probe is
          6     2  column, 0: not known
 
 What the format leaves open is refused: another version (1 had no columns and no places, 2 no
-names of variables and no `always`, 3 no return probes: `dprobe compile` makes such a file again),
-flags that are not 0, bytes after the end.
+names of variables and no `always`, 3 no maps, no return probes and no stacks of the target: `dprobe
+compile` makes such a file again), flags that are not 0, bytes after the end.
 """
 
 from __future__ import annotations
@@ -77,6 +86,7 @@ from typing import Final
 import msgspec
 
 from dprobed.program.isa import ModType, Watch
+from dprobed.program.maps import KIND_BY_NAME, KINDS, MapDefinition
 from dprobed.program.model import (
     Diagnostic,
     Header,
@@ -95,8 +105,10 @@ MAX_FILE: Final = 16 << 20
 _PREFIX = struct.Struct("<4sHHII")
 _HEADER = struct.Struct("<BBHHHHHIIIIIIIII")
 _PROBE = struct.Struct("<IIIIIIHHHHBBBI")
+_MAP = struct.Struct("<BBBBI")
 _LINE = struct.Struct("<IHIH")
 _WRITTEN = struct.Struct("<HIH")
+_COUNT = struct.Struct("<H")
 _NOWHERE = Written(0, 0, 0)
 _NO_WATCH = 255
 _LOGONFAULT, _IS_ADDRESS, _ALWAYS, _RETURN = 1, 2, 4, 8
@@ -127,6 +139,8 @@ def encode(program: Program) -> bytes:
         ),
         _string(header.name),
         *map(_string, header.names),
+        _COUNT.pack(len(header.map)),
+        *map(_map, header.map),
     ]
     body += map(_probe, program.probes)
     for facility in program.facilities:
@@ -146,6 +160,12 @@ def encode(program: Program) -> bytes:
 def _string(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<H", len(data)) + data
+
+
+def _map(one: MapDefinition) -> bytes:
+    number = list(KIND_BY_NAME).index(one.kind)
+    fixed = _MAP.pack(number, one.signed, one.keys, len(one.arguments), one.size)
+    return fixed + struct.pack(f"<{len(one.arguments)}q", *one.arguments) + _string(one.name)
 
 
 def _probe(probe: ProbeDefinition) -> bytes:
@@ -291,7 +311,21 @@ def _read_header(reader: _BytecodeReader, fixed: tuple[int, ...]) -> Header:
         names=tuple(reader.string("names") for _ in reader.times(variables, 2, "names"))
         if flags & _NAMED
         else (),
+        map=_read_maps(reader),
     )
+
+
+def _read_maps(reader: _BytecodeReader) -> tuple[MapDefinition, ...]:
+    (count,) = reader.unpack(_COUNT, "maps")
+    return tuple(_read_map(reader) for _ in reader.times(count, _MAP.size + 2, "maps"))
+
+
+def _read_map(reader: _BytecodeReader) -> MapDefinition:
+    kind, flags, keys, arguments, size = reader.unpack(_MAP, "maps")
+    if kind >= len(KINDS) or flags > 1:
+        raise _FormatError("a map has a value that is not known")
+    values = reader.unpack(struct.Struct(f"<{arguments}q"), "maps")
+    return MapDefinition(reader.string("maps"), KINDS[kind].name, values, keys, size, bool(flags))
 
 
 def _read_probe(reader: _BytecodeReader) -> ProbeDefinition:

@@ -63,6 +63,9 @@ def format_instruction(
         elif kind in (Operand.NAME, Operand.SYMBOL):
             known = value < len(program.names)
             words.append(program.names[value] if known else f"#{value}")
+        elif kind is Operand.MAP:
+            maps = program.header.map
+            words.append(maps[value].name if value < len(maps) else f"#{value}")
         elif kind is Operand.U16 and instruction.group == "locals":
             names = program.header.names
             words.append(names[value] if value < len(names) else str(value))
@@ -93,7 +96,9 @@ def _keywords(known: Mapping[str, Keyword], model: Header | ProbeDefinition) -> 
         value = getattr(model, name)
         if name == "vars" and isinstance(model, Header) and model.names:
             value = ", ".join(model.names)
-        if name not in unset or value != unset[name]:
+        if keyword.repeats:
+            yield from (f"{name} = {each}" for each in value)
+        elif name not in unset or value != unset[name]:
             yield f"{name} = {_value(keyword, value)}"
 
 

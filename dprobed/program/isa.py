@@ -24,6 +24,8 @@ REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
 NAME     2     index in the program's ``names``: of a value
 SYMBOL   2     index in the program's ``names``: of a symbol of its module
+DEPTH    1     1..255: how many frames of a stack
+MAP      2     index in the header's ``map``
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
@@ -40,6 +42,7 @@ import msgspec
 
 from dprobed.program.exceptions import ExCode
 from dprobed.program.registers import REGISTERS
+from dprobed.program.user_stack import MOST_FRAMES
 from dprobed.program.values import VALUE_KINDS
 
 #: Words on the evaluation stack, and frames on the call stack.
@@ -64,6 +67,7 @@ class Operand(Enum):
     COUNT8 = (1, 0, 0xFF, "count")
     SHIFT = (1, 0, WORD_BITS - 1, "bits")
     BIT = (1, 1, WORD_BITS, "bit")
+    DEPTH = (1, 1, MOST_FRAMES, "depth")
     ARGUMENT = (1, 0, 63, "argument")
     FLOAT = (1, 0, 7, "argument")
     KEPT = (1, 0, KEPT_WORDS - 1, "kept")
@@ -73,6 +77,7 @@ class Operand(Enum):
     FACILITY = (2, 0, 0xFFFF, "facility")
     NAME = (2, 0, 0xFFFF, "name")
     SYMBOL = (2, 0, 0xFFFF, "symbol")
+    MAP = (2, 0, 0xFFFF, "map")
 
     def __init__(self, size: int, low: int, high: int, text: str) -> None:
         self.size = size
@@ -262,6 +267,10 @@ def _log() -> list[Instruction]:
             pops=2, raises=_LOG_MEMORY, varies=True),
         one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes.", pops=2,
             raises=_LOG_MEMORY, varies=True),
+        one("log ustack", 0xE8, "Log the stack of the thread in user mode, 127 frames at most.",
+            raises=_LOG, varies=True),
+        one("log ustack", 0xE9, "Log so many frames of the thread's stack in user mode at most.",
+            operands=(Operand.DEPTH,), raises=_LOG, varies=True),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
@@ -312,6 +321,31 @@ def _variables(kind: str, opcode: int) -> list[Instruction]:
         *pair("inc", opcode + 6, f"Add 1 to a {noun} variable"),
         *pair("dec", opcode + 8, f"Subtract 1 from a {noun} variable"),
     ]
+
+
+def _maps() -> list[Instruction]:
+    """Keys are gathered item by item; what follows them uses the key up (``map_use``)."""
+
+    def one(name: str, opcode: int, meaning: str, **more: object) -> Instruction:
+        return Instruction(name, opcode, "maps", meaning, **more)  # type: ignore[arg-type]
+
+    of_map = (Operand.MAP,)
+    return [
+        one("key", 0xD8, "Add so many words off the stack to the key, TOS first, each an item.",
+            operands=(Operand.COUNT8,), pops_each=1),
+        one("key str", 0xD9,
+            "Add the string at address TOS, at most NOS bytes, up to its NUL, to the key.",
+            pops=2, raises=(_X.INVALID_ADDR, _X.INVALID_OPERAND), varies=True),
+        one("key comm", 0xDA, "Add the thread's name to the key."),
+        one("madd", 0xDB, "Add TOS to what the map has at the key.", operands=of_map, pops=1),
+        one("minc", 0xDC, "Count 1 at the key: of a `count` map, or add it to a `value`.",
+            operands=of_map),
+        one("mget", 0xDD, "Push the value at the key, 0 if it is not in the map.",
+            operands=of_map, pushes=1),
+        one("mhas", 0xDE, "Push 1 if the key is in the map, else 0.", operands=of_map, pushes=1),
+        one("mset", 0xDF, "Pop the value at the key.", operands=of_map, pops=1),
+        one("mdel", 0xE1, "Delete the key, if it is in the map.", operands=of_map),
+    ]  # fmt: skip
 
 
 def _arithmetic() -> list[Instruction]:
@@ -553,7 +587,7 @@ INSTRUCTIONS: Final[tuple[Instruction, ...]] = tuple(
     sorted(
         (
             *_control(), *_log(), *_values(), *_variables("gv", 0x1F), *_variables("lv", 0x29),
-            *_arithmetic(), *_bits(), *_stack(), *_registers_and_data(), *_functions(),
+            *_maps(), *_arithmetic(), *_bits(), *_stack(), *_registers_and_data(), *_functions(),
             *_system(), *_exceptions(), *_heap(), *_kernel(),
         ),
         key=lambda instruction: instruction.opcode,
@@ -566,6 +600,7 @@ GROUPS: Final[dict[str, str]] = {
     "log": "Log",
     "globals": "Global variables",
     "locals": "Local variables",
+    "maps": "Maps",
     "arithmetic": "Arithmetic",
     "bits": "Bits",
     "stack": "Stack",
@@ -596,8 +631,8 @@ def decode_at(code: bytes, offset: int) -> tuple[Instruction, tuple[int, ...], i
     """The instruction at ``offset``, its operands, and the offset of the next one.
 
     Operands are numbers as encoded (a ``LABEL`` is a code offset, a ``REGISTER`` an index in
-    ``REGISTERS``, a ``FACILITY``, a ``NAME`` or a ``SYMBOL`` an index in the program's lists); only
-    SLOT is signed. Their ranges are the verifier's business. Raises DecodeError.
+    ``REGISTERS``, a ``FACILITY``, a ``NAME``, a ``SYMBOL`` or a ``MAP`` an index in the program's
+    lists); only SLOT is signed. Their ranges are the verifier's business. Raises DecodeError.
     """
     if not 0 <= offset < len(code):
         raise DecodeError(offset, "outside of the code")

@@ -10,6 +10,7 @@ All numbers are little-endian. An item is a token byte (signed), a 16-bit count 
      3     frames           innermost first, each: u64 called, return; then items 4, 5 and 6
      4 5 6 7  words         u64 words (of the stack, locals, globals, off the stack)
      8        bytes of name u8 number of its kind (``values``), u64 word, then the name
+     9        bytes         a stack of the thread (``user_stack``)
 
 ``handler``, ``called`` and ``return`` are offsets in the program's code, ``NONE`` where there is
 none. Words that `log count` wrote have no prefix; where they lie is known beside the log (``raw``,
@@ -27,6 +28,7 @@ from typing import Final
 import msgspec
 
 from dprobed.program.isa import WORD_MASK
+from dprobed.program.user_stack import UserStack, stack_bytes
 
 
 class ItemToken(IntEnum):
@@ -43,6 +45,7 @@ class ItemToken(IntEnum):
     GLOBALS = 6
     WORDS = 7
     VALUE = 8
+    USER_STACK = 9
 
 
 class TokenInfo(msgspec.Struct, frozen=True):
@@ -76,6 +79,11 @@ TOKENS: Final[tuple[TokenInfo, ...]] = (
     TokenInfo(ItemToken.WORDS, "words", "the words, the former TOS first"),
     TokenInfo(
         ItemToken.VALUE, "bytes of its name", "the number of its kind (a byte), the word, the name"
+    ),
+    TokenInfo(
+        ItemToken.USER_STACK,
+        "bytes",
+        "how it ended, the number of modules and of frames (a byte each), modules, frames",
     ),
 )
 
@@ -144,6 +152,12 @@ def value_frame(kind: int, name: str) -> tuple[bytes, bytes]:
     """What stands before and behind the word of a value."""
     data = name.encode()
     return PREFIX.pack(ItemToken.VALUE, len(data)) + bytes((kind,)), data
+
+
+def user_stack_item(stack: UserStack, room: int) -> bytes | None:
+    """The item of a stack, with as many of its frames as fit into ``room``; None: not one does."""
+    body = stack_bytes(stack, min(room - PREFIX.size, MAX_COUNT))
+    return None if body is None else PREFIX.pack(ItemToken.USER_STACK, len(body)) + body
 
 
 def trace_item(

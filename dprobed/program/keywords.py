@@ -32,10 +32,12 @@ class Value(Enum):
     PLACE = "place"
     ADDRESS = "address"
     BYTES = "bytes"
+    MAP = "name, kind"
 
 
 class Keyword(msgspec.Struct, frozen=True):
-    """``low``..``high``: of a number; ``choices``: of a word."""
+    """``low``..``high``: of a number; ``choices``: of a word. ``repeats``: it may be there several
+    times, and has all of its values."""
 
     name: str
     value: Value
@@ -43,6 +45,7 @@ class Keyword(msgspec.Struct, frozen=True):
     low: int = 0
     high: int = 0
     choices: tuple[str, ...] = ()
+    repeats: bool = False
 
     @property
     def range(self) -> str:
@@ -87,6 +90,13 @@ HEADER: Final[dict[str, Keyword]] = {
             "gvars", 0, MAX_VARIABLES,
             "Global variables that the program needs: all programs of a target share them, and "
             "there are as many as the program that needs most of them says.",
+        ),
+        Keyword(
+            "map",
+            Value.MAP,
+            "A [map](#keys-and-maps): `NAME, KIND`, then as wanted `keys=N` (items of its key), "
+            "`size=M` (keys at most), `signed`. Once for each map.",
+            repeats=True,
         ),
         _number("heapmax", 0, 1 << 20, "The most that a probe's `heap` may be."),
         Keyword("autostacktrace", Value.YES_NO, "Every exception appends a stack trace."),

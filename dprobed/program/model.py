@@ -18,6 +18,7 @@ import msgspec
 
 from dprobed.program.exceptions import DEFAULT_EX_MASK
 from dprobed.program.isa import Instruction, Operand, decode_at
+from dprobed.program.maps import MapDefinition
 
 #: A place that is a function's beginning, by its name alone.
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
@@ -31,7 +32,8 @@ class Header(msgspec.Struct, frozen=True):
     """What holds for a whole program; the defaults are those of the language.
 
     ``modtype``: user, kernel or kmod. Sizes (``logmax``, ``ex_logmax``, ``heapmax``) are bytes a
-    hit; ``vars`` and ``gvars`` are words; ``names``: of all the local variables, or empty.
+    hit; ``vars`` and ``gvars`` are words; ``names``: of all the local variables, or empty; ``map``:
+    all of its maps.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Header(msgspec.Struct, frozen=True):
     heapmax: int = 16384
     autostacktrace: bool = False
     names: tuple[str, ...] = ()
+    map: tuple[MapDefinition, ...] = ()
 
     @property
     def kernel(self) -> bool:

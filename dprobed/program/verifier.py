@@ -38,6 +38,8 @@ from dprobed.program.keywords import (
     text_error,
     variable_names_error,
 )
+from dprobed.program.map_use import MapUse
+from dprobed.program.maps import definitions_error
 from dprobed.program.model import (
     MAX_DIAGNOSTICS,
     Diagnostic,
@@ -85,7 +87,8 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
 
     ``broken``: code offsets of instructions that the assembler has refused already.
     """
-    findings = _check_keywords(program) + _check_tables(program)
+    maps = _check_maps(program)
+    findings = _check_keywords(program) + maps + _check_tables(program)
     if len(program.code) > MAX_CODE:
         findings.append(
             Finding(
@@ -108,7 +111,7 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
     if not ranges:
         # What an instruction does that is refused already is not looked at any more.
         wrong = frozenset(finding.offset for finding in findings if finding.offset is not None)
-        findings += _check_flow(program, code, wrong)
+        findings += _check_flow(program, code, wrong, maps_known=not maps)
     return findings
 
 
@@ -118,7 +121,7 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
 def _check_value(keyword: Keyword, value: object) -> str | None:
     if keyword.value in (Value.NUMBER, Value.NUMBER_OR_NAMES) and isinstance(value, int):
         return number_error(keyword, value)
-    if value is None or keyword.value is Value.YES_NO:
+    if value is None or keyword.value in (Value.YES_NO, Value.MAP):
         return None
     if isinstance(value, bytes):
         if 1 <= len(value) <= MAX_OPCODE:
@@ -127,6 +130,11 @@ def _check_value(keyword: Keyword, value: object) -> str | None:
     if keyword.value is Value.WORD:
         return None if value in keyword.choices else f"`{keyword.name}` is {keyword.range}"
     return text_error(keyword, str(value))
+
+
+def _check_maps(program: Program) -> list[Finding]:
+    wrong = definitions_error(program.header.map)
+    return [] if wrong is None else [Finding(*wrong, keyword="map")]
 
 
 def _check_keywords(program: Program) -> list[Finding]:
@@ -249,6 +257,10 @@ def _operand_error(
         return _facility_error(decoded, value, program)
     if kind in (Operand.NAME, Operand.SYMBOL):
         return _name_error(kind, value, program)
+    if kind is Operand.MAP:
+        if value >= len(program.header.map):
+            return f"map number {value} of the program's header does not exist", ""
+        return None
     if kind is Operand.U16:
         return _variable_error(decoded.instruction.group, value, program.header)
     return None
@@ -383,7 +395,9 @@ def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Finding]:
 # -- depths ------------------------------------------------------------------------------------
 
 
-def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]) -> list[Finding]:
+def _check_flow(
+    program: Program, code: Sequence[Decoded], wrong: frozenset[int], *, maps_known: bool
+) -> list[Finding]:
     usable = [
         Decoded(d.offset, d.instruction, d.operands, d.next, True) if d.offset in wrong else d
         for d in code
@@ -391,6 +405,7 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
     starts = sorted({at for probe in program.probes for at in (probe.entry, probe.start)})
     analysis = Analysis(usable, starts)
     analysis.run()
+    use = MapUse(usable, starts).findings(program.header.map) if maps_known else []
     found = [
         Finding(finding.message, finding.hint, finding.offset)
         for finding in part_findings(program, usable)
@@ -402,7 +417,7 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
             finding.offset,
             note=_listing(program, code, analysis, finding.offset) if finding.depth else "",
         )
-        for finding in analysis.findings[:MAX_DIAGNOSTICS]
+        for finding in [*analysis.findings, *use][:MAX_DIAGNOSTICS]
     ]
 
 

@@ -8,6 +8,7 @@ from struct import Struct
 from typing import Final, TypeAlias
 
 from dprobed.program.items import NONE, PREFIX, VALUE, ItemToken
+from dprobed.program.user_stack import REASONS, unpacked
 from dprobed.program.values import EXACT, VALUE_KINDS
 
 #: A value of JSON; what ``decode_log`` makes of an item is an object of these.
@@ -122,6 +123,34 @@ def string_value(raw: bytes) -> dict[str, Json]:
         return {"string": raw.decode(errors="backslashreplace"), "bytes": raw.hex()}
 
 
+def stack_value(body: bytes) -> dict[str, Json] | None:
+    """A stack: a list of frames, and ``ended``, why there are no more, where there may be some;
+    None: it is none."""
+    try:
+        frames, end = unpacked(body)
+    except ValueError:
+        return None
+    found: list[Json] = []
+    for frame in frames:
+        each: dict[str, Json] = {}
+        if frame.module is None:
+            each["address"] = frame.address
+        else:
+            each["module"] = frame.module.path
+            if frame.module.build_id:
+                each["build_id"] = frame.module.build_id
+            each["offset"] = frame.address
+        if frame.exact:
+            each["exact"] = True
+        if frame.signal:
+            each["signal"] = True
+        found.append(each)
+    item: dict[str, Json] = {"ustack": found}
+    if end:
+        item["ended"] = REASONS.get(end, f"reason {end}")
+    return item
+
+
 def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
     """The item at ``at`` and the offset after it; raises _Malformed."""
     token, count, at = _prefix(log, at)
@@ -146,6 +175,12 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
             raise _Malformed
         known, text = VALUE_KINDS[kind], log[at + VALUE.size : end]
         return typed_value(known.name, known.of(word), text.decode("ascii", "replace")), end
+    if token == ItemToken.USER_STACK:
+        end = _take(log, at, count)
+        stack = stack_value(log[at:end])
+        if stack is None:
+            raise _Malformed
+        return stack, end
     if token == ItemToken.STACK_TRACE:
         trace, at = _decode_trace(log, at)
         return {"trace": trace}, at
@@ -157,9 +192,10 @@ def decode_log(log: bytes, raw: Sequence[int]) -> list[dict[str, Json]]:
 
     ``value`` (with its ``kind``, and ``name`` if it has one), ``words``, ``string`` (bytes that are
     not UTF-8 as ``\\xNN``, and then all of them in hex as ``bytes``), ``memory`` (hex, with
-    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``. Numbers
-    that a double cannot hold are there as ``text``, too. Raises nothing: what is not an item ends
-    the list as ``undecoded`` (hex).
+    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``, ``ustack``
+    (a list of frames, innermost first, and ``ended``: why there are no more). Numbers that a double
+    cannot hold are there as ``text``, too. Raises nothing: what is not an item ends the list as
+    ``undecoded`` (hex).
     """
     runs = dict(zip(raw[::2], raw[1::2], strict=False))
     items: list[dict[str, Json]] = []

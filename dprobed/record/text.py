@@ -1,9 +1,9 @@
-"""The text form of a record: one line."""
+"""The text form of a record: one line, and one for each frame of a stack that it logged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,9 +11,13 @@ from dprobed.printable import printable
 from dprobed.program.exceptions import ExCode
 from dprobed.record.record import Record
 
+#: Before each frame of a stack.
+_FRAME: Final = "        "
+
 
 def record_text(record: Record, stamp: Callable[[Record], str] | None = None) -> str:
-    """A record as one line: time in s, CPU, thread, probe, what it logged, how it ended.
+    """A record as a line: time in s, CPU, thread, probe, what it logged, how it ended; and a line
+    for each frame of its stacks.
 
     ``stamp``: how to write its time in another way.
     """
@@ -36,7 +40,40 @@ def record_text(record: Record, stamp: Callable[[Record], str] | None = None) ->
         parts.append(f"[{raised.name} {word_text(raised.parm1)} {word_text(raised.parm2)}]")
     elif record.exit != "exit":
         parts.append(f"[{record.exit}]")
-    return printable(" ".join(parts))
+    lines = [printable(" ".join(parts))]
+    for item in record.log:
+        if "ustack" in item:
+            lines += [_FRAME + printable(text) for text in stack_lines(item)]
+    return "\n".join(lines)
+
+
+def stack_lines(item: dict[str, Any]) -> list[str]:
+    """A stack, a line each frame, innermost first; an inlined function has a line of its own."""
+    lines = []
+    for frame in item["ustack"]:
+        for inlined in frame.get("inlined", ()):
+            lines.append(f"{inlined['function']} (inlined){_source(inlined)}")
+        lines.append(_frame_text(frame))
+    if item.get("ended"):
+        lines.append(f"({item['ended']})")
+    return lines
+
+
+def _frame_text(frame: dict[str, Any]) -> str:
+    """``function+0x12 (module) at file.c:7``; what is not known is left out."""
+    if frame.get("signal"):
+        return "<signal handler called>"
+    if "module" not in frame:
+        name = f"{frame['function']}+{frame['plus']:#x}" if "function" in frame else ""
+        return name or f"{frame['address']:#x}"
+    module = str(frame["module"]).rpartition("/")[2]
+    if "function" not in frame:
+        return f"{module}+{frame['offset']:#x}"
+    return f"{frame['function']}+{frame['plus']:#x} ({module}){_source(frame)}"
+
+
+def _source(place: dict[str, Any]) -> str:
+    return f" at {place['file']}:{place['line']}" if place.get("line") else ""
 
 
 def word_text(word: int) -> str:
@@ -59,6 +96,8 @@ def value_text(kind: str, value: object, place: object, text: object) -> str:
 
 def _item_text(item: dict[str, Any]) -> list[str]:
     match item:
+        case {"ustack": list()}:
+            return []
         case {"words": list(words)}:
             return [word_text(word) for word in words]
         case {"string": str(), "bytes": str(raw)}:

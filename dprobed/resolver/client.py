@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
+import msgspec
+
 from dprobed.proc import files
 from dprobed.proc.maps import Module
 from dprobed.resolver.errors import LocationError, LostError, SilenceError
@@ -127,6 +129,22 @@ class Resolver:
     def ask(self, file: MappedFile, question: Question) -> Answer:
         """The answer to a question about a file; raises LocationError."""
         return self.run(self._files.ask(file.module, file.identity, file.facts, question))
+
+    def unwinding(self, file: MappedFile | int, vaddr: int) -> wire.UnwindBlock:
+        """How callers are found around an address of a file, or of one that has a descriptor alone;
+        who asks remembers it. Raises LocationError."""
+        question = wire.UnwindAt("the vDSO", "", vaddr)
+        if isinstance(file, int):
+            answer = self._answer(Ask(question, file))
+        else:
+            question = msgspec.structs.replace(question, path=file.module.path)
+            steps = self._files.ask_anew(file.module, file.identity, file.facts, question)
+            answer = self.run(steps)
+        return answer_of(answer, wire.UnwindBlock)
+
+    def facts_of(self, descriptor: int, path: str) -> FileFacts:
+        """The facts about a file that no process has mapped by a name; raises LocationError."""
+        return answer_of(self._answer(Ask(wire.Describe(path, ""), descriptor)), FileFacts)
 
     def learn_places(self, file: MappedFile, specs: Iterable[str]) -> None:
         """Have the answers for these places at hand; raises LocationError."""

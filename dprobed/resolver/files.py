@@ -114,14 +114,15 @@ class KnownFiles:
         key = identity, question
         answer = self._answers.pop(key, None)
         if answer is None:
-            answer = yield from self._ask(module, identity, facts, question)
+            answer = yield from self.ask_anew(module, identity, facts, question)
         _remember(self._answers, key, answer, _MOST_ANSWERS)
         return answer
 
     @staticmethod
-    def _ask(
+    def ask_anew(
         module: Module, identity: Identity, facts: FileFacts, question: Question
     ) -> Steps[Answer]:
+        """The same, which is not remembered here."""
         opened = modules.open_module(module)
         try:
             if opened.identity != identity:
@@ -143,7 +144,7 @@ class KnownFiles:
         ]
         while left:
             question = wire.ResolveEach(path, "", tuple(left[:_MOST_AT_ONCE]))
-            answer = yield from self._ask(module, identity, facts, question)
+            answer = yield from self.ask_anew(module, identity, facts, question)
             found = answer_of(answer, wire.EachPlaces).answers
             for spec, each in zip(left, found, strict=False):
                 key = identity, wire.Resolve(path, "", spec)

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import time
+from array import array
 from pathlib import Path
 from typing import Final
 
@@ -111,6 +112,8 @@ class FileReader:
                 return wire.Slots(tuple(import_slots(file, question.symbol, question.version)))
             case wire.ThreadLocal():
                 return wire.Offset(*thread_local(file, question.symbol))
+            case wire.UnwindAt():
+                return _unwinding(file, question.vaddr & WORD)
 
 
 class Service:
@@ -216,6 +219,17 @@ def _places(file: Binary, *found: Found) -> wire.Places:
         for each in found
     )
     return wire.Places(tuple(places))
+
+
+def _unwinding(file: Binary, vaddr: int) -> wire.UnwindBlock:
+    found = file.unwind_rows.block(vaddr)
+    addresses = array("I", [address - found.start for address in found.addresses])
+    table = tuple(
+        wire.Rule(*rule[:3], tuple(wire.How(*each) for each in rule.registers), *rule[4:])
+        for rule in found.table
+    )
+    rules = array("H", found.rules).tobytes()
+    return wire.UnwindBlock(found.start, found.end, addresses.tobytes(), rules, table)
 
 
 def _resolve_each(file: Binary, specs: tuple[str, ...]) -> wire.EachPlaces:

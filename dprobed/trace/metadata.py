@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from dprobed import __version__
+from dprobed.program.user_stack import End
 from dprobed.trace.shape import fields
 
 #: The first line: without it, text metadata is not accepted.
@@ -25,6 +26,7 @@ _URI: Final = "dprobed:class?"
 _HEAD: Final = """
 typealias integer {{ size = 8; align = 8; signed = false; base = 16; }} := hex8_t;
 typealias integer {{ size = 8; align = 8; signed = false; encoding = UTF8; }} := text_t;
+typealias integer {{ size = 8; align = 8; signed = false; }} := uint8_t;
 typealias integer {{ size = 16; align = 8; signed = false; }} := uint16_t;
 typealias integer {{ size = 32; align = 8; signed = false; }} := uint32_t;
 typealias integer {{ size = 32; align = 8; signed = true; }} := int32_t;
@@ -88,6 +90,30 @@ struct stack_trace {{
     struct stack_frame frames[frames_length];
 }};
 
+struct stack_module {{
+    uint8_t build_id_length;
+    hex8_t build_id[build_id_length];
+    uint16_t path_length;
+    text_t path[path_length];
+}};
+
+struct user_frame {{
+    integer {{ size = 56; align = 8; signed = false; base = 16; }} address;
+    integer {{ size = 6; align = 1; signed = false; }} module;
+    integer {{ size = 1; align = 1; signed = false; }} signal;
+    integer {{ size = 1; align = 1; signed = false; }} exact;
+}};
+
+struct user_stack {{
+    enum : uint8_t {{
+{stack_ends}
+    }} end;
+    uint8_t modules_length;
+    uint8_t frames_length;
+    struct stack_module modules[modules_length];
+    struct user_frame frames[frames_length];
+}};
+
 stream {{
     id = 0;
     packet.context := struct {{
@@ -141,6 +167,7 @@ def head(uuid: UUID, hostname: str, offset_ns: int, exits: Mapping[int, str]) ->
         version=__version__,
         exits=_escape(urlencode({str(number): name for number, name in exits.items()})),
         exit_labels=",\n".join(labels),
+        stack_ends=",\n".join(f"        {end.name.lower()} = {end.value}" for end in End),
         offset_s=offset_s,
         offset=offset,
     )

@@ -18,9 +18,19 @@ from dprobed.program.items import (
     memory_item,
     string_item,
     trace_item,
+    user_stack_item,
     value_item,
     word_packer,
     words_item,
+)
+from dprobed.program.user_stack import (
+    MOST_FRAMES,
+    MOST_MODULES,
+    REASONS,
+    End,
+    UserStack,
+    frame_word,
+    module_bytes,
 )
 from dprobed.program.values import KIND_NUMBERS
 from dprobed.record.record import Record
@@ -149,6 +159,9 @@ def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
                 log += fault_item(address)
             case {"trace": dict(trace)}:
                 log += _trace(trace)
+            case {"ustack": list(frames)}:
+                stack = _user_stack(frames, item.get("ended", ""))
+                log += user_stack_item(stack, _UNLIMITED) or b""
             case {"undecoded": str(text)}:
                 log += bytes.fromhex(text)
             case _:
@@ -165,6 +178,23 @@ def _value(kind: str, value: Any, item: dict[str, Any]) -> bytes:
     else:
         word = int(value) & WORD_MASK
     return value_item(KIND_NUMBERS[kind], word, item.get("name", ""))
+
+
+def _user_stack(frames: list[dict[str, Any]], ended: str) -> UserStack:
+    modules: dict[bytes, int] = {}
+    words = []
+    for frame in frames[:MOST_FRAMES]:
+        number, address = 0, frame.get("address", 0)
+        if "module" in frame:
+            packed = module_bytes(frame["module"], frame.get("build_id", ""))
+            number, address = modules.setdefault(packed, len(modules) + 1), frame["offset"]
+            if number > MOST_MODULES:
+                del modules[packed]
+                number = 0
+        exact, signal = frame.get("exact", False), frame.get("signal", False)
+        words.append(frame_word(number, address, exact=exact, signal=signal))
+    end = next((code for code, text in REASONS.items() if text == ended), End.NONE)
+    return UserStack(end, list(modules), words)
 
 
 def _trace(trace: dict[str, Any]) -> bytes:

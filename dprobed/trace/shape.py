@@ -10,6 +10,7 @@ A *shape* names the items of a log in their order, one letter each::
     k l g  stack, locals, globals          stack_K_length, stack_K[]...
     v(K:NAME)  a typed value of kind K     NAME, or value_K
     x    a stack trace                     trace_K { code, handler, parm1, parm2, frames[] }
+    u    the stack of the thread           ustack_K { end, modules[], frames[] }
     *    a log that is none of this: raw_length, raw[], log_length, log[]
     E    behind all: the exception that ended the program
 
@@ -27,13 +28,23 @@ from typing import Final, NamedTuple
 
 from dprobed.program.isa import WORD_MASK
 from dprobed.program.items import NONE, PREFIX, STRING, VALUE, WORD, ItemToken
+from dprobed.program.user_stack import unpacked
 from dprobed.program.values import VALUE_KINDS, name_error
-from dprobed.record.log import Json, decode_log, string_value, typed_value, with_text
+from dprobed.record.log import (
+    Json,
+    decode_log,
+    stack_value,
+    string_value,
+    typed_value,
+    with_text,
+)
 
 #: Bare words of one run that get a field each; longer runs become one array.
 _SINGLE_WORDS: Final = 32
 
+_BYTE: Final = Struct("<B")
 _COUNT: Final = Struct("<H")
+_STACK: Final = Struct("<BBB")
 _MEMORY: Final = Struct("<HQ")
 _FOUR: Final = Struct("<4Q")
 _TWO: Final = Struct("<2Q")
@@ -70,7 +81,7 @@ def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
             return "s", log[1:]
     try:
         return _split(log, raw)
-    except (_OddError, StructError, IndexError):
+    except (_OddError, StructError, IndexError, ValueError):
         return undivided(log, raw)
 
 
@@ -119,6 +130,10 @@ def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
     if token == ItemToken.STACK_TRACE:
         end, part = _trace(log, at + 3)
         return "x", end, part
+    if token == ItemToken.USER_STACK:
+        end = at + 3 + count
+        unpacked(log[at + 3 : end])
+        return "u", end, log[at + 3 : end]
     if token == ItemToken.VALUE:
         return _value(log, at, count)
     letter = _LETTERS.get(token)
@@ -237,6 +252,8 @@ def _fields(letter: str, number: int) -> list[str]:
         return [f"hex64_t fault_{number};"]
     if letter == "x":
         return [f"struct stack_trace trace_{number};"]
+    if letter == "u":
+        return [f"struct user_stack ustack_{number};"]
     if letter == "E":
         return [f"uint64_t exception_{each};" for each in ("code", "parm1", "parm2")]
     return [
@@ -314,6 +331,19 @@ def _read_trace(cursor: Cursor) -> dict[str, Json]:
     return {"trace": trace}
 
 
+def _read_user_stack(cursor: Cursor) -> dict[str, Json]:
+    begin = cursor.at
+    _, modules, frames = cursor.take(_STACK)
+    for _ in range(modules):
+        cursor.bytes(*cursor.take(_BYTE))
+        cursor.bytes(*cursor.take(_COUNT))
+    cursor.bytes(8 * frames)
+    found = stack_value(cursor.data[begin : cursor.at])
+    if found is None:
+        raise StructError("no stack")
+    return found
+
+
 def _offset(value: int) -> Json:
     return None if value == NONE else value
 
@@ -337,6 +367,7 @@ _READERS: Final[dict[str, _Reader]] = {
     "m": _read_memory,
     "f": _read_fault,
     "x": _read_trace,
+    "u": _read_user_stack,
     **{letter: _read_words(name) for letter, name in _NAMES.items()},
 }
 

@@ -11,6 +11,7 @@ from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.inheritance import ChildTargets
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.tables import Tables
 
 
 class TracerContext(msgspec.Struct):
@@ -23,6 +24,8 @@ class TracerContext(msgspec.Struct):
     resolver: Resolver
     child_targets: ChildTargets
     journal: ChangeJournal
+    #: How callers are found, in each file that any of the targets has.
+    tables: Tables
     #: Number by name. One dictionary for all executors, which look it up at each hit.
     facilities: dict[str, int] = msgspec.field(default_factory=dict)
     #: Facilities that the tracer carries out at the hit (dump, debugger); None: all of them.

@@ -10,6 +10,8 @@ import logging
 import time
 from typing import Final
 
+import msgspec
+
 from dprobed import last_counts
 from dprobed.last_counts import LastCounts
 from dprobed.tracer.targets import Targets
@@ -71,6 +73,10 @@ class Counting:
                 self._counts.renew(now)
             else:
                 note = protocol.pack_counts(counts)
+                if len(note) > last_counts.LONGEST:
+                    # Maps are many: counters come first.
+                    counts = [msgspec.structs.replace(e, maps=[], large=True) for e in counts]
+                    note = protocol.pack_counts(counts)
                 self._length = len(note)
                 self._counts.write(note, now)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -10,6 +11,7 @@ from dprobed.engine.budget import Account
 from dprobed.engine.probe import Probe
 from dprobed.program.exec.interface import Executor
 from dprobed.program.exec.variables import ListVariables
+from dprobed.program.maps import VALUE, MapContents, MapRoom
 from dprobed.program.model import Program
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
@@ -57,6 +59,39 @@ class Inserted(msgspec.Struct):
         """Its local variables, as the daemon is told."""
         return protocol.LocalVariables(self.number, self.executor.locals.read(), self.inherited)
 
+    def maps(self, reset: str = "") -> list[protocol.MapState]:
+        """Its maps, as the daemon is told; then they are reset as said."""
+        states = []
+        for number, each in enumerate(self.executor.maps):
+            contents = each.contents()
+            states.append(protocol.MapState(self.number, number, contents.lost, contents.entries))
+            if reset == "clear":
+                each.clear()
+            elif reset == "zero":
+                each.zero()
+        return states
+
+    def map_use(self) -> list[protocol.MapUse]:
+        """How full its maps are."""
+        return [
+            protocol.MapUse(self.number, number, len(each), each.lost)
+            for number, each in enumerate(self.executor.maps)
+        ]
+
+    def values(self) -> dict[int, MapContents]:
+        """What is in its maps of values, by their numbers."""
+        return {
+            number: each.contents()
+            for number, each in enumerate(self.executor.maps)
+            if each.definition.kind == VALUE
+        }
+
+    def load_values(self, values: Mapping[int, MapContents]) -> None:
+        """Begin with these in its maps of values; in those that are not named, with none."""
+        for number, each in enumerate(self.executor.maps):
+            if each.definition.kind == VALUE:
+                each.load(values.get(number, MapContents(0, [])))
+
     def count_on(self, former: protocol.Counted, when: int) -> None:
         """Go on from what it had counted here under another tracer, at ``when`` (monotonic ns)."""
         gone = max(0, time.monotonic_ns() - when)
@@ -67,13 +102,18 @@ class Inserted(msgspec.Struct):
         for variables in former.variables:
             self.executor.locals.write(0, variables.words)
             self.inherited = variables.inherited
+        for state in former.maps:
+            if state.number < len(self.executor.maps):
+                contents = MapContents(state.lost, state.entries)
+                self.executor.maps[state.number].load(contents)
 
-    def twin(self, variables: ListVariables) -> Inserted:
-        """The same for a fork child, which has its own global ``variables``; no probes yet."""
+    def twin(self, variables: ListVariables, room: MapRoom) -> Inserted:
+        """The same for a fork child, which has its own global ``variables`` and ``room`` for maps;
+        no probes yet."""
         return Inserted(
             self.number,
             self.program,
-            self.executor.copy(variables),
+            self.executor.copy(variables, room),
             self.check_opcode,
             self.engine,
             self.label,
@@ -84,7 +124,18 @@ class Inserted(msgspec.Struct):
 
 
 class VariableValues(msgspec.Struct, frozen=True):
-    """The values of global and local variables; ``locals`` by the number of the program."""
+    """The values of global and local variables, and of maps; ``locals`` and ``maps`` by the number
+    of the program."""
 
     globals: list[int]
     locals: dict[int, list[int]]
+    maps: dict[int, dict[int, MapContents]]
+
+    @classmethod
+    def of(cls, globals_: ListVariables, inserted: Mapping[int, Inserted]) -> VariableValues:
+        """A copy of those that there are now."""
+        return cls(
+            globals_.read(),
+            {number: each.executor.locals.read() for number, each in inserted.items()},
+            {number: each.values() for number, each in inserted.items()},
+        )

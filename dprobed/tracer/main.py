@@ -33,6 +33,7 @@ from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
 from dprobed.tracer.loop import StopLoop
 from dprobed.tracer.reporter import FLUSH, Reporter
 from dprobed.tracer.requests import Requests
+from dprobed.tracer.stacks.tables import Tables
 from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
@@ -72,6 +73,7 @@ class Tracer:
             self._reporter,
             Resolver(mailbox, self._await_resolver),
             journal,
+            Tables(mailbox),
         )
         self._counting = Counting(changes, self._targets)
         self._requests = Requests(self._targets)

@@ -23,6 +23,7 @@ from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
 from dprobed.tracer.placement import LoadedModule, Placement, Spot
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.static_probes import count_down
 from dprobed.tracer.wanted import wanted
 from dprobed.wire import protocol
@@ -43,6 +44,7 @@ class Places:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
+        stacks: TargetStacks,
         inserted: dict[int, Inserted],
         tell: Callable[[str, str], None],
     ) -> None:
@@ -54,6 +56,7 @@ class Places:
         self._engines: Final = engines
         self._reporter: Final = reporter
         self._resolver: Final = resolver
+        self._stacks: Final = stacks
         self._inserted: Final = inserted
         self._tell: Final = tell
         self._numbers: Final[dict[tuple[str, str], int]] = {}
@@ -107,6 +110,7 @@ class Places:
 
     def _modules_changed(self, thread: Thread) -> None:
         """The loader's notification: follow what was mapped and unmapped since the last look."""
+        self._stacks.forget()
         try:
             new, gone = self._placement.refresh(thread.tid)
             if gone:

@@ -26,8 +26,10 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
+from dprobed.tracer.maps import TargetMaps
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES
 from dprobed.wire.limits import Limits
@@ -47,11 +49,15 @@ class Programs:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
+        stacks: TargetStacks,
         tell: Callable[[str, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
-        self.places: Final = Places(pid, group, engines, reporter, resolver, self.inserted, tell)
+        self.maps: Final = TargetMaps(self.inserted)
+        self.places: Final = Places(
+            pid, group, engines, reporter, resolver, stacks, self.inserted, tell
+        )
         #: Fork children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
@@ -82,6 +88,7 @@ class Programs:
             self.statuses(),
             self.local_variables(),
             self.globals.read(),
+            *self.maps.noted(),
         )
 
     def sums(self) -> tuple[int, int, int]:
@@ -107,6 +114,7 @@ class Programs:
     def enter_image(self, thread: Thread) -> None:
         """Insert the programs into the new image after ``exec``; raises Gone."""
         self.launching = False
+        self.maps.new_image()
         places = self.places
         try:
             changes = self._engines.space.changes.of_child(
@@ -161,6 +169,7 @@ class Programs:
             except (SpaceError, MapsError, LocationError, Gone):
                 self.places.remove(inserted.probes)
                 del self.inserted[request.program]
+                inserted.maps("clear")
                 raise
         return [probe.status() for probe in inserted.probes]
 
@@ -175,7 +184,7 @@ class Programs:
                     f"{program.header.name}: a program with modtype {program.header.modtype} goes "
                     "into the kernel, not into a process"
                 )
-            return program, PythonExecutor(program, self.globals, facilities)
+            return program, PythonExecutor(program, self.globals, facilities, room=self.maps.room)
         except ProgramError as error:
             raise RequestError(str(error)) from error
 
@@ -204,8 +213,7 @@ class Programs:
 
     def variables_now(self) -> VariableValues:
         """A copy of the variables."""
-        locals_ = {each.number: each.executor.locals.read() for each in self.inserted.values()}
-        return VariableValues(self.globals.read(), locals_)
+        return VariableValues.of(self.globals, self.inserted)
 
     def take_over(self, other: Programs, variables: VariableValues) -> None:
         """Inherit the programs of the parent that follow; ``variables``: its values at the fork.
@@ -218,7 +226,8 @@ class Programs:
         self.globals.write(0, variables.globals)
         self.launching = other.launching
         for inserted in other.that_follow():
-            twin = inserted.twin(self.globals)
+            twin = inserted.twin(self.globals, self.maps.room)
+            twin.load_values(variables.maps.get(inserted.number, {}))
             if inserted.number in variables.locals:
                 twin.executor.locals.write(0, variables.locals[inserted.number])
             twin.inherited = twin.executor.locals.read()
@@ -247,19 +256,15 @@ class Programs:
 
     # --- removing ---
 
-    def remove(
-        self, number: int | None
-    ) -> tuple[list[protocol.ProbeStatus], list[protocol.LocalVariables]]:
-        """Remove a program, or all; the last of their probes and variables. Raises RequestError."""
+    def remove(self, number: int | None) -> list[Inserted]:
+        """Remove a program, or all; what was removed. Raises RequestError."""
         if number is not None and number not in self.inserted:
             raise RequestError(f"program {number} is not inserted")
         chosen = list(self.inserted.values()) if number is None else [self.inserted[number]]
-        probes = [probe for inserted in chosen for probe in inserted.probes]
-        self.places.remove(probes)
+        self.places.remove([probe for inserted in chosen for probe in inserted.probes])
         for inserted in chosen:
             del self.inserted[inserted.number]
-        variables = [each.variables() for each in chosen if each.program.header.vars]
-        return [probe.status() for probe in probes], variables
+        return chosen
 
     def remove_retired(self) -> None:
         """Remove finished probes: ``rem``, max_hits, or an internal error."""

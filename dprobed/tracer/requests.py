@@ -11,7 +11,7 @@ from dprobed.resolver.errors import LocationError
 from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracer.dump.admission import DumpError
-from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.inserted import Inserted, RequestError
 from dprobed.tracer.orphans import Orphans
 from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
@@ -90,8 +90,9 @@ class Requests:
                 probes = target.programs.insert(request, self._context.facilities)
                 return protocol.Ok(seq, probes=probes)
             case protocol.Remove():
-                probes, variables = target.programs.remove(request.program)
-                return protocol.Ok(seq, probes=probes, variables=variables)
+                return self._removed(seq, target.programs.remove(request.program))
+            case protocol.Maps():
+                return protocol.Ok(seq, maps=target.programs.maps.read(request))
             case protocol.Vars():
                 return protocol.Ok(seq, words=target.programs.variables(request))
             case protocol.Resume():
@@ -120,6 +121,16 @@ class Requests:
         return tids
 
     @staticmethod
+    def _removed(seq: int, chosen: list[Inserted]) -> protocol.Ok:
+        """The last of their probes, variables and maps."""
+        return protocol.Ok(
+            seq,
+            probes=[probe.status() for each in chosen for probe in each.probes],
+            variables=[each.variables() for each in chosen if each.program.header.vars],
+            last_maps=[state for each in chosen for state in each.maps("clear")],
+        )
+
+    @staticmethod
     def _query(seq: int, target: TracedProcess) -> protocol.Ok:
         """States and counters."""
         if target.end is None:
@@ -131,6 +142,7 @@ class Requests:
             overhead_ns=target.group.overhead_ns,
             debugger=target.debugger.status(),
             variables=target.programs.local_variables(),
+            map_use=target.programs.maps.use(),
             unguarded=target.engines.why_unguarded(),
         )
 
@@ -161,6 +173,7 @@ class Requests:
                 probes=target.programs.statuses(),
                 overhead_ns=target.group.overhead_ns,
                 variables=target.programs.local_variables(),
+                last_maps=target.programs.maps.last(),
             )
         )
 

@@ -30,6 +30,7 @@ from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.listener import DeferredWork, EngineListener
 from dprobed.tracer.namespace_init import NamespaceInit
 from dprobed.tracer.programs import Programs
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
@@ -59,8 +60,9 @@ class TracedProcess:
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.stops.serve_hit
         self.rewind: Final = self.engines.stops.rewind
+        stacks = TargetStacks(pid, self.engines, context.tables)
         self.programs: Final = Programs(
-            pid, self.group, self.engines, context.reporter, context.resolver, self.tell
+            pid, self.group, self.engines, context.reporter, context.resolver, stacks, self.tell
         )
         callbacks = TracerCallbacks(self.tell, self.programs.places.remove)
         self.debugger: Final = Debugger(self.engines, pid, callbacks)
@@ -309,6 +311,7 @@ class TracedProcess:
                 self.programs.statuses(),
                 self.group.overhead_ns,
                 self.programs.local_variables(),
+                self.programs.maps.last(),
             )
         )
 
@@ -321,8 +324,7 @@ class TracedProcess:
             self._dumps.abandon("internal error in the tracer (see the log)")
 
     def detach(self) -> bool:
-        """Undo every change and detach from every thread; false: one is unstoppable, and keeps
-        its slots: try again."""
+        """Undo every change and detach from all threads; false: one is unstoppable; try again."""
         if self.is_sealed:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads

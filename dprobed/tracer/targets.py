@@ -21,6 +21,7 @@ from dprobed.tracer.context import TracerContext
 from dprobed.tracer.inheritance import InheritingTarget
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.tables import Tables
 from dprobed.tracer.target import DETACH_PAUSE, TracedProcess
 from dprobed.wire import protocol
 
@@ -51,9 +52,10 @@ class Targets:
         reporter: Reporter,
         resolver: Resolver,
         journal: ChangeJournal,
+        tables: Tables,
     ) -> None:
         self.context: Final = TracerContext(
-            tracees, tracees.hits.registers, affinity, reporter, resolver, self, journal
+            tracees, tracees.hits.registers, affinity, reporter, resolver, self, journal, tables
         )
         self.by_pid: Final[dict[int, TracedProcess]] = {}
         #: No child is followed any more: the tracer is about to end.

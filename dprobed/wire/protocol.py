@@ -113,16 +113,37 @@ class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
     inherited: list[int] = []
 
 
+class MapState(msgspec.Struct, frozen=True, array_like=True):
+    """Map ``number`` of a program's header in this target: keys and cells (``program.maps``), and
+    the updates that found no room."""
+
+    program: int
+    number: int
+    lost: int
+    entries: list[tuple[list[int | bytes], list[int]]]
+
+
+class MapUse(msgspec.Struct, frozen=True, array_like=True):
+    """How full map ``number`` of a program is in this target."""
+
+    program: int
+    number: int
+    keys: int
+    lost: int
+
+
 class Counted(msgspec.Struct, frozen=True, array_like=True):
     """What a target's probes and variables had counted, as its tracer notes it for whoever comes
     after it. ``start``: with ``pid`` it identifies the process. ``globals``: empty where they are
-    there already."""
+    there already. ``maps``: empty where they are ``large``."""
 
     pid: int
     start: int
     probes: list[ProbeStatus]
     variables: list[LocalVariables]
     globals: list[int] = []
+    maps: list[MapState] = []
+    large: bool = False
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
@@ -182,6 +203,16 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
     reset: bool = False
 
 
+class Maps(msgspec.Struct, tag=True, frozen=True):
+    """Read the maps of ``program``. ``reset``: then empty them (``clear``), or begin anew at each
+    key (``zero``)."""
+
+    seq: int
+    pid: int
+    program: int
+    reset: str = ""
+
+
 class Facilities(msgspec.Struct, tag=True, frozen=True):
     """The facilities that exist now, by name: what ``exit NAME`` can name.
 
@@ -226,8 +257,9 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
 
 
 Request = (
-    Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Recover | Detach
-)
+    Attach | Adjust | Insert | Remove | Query | Vars | Maps | Facilities | Dump | Resume | Recover
+    | Detach
+)  # fmt: skip
 
 
 #: The reason that stands in ``no_dumps`` for all those that are too many to be counted one by one.
@@ -260,7 +292,8 @@ class DebuggerStatus(msgspec.Struct, frozen=True, array_like=True):
 
 class Ok(msgspec.Struct, tag=True, frozen=True):
     """The request is done. ``probes``: for Insert, Remove and Query, with the ``variables`` of
-    programs that have some (Detach, too); ``words``: for Vars;
+    programs that have some (Detach, too); ``maps``: for Maps; ``last_maps``: for Remove and Detach;
+    ``map_use``: for Query; ``words``: for Vars;
     ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
     ``debugger``: for Query; ``dump``: for Dump; ``unguarded``: for Query, why a breakpoint would
     end the process if the tracer were killed, empty where none would."""
@@ -274,6 +307,9 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     debugger: DebuggerStatus | None = None
     dump: DumpStatus | None = None
     variables: list[LocalVariables] = []
+    maps: list[MapState] = []
+    last_maps: list[MapState] = []
+    map_use: list[MapUse] = []
     unguarded: str = ""
 
 
@@ -367,7 +403,8 @@ class Forked(msgspec.Struct, tag=True, frozen=True):
 
 class Ended(msgspec.Struct, tag=True, frozen=True):
     """The last message about a target. ``how``: detached, exited, killed, gone, or failed (internal
-    error in the tracer). ``status``: code or signal."""
+    error in the tracer). ``status``: code or signal. ``maps``: what was in them, if it was not told
+    of already in the answer to Detach."""
 
     pid: int
     how: str
@@ -375,6 +412,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     probes: list[ProbeStatus]
     overhead_ns: int
     variables: list[LocalVariables] = []
+    maps: list[MapState] = []
 
 
 Event = Records | Places | Changed | TargetEvent | Forked | Ended

@@ -10,6 +10,7 @@ Codec only: nothing here opens a socket.
 # Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
 # one when a decoder is made, which takes four times as long.
 
+import operator
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
@@ -22,6 +23,12 @@ HELLO: Final = b"channel"
 #: Bytes of the longest question and answer: what a socket of this kind takes as one message.
 MAX_MESSAGE: Final = 128 << 10
 
+#: Of ``UnwindBlock.rules``: nothing is known of the code from there on.
+NO_RULE: Final = 0xFFFF
+#: DWARF's number of the return address; the registers that are spoken of have lower ones.
+RETURN: Final = 16
+
+_LONGEST_EXPRESSION: Final = 256
 _ADDRESS_END: Final = 1 << 64
 _OFFSET_END: Final = 1 << 63
 _MOST_SEGMENTS: Final = 256
@@ -120,6 +127,13 @@ class ThreadLocal(_Question, frozen=True):
     symbol: str
 
 
+class UnwindAt(_Question, frozen=True):
+    """How are callers found from this address of the file, and from the code around it?
+    ``UnwindBlock``."""
+
+    vaddr: int
+
+
 class ImageBuildId(_Question, frozen=True):
     """The build-id in the memory of a process, whose descriptor comes instead of a file's: of the
     image whose first page is at ``start``. ``Image``."""
@@ -129,7 +143,7 @@ class ImageBuildId(_Question, frozen=True):
 
 Question = (
     Describe | Resolve | ResolveEach | ResolveData | PlaceAt | IfuncSlots | ImportSlots
-    | ThreadLocal | ImageBuildId
+    | ThreadLocal | UnwindAt | ImageBuildId
 )  # fmt: skip
 
 
@@ -177,13 +191,48 @@ class Offset(msgspec.Struct, tag=True, frozen=True):
     more: int
 
 
+class How(NamedTuple):
+    """Where a caller's register is; see ``binary.cfi.How``."""
+
+    register: int
+    kind: int
+    value: int
+    expression: bytes
+
+
+class Rule(NamedTuple):
+    """How a caller's frame is found; see ``binary.cfi.Rule``."""
+
+    cfa_register: int
+    cfa_offset: int
+    cfa_expression: bytes
+    registers: tuple[How, ...]
+    return_register: int
+    signal: bool
+
+
+class UnwindBlock(msgspec.Struct, tag=True, frozen=True):
+    """How callers are found from addresses from ``start`` up to ``end``: a rule holds from its
+    address on up to the next one.
+
+    ``addresses``: from ``start`` on, 32 bits each, ascending; ``rules``: for each the number in
+    ``table``, 16 bits, or NO_RULE; both in the machine's order of bytes.
+    """
+
+    start: int
+    end: int
+    addresses: bytes
+    rules: bytes
+    table: tuple[Rule, ...]
+
+
 class Image(msgspec.Struct, tag=True, frozen=True):
     """What was found in memory."""
 
     build_id: str | None
 
 
-Answer = FileFacts | Places | EachPlaces | Slots | Offset | Image | Refused
+Answer = FileFacts | Places | EachPlaces | Slots | Offset | UnwindBlock | Image | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
@@ -227,6 +276,7 @@ _FITTING: Final[dict[type[Question], type[Answer]]] = {
     IfuncSlots: Slots,
     ImportSlots: Slots,
     ThreadLocal: Offset,
+    UnwindAt: UnwindBlock,
     ImageBuildId: Image,
 }
 
@@ -261,6 +311,8 @@ def check(question: Question, answer: Answer, facts: FileFacts | None) -> None:
                 raise ResolverProtocolError(f"a word at {answer.vaddr:#x}, outside of the module")
             if abs(answer.more) > _MOST_LOCAL:
                 raise ResolverProtocolError(f"an offset of {answer.more}")
+        case UnwindBlock():
+            _check_unwinding(answer, question.vaddr if isinstance(question, UnwindAt) else 0)
         case _:
             _check_names((answer.build_id or "",))
 
@@ -279,6 +331,28 @@ def _check_facts(facts: FileFacts) -> None:
         inside = each.vaddr >= 0 and each.vaddr + each.memory_size <= _ADDRESS_END
         if not (sizes and inside and 0 <= each.offset < _OFFSET_END - each.file_size):
             raise ResolverProtocolError(f"a segment at {each.vaddr:#x}")
+
+
+def _check_unwinding(block: UnwindBlock, vaddr: int) -> None:
+    if not 0 <= block.start <= vaddr < block.end <= _ADDRESS_END:
+        raise ResolverProtocolError(f"unwinding from {block.start:#x} on for {vaddr:#x}")
+    if len(block.addresses) != 2 * len(block.rules) or len(block.rules) % 2:
+        raise ResolverProtocolError("unwinding rules that are cut off")
+    addresses = memoryview(block.addresses).cast("I").tolist()
+    if any(map(operator.ge, addresses, addresses[1:])):
+        raise ResolverProtocolError("unwinding rules out of order")
+    numbers = set(memoryview(block.rules).cast("H").tolist()) - {NO_RULE}
+    if numbers and max(numbers) >= len(block.table):
+        raise ResolverProtocolError("unwinding rules without a rule")
+    for rule in block.table:
+        named = [each.register for each in rule.registers]
+        expressions = [each.expression for each in rule.registers] + [rule.cfa_expression]
+        if (
+            not all(0 <= each <= RETURN for each in named)
+            or not all(len(each) <= _LONGEST_EXPRESSION for each in expressions)
+            or not -1 <= rule.cfa_register <= RETURN
+        ):
+            raise ResolverProtocolError("an unwinding rule that is none")
 
 
 def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "name",
     [
-        *("interpreter", "trap", "returns", "many", "start", "trace", "dump", "debug"),
-        *("discovery", "soak"),
+        *("interpreter", "trap", "returns", "stack", "many", "maps", "start", "trace", "dump"),
+        *("debug", "discovery", "soak"),
     ],
 )
 def test_bench_works(name: str) -> None:

@@ -128,6 +128,26 @@ def test_a_kept_program_goes_on(tmp_path: Path, target: Cat, who: str) -> None:
         assert tracer_of(target.pid) == 0
 
 
+#: Counts writes by what they write, in a map.
+MAPS_WRITES = WRITES.replace("major", "map = lengths, count, keys=1\nmajor").replace(
+    "    log 1", "    key 1\n    minc lengths\n    push 1\n    log 1"
+)
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_maps_go_on(tmp_path: Path, target: Cat, who: str) -> None:
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("insert", program(tmp_path, MAPS_WRITES), "--pid", target.pid)
+        noted(target, daemon, 3)
+        kill(daemon, who)
+    with running_daemon(tmp_path) as daemon:
+        log_of(daemon, "taken over after a restart")
+        target.say("line 3")
+        target.say("once more")
+        (row,) = daemon.json("maps")
+        assert {tuple(e["key"]): e["value"] for e in row["entries"]} == {(7,): 4, (10,): 1}
+
+
 def test_what_ended_by_itself_stays_out(tmp_path: Path, target: Cat) -> None:
     """``max_hits`` is for the program's whole life, not for that of a daemon."""
     source = program(tmp_path, WRITES.replace("minor", "max_hits = 2\nminor"))

@@ -90,6 +90,39 @@ def test_big_malloc_logs_what_is_at_least_min(tmp_path: Path) -> None:
     assert got.stdout.splitlines() == sorted(text.read_bytes().splitlines())
 
 
+def _maps(stderr_json: Path) -> dict[str, Record]:
+    """The maps of the summary, by name."""
+    summary = json.loads(stderr_json.read_text().splitlines()[-1])
+    return {each["map"]: each for each in summary["maps"]}
+
+
+def test_malloc_sizes_makes_a_histogram(tmp_path: Path) -> None:
+    script = (
+        "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p;"
+        "[c.malloc(size) for size in [1 << 29] * 2 + [3 << 28] * 5 + [1 << 30]]"
+    )
+    got = run("malloc_sizes", "/usr/bin/python3", "-c", script, tmp=tmp_path)
+    assert not got.records
+    maps = _maps(tmp_path / "report")
+    (entry,) = maps["sizes"]["entries"]
+    counts = {bucket["from"]: bucket["count"] for bucket in entry["buckets"]}
+    assert (counts[1 << 29], counts[1 << 30]) == (7, 1)
+    (by_name,) = maps["by_name"]["entries"]
+    assert by_name["key"] == ["python3"]
+    assert by_name["max"] == 1 << 30
+    (probe,) = got.probes
+    assert probe["hits"] == entry["count"] == by_name["count"]
+
+
+def test_calls_by_name_counts_each_program(tmp_path: Path) -> None:
+    script = "echo a; echo b; cat x"
+    (tmp_path / "x").write_text("hello")
+    got = run("calls_by_name", "sh", "-c", script, options=["-f"], tmp=tmp_path)
+    entries = _maps(tmp_path / "report")["calls"]["entries"]
+    assert {entry["key"][0]: entry["value"] for entry in entries} == {"sh": 2, "cat": 1}
+    assert got.stdout == b"a\nb\nhello"
+
+
 def test_largest_write_logs_only_new_maxima(tmp_path: Path) -> None:
     script = "for n in 3 1 4 1 5 9 2 6; do printf '%*s' $n; done"
     got = run("largest_write", "bash", "-c", script, tmp=tmp_path)
@@ -101,6 +134,20 @@ def test_fake_uid_alters_what_the_function_returns(tmp_path: Path) -> None:
     got = run("fake_uid", "id", "-u", options=["-D", "UID=4711"], tmp=tmp_path)
     assert got.stdout == b"4711\n"
     assert got.words and all(logged == [4711] for logged in got.words)
+
+
+def test_callers_shows_by_whom(tmp_path: Path) -> None:
+    got = run("callers", "sort", "/etc/passwd", tmp=tmp_path)
+    assert got.records
+    for record in got.records:
+        (item,) = record["log"]
+        names = [frame.get("function") for frame in item["ustack"]]
+        assert names[0] in ("write", "__write", "__libc_write")
+        assert "__libc_start_main" in names
+        assert item["ustack"][-1]["module"] == os.path.realpath("/usr/bin/sort")
+        assert "ended" not in item
+    got = run("callers", "sort", "/etc/passwd", options=["-D", "DEPTH=2"], tmp=tmp_path)
+    assert [len(record["log"][0]["ustack"]) for record in got.records] == [2] * len(got.records)
 
 
 def test_who_writes_names_the_writer(tmp_path: Path) -> None:

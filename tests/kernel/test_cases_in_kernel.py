@@ -29,7 +29,9 @@ OWN = ("push task", "push pid", "push tid", "push uid", "push gid", "push procid
 
 def is_of_any_machine(instruction: Instruction) -> bool:
     """Whether a kernel program can have it, and does the same on any machine."""
-    return not (instruction.writes or instruction.suffix or instruction.name in OWN)
+    if instruction.writes or instruction.suffix or instruction.group == "maps":
+        return False
+    return instruction.name not in OWN
 
 
 def _is_of_any_machine(case: Case) -> bool:

@@ -175,6 +175,7 @@ def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
         ("offset = schedule\nnop\npush r,xmm0\nlog 2\nexit", {}, "floating-point"),
         ("offset = schedule\npush addr,no_such_symbol\nlog 1\nexit", {}, "no_such_symbol"),
         ("offset = schedule\nexit", {"budget": Limits(hits=1)}, "budget"),
+        ("map = n, count\noffset = schedule\nminc n\nabort", {}, "no maps in the kernel yet"),
     ],
 )
 def test_what_the_kernel_cannot_do_is_refused(

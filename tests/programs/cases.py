@@ -10,9 +10,10 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     facilities: dump=2 mine=9         # what `exit NAME` may name
     symbols: environ=0x1000           # where `push addr` finds them; `push tls`: from fs_base
     lost: mine                        # of them, those that are gone when it runs
-    thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm
+    thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm; frames: of its stack
     registers: rdi=1 xmm0=0x1ff       # the others are 0
     memory 0x1000 rw: "abc" 00 5*ff   # r or rw; bytes in hex, strings, repetitions
+    map: calls, count, keys=1         # a map of the program; a line for each
     arguments: 1 -2 fault=0x10        # of a static probe, or where they cannot be read
     kept: 1 2                         # what an entry part has left; where the program has one, it
                                       # runs first at each hit, and leaves this or that
@@ -33,6 +34,8 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     registers after: rax=5            # all others are as they were,
     memory after 0x1000: "xyz"        # and so are memory
     locals after: 3 2                 # and variables
+    map after: calls (7 "cat") 2 5    # what maps have at a key, in all; at no key: ()
+    lost after: calls 3               # updates of a map that found no room
 
 With ``probe: at=return`` the program may have the parts `entry:` and `return:`. Where the first one
 does not end by `exit`, what is said of the end is said of it, and the other one does not run.
@@ -63,6 +66,7 @@ from dprobed.program.exits import ABORT, BUDGET, DUMP_ONCE, EXCEPTION, EXIT, REM
 from dprobed.program.isa import KEPT_WORDS, WORD_MASK
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
+from dprobed.program.user_stack import End, UserStack, frame_word, module_bytes
 from dprobed.record.log import decode_log, typed_value, with_text
 
 FOLDER = Path(__file__).parent
@@ -70,6 +74,10 @@ _FIELDS = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4), "mxcsr
 _FIELDS |= {f"fr{n}": (32 + 16 * n, 10) for n in range(8)}
 _FIELDS |= {f"xmm{n}": (160 + 16 * n, 16) for n in range(16)}
 _THREAD = {"pid": 100, "tid": 101, "uid": 1000, "gid": 1001, "cpu": 3, "time": 5_000_000_000}
+
+
+#: By name of the map: key → cell.
+MapsAfter = dict[str, dict[tuple[int | bytes, ...], list[int]]]
 
 
 @dataclass
@@ -98,12 +106,26 @@ class FakeContext:
         self.cpu: int = thread["cpu"]
         self.comm: bytes = thread["comm"]
         self._time: int = thread["time"]
+        self.frames: int = thread.get("frames", 5)
 
     def fpregs(self) -> bytearray:
         return self.fp
 
     def now(self) -> int:
         return self._time
+
+    def user_stack(self, depth: int) -> UserStack:
+        """``frames`` frames: in the program, at its probe; in it again, in a library without a
+        build-id, in code without a file, and so on."""
+        places = [(1, 0x1000), (1, 0x1105), (2, 0x2205), (0, 0x3305)]
+        found = [places[number % 4] for number in range(min(self.frames, depth))]
+        words = [
+            frame_word(module, address, exact=not number)
+            for number, (module, address) in enumerate(found)
+        ]
+        modules = [module_bytes("/bin/target", "abcd"), module_bytes("/lib/c.so", "")]
+        end = End.DEPTH if depth < self.frames else End.WHOLE
+        return UserStack(end, modules[: max((module for module, _ in found), default=0)], words)
 
     def _region(self, address: int) -> Region | None:
         for region in self.regions:
@@ -154,6 +176,7 @@ class Case:
     place: str
     header: dict[str, str] = field(default_factory=dict)
     probe: dict[str, str] = field(default_factory=dict)
+    maps: list[str] = field(default_factory=list)
     facilities: dict[str, int] = field(default_factory=dict)
     symbols: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -175,6 +198,8 @@ class Case:
     memory_after: list[Region] = field(default_factory=list)
     locals_after: list[int] | None = None
     globals_after: list[int] | None = None
+    maps_after: MapsAfter = field(default_factory=dict)
+    lost_after: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     accepted: bool = False
 
@@ -182,7 +207,9 @@ class Case:
         """The program file."""
         header = {"name": "target", **self.header}
         probe = {"offset": "0x1000", **self.probe}
-        lines = [f"{key} = {value}" for part in (header, probe) for key, value in part.items()]
+        lines = [f"{key} = {value}" for key, value in header.items()]
+        lines += [f"map = {each}" for each in self.maps]
+        lines += [f"{key} = {value}" for key, value in probe.items()]
         return "\n".join([*lines, *self.program, ""])
 
     def context(self) -> FakeContext:
@@ -204,6 +231,8 @@ class Result:
     context: FakeContext
     locals: list[int]
     globals: list[int]
+    maps: MapsAfter = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 def hit(executor: Executor[Any], context: FakeContext) -> Outcome:
@@ -293,6 +322,21 @@ def _memory(words: list[str], text: str) -> Region:
                   words[-1] == "rw")  # fmt: skip
 
 
+_MAP_AFTER = re.compile(r"(\w+) \((.*)\)((?: -?\w+)*)")
+_KEY_ITEM = re.compile(r'("(?:[^"\\]|\\.)*")|(\w+)')
+
+
+def _map_after(case: Case, text: str) -> None:
+    """``NAME (ITEM ITEM) WORD WORD``."""
+    match = _MAP_AFTER.fullmatch(text)
+    assert match is not None, f"not what a map has: {text}"
+    key = tuple(
+        _string(string) if string else _number(number)
+        for string, number in _KEY_ITEM.findall(match[2])
+    )
+    case.maps_after.setdefault(match[1], {})[key] = _numbers(match[3])
+
+
 def _reader(text: str) -> Reader:
     """What reads an argument of a static probe."""
     fault = text.removeprefix("fault=")
@@ -318,6 +362,9 @@ def _directive(case: Case, key: str, text: str) -> None:
         "probe": lambda: case.probe.update(_pairs(text)),
         "facilities": lambda: case.facilities.update(_number_pairs(text)),
         "symbols": lambda: case.symbols.update(_number_pairs(text)),
+        "map": lambda: case.maps.append(text),
+        "map after": lambda: _map_after(case, text),
+        "lost after": lambda: case.lost_after.update({text.split()[0]: _number(text.split()[1])}),
         "lost": lambda: case.lost.extend(text.split()),
         "thread": lambda: case.thread.update(_thread(text)),
         "registers": lambda: case.registers.update(_number_pairs(text)),
@@ -428,3 +475,5 @@ def _check_state(case: Case, result: Result) -> None:
     globals_ = case.globals_after if case.globals_after is not None else case.globals
     assert result.globals[: len(globals_)] == globals_
     assert not any(result.globals[len(globals_) :])
+    assert {name: cells for name, cells in result.maps.items() if cells} == case.maps_after
+    assert {name: lost for name, lost in result.lost.items() if lost} == case.lost_after

@@ -9,6 +9,7 @@ from dprobed.program.exec.interface import Executor
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program
+from tests.programs import walking_maps  # noqa: F401
 from tests.programs.walking import WalkingExecutor
 
 

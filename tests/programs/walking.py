@@ -16,10 +16,12 @@ from dprobed.program.exec.interface import ADDRESS_END, Context, MemoryFault, Ou
 from dprobed.program.exec.ir import Base, Fact, Raise, Shown, Space, Word
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit, facility_numbers
+from dprobed.program.exec.maps import held_maps
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, EXCEPTION
 from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_MASK
 from dprobed.program.items import ItemToken
+from dprobed.program.maps import MapRoom
 from dprobed.program.model import ProbeDefinition, Program
 from tests.programs.walked_words import COMPUTED, SIGN, TESTS
 
@@ -34,10 +36,12 @@ class WalkingExecutor:
         facilities: Mapping[str, int],
         *,
         static: bool = True,
+        room: MapRoom | None = None,
     ) -> None:
         self.program = program
         self.numbers = facility_numbers(program, facilities)
         self.locals = ListVariables(program.header.vars)
+        self.maps = held_maps(program.header.map, room)
         self.globals = globals_
         globals_.grow(program.header.gvars)
         self.facilities = facilities
@@ -77,11 +81,13 @@ class WalkingExecutor:
 
     def _runner(self, probe: ProbeDefinition, start: int) -> Callable[[Context], Outcome]:
         function = self._functions[probe.index, start]
-        return lambda context: _Hit(self, function, probe.minor, context).run()
+        return lambda context: Hit(self, function, probe.minor, context).run()
 
-    def copy(self, globals_: ListVariables) -> WalkingExecutor:
+    def copy(self, globals_: ListVariables, room: MapRoom | None = None) -> WalkingExecutor:
         """The same program for a fork child."""
-        other = WalkingExecutor(self.program, globals_, self.facilities, static=self._static)
+        other = WalkingExecutor(
+            self.program, globals_, self.facilities, static=self._static, room=room
+        )
         other.locals.write(0, self.locals.read())
         other.symbols = list(self.symbols)
         return other
@@ -105,7 +111,7 @@ class _HandledError(Exception):
         self.block = block
 
 
-class _Hit:
+class Hit:
     """One run: its values, its stack, its log."""
 
     def __init__(
@@ -116,6 +122,7 @@ class _Hit:
         self.variables = {Space.LOCAL: executor.locals.words, Space.GLOBAL: executor.globals.words}
         self.temps: dict[int, int] = {}
         self.slots: dict[int, int] = {}
+        self.key: dict[int, int | bytes] = {}
         self.depth = 0
         self.machine = machine.Machine(
             function.offsets[0],
@@ -267,10 +274,10 @@ class _Hit:
 
 
 _Op = TypeVar("_Op")
-_Walker = Callable[[_Hit, _Op], None]
+_Walker = Callable[[Hit, _Op], None]
 
 #: What each operation does, by its class.
-WALKERS: Final[dict[type[Any], Callable[[_Hit, Any], None]]] = {}
+WALKERS: Final[dict[type[Any], Callable[[Hit, Any], None]]] = {}
 
 
 def walks(kind: type[_Op]) -> Callable[[_Walker[_Op]], _Walker[_Op]]:
@@ -285,12 +292,12 @@ def walks(kind: type[_Op]) -> Callable[[_Walker[_Op]], _Walker[_Op]]:
 
 
 @walks(ir.Compute)
-def _compute(hit: _Hit, op: ir.Compute) -> None:
+def _compute(hit: Hit, op: ir.Compute) -> None:
     hit.set(op.result, COMPUTED[op.op](hit.value(op.left), hit.value(op.right)))
 
 
 @walks(ir.Divide)
-def _divide(hit: _Hit, op: ir.Divide) -> None:
+def _divide(hit: Hit, op: ir.Divide) -> None:
     dividend, divisor = hit.value(op.dividend), hit.value(op.divisor)
     negative = [op.signed and word >= SIGN for word in (dividend, divisor)]
     a, b = (2**64 - w if n else w for w, n in zip((dividend, divisor), negative, strict=True))
@@ -300,7 +307,7 @@ def _divide(hit: _Hit, op: ir.Divide) -> None:
 
 
 @walks(ir.Guard)
-def _guard(hit: _Hit, op: ir.Guard) -> None:
+def _guard(hit: Hit, op: ir.Guard) -> None:
     word = hit.value(op.word)
     low = 0 if op.low is None else op.low
     high = WORD_MASK if op.high is None else hit.value(op.high)
@@ -309,12 +316,12 @@ def _guard(hit: _Hit, op: ir.Guard) -> None:
 
 
 @walks(ir.Fail)
-def _fail(hit: _Hit, op: ir.Fail) -> None:
+def _fail(hit: Hit, op: ir.Fail) -> None:
     hit.fail(op.fault)
 
 
 @walks(ir.ReadFact)
-def _read_fact(hit: _Hit, op: ir.ReadFact) -> None:
+def _read_fact(hit: Hit, op: ir.ReadFact) -> None:
     context = hit.context
     facts: dict[Fact, Callable[[], int]] = {
         Fact.TID: lambda: context.tid,
@@ -328,36 +335,36 @@ def _read_fact(hit: _Hit, op: ir.ReadFact) -> None:
 
 
 @walks(ir.ReadName)
-def _read_name(hit: _Hit, op: ir.ReadName) -> None:
+def _read_name(hit: Hit, op: ir.ReadName) -> None:
     name = hit.context.comm.ljust(16, b"\0")
     hit.set(op.low, int.from_bytes(name[:8], "little"))
     hit.set(op.high, int.from_bytes(name[8:16], "little"))
 
 
 @walks(ir.ReadRegister)
-def _read_register(hit: _Hit, op: ir.ReadRegister) -> None:
+def _read_register(hit: Hit, op: ir.ReadRegister) -> None:
     hit.set(op.result, hit.context.regs[op.index] & op.mask)
 
 
 @walks(ir.WriteRegister)
-def _write_register(hit: _Hit, op: ir.WriteRegister) -> None:
+def _write_register(hit: Hit, op: ir.WriteRegister) -> None:
     hit.context.regs[op.index] = hit.value(op.word) & op.mask
 
 
 @walks(ir.ReadFxsave)
-def _read_fxsave(hit: _Hit, op: ir.ReadFxsave) -> None:
+def _read_fxsave(hit: Hit, op: ir.ReadFxsave) -> None:
     image = hit.context.fpregs()
     hit.set(op.result, int.from_bytes(image[op.offset : op.offset + op.size], "little"))
 
 
 @walks(ir.WriteFxsave)
-def _write_fxsave(hit: _Hit, op: ir.WriteFxsave) -> None:
+def _write_fxsave(hit: Hit, op: ir.WriteFxsave) -> None:
     write = machine.mxcsr_set if op.mxcsr else machine.fp_set
     write(hit.context, op.offset, op.size, hit.value(op.word))
 
 
 @walks(ir.Load)
-def _load(hit: _Hit, op: ir.Load) -> None:
+def _load(hit: Hit, op: ir.Load) -> None:
     address = hit.value(op.address)
     data = b""
     if address < ADDRESS_END:
@@ -371,7 +378,7 @@ def _load(hit: _Hit, op: ir.Load) -> None:
 
 
 @walks(ir.Store)
-def _store(hit: _Hit, op: ir.Store) -> None:
+def _store(hit: Hit, op: ir.Store) -> None:
     address = hit.value(op.address)
     data = hit.value(op.word).to_bytes(op.width, "little")
     if address >= ADDRESS_END:
@@ -383,30 +390,30 @@ def _store(hit: _Hit, op: ir.Store) -> None:
 
 
 @walks(ir.CheckAccess)
-def _check_access(hit: _Hit, op: ir.CheckAccess) -> None:
+def _check_access(hit: Hit, op: ir.CheckAccess) -> None:
     address = hit.value(op.address)
     good = readable(hit.context, address) and (not op.write or hit.context.writable(address))
     hit.set(op.result, int(not good))
 
 
 @walks(ir.ReadVariable)
-def _read_variable(hit: _Hit, op: ir.ReadVariable) -> None:
+def _read_variable(hit: Hit, op: ir.ReadVariable) -> None:
     hit.set(op.result, hit.variables[op.space][hit.value(op.index)])
 
 
 @walks(ir.WriteVariable)
-def _write_variable(hit: _Hit, op: ir.WriteVariable) -> None:
+def _write_variable(hit: Hit, op: ir.WriteVariable) -> None:
     hit.variables[op.space][hit.value(op.index)] = hit.value(op.word)
 
 
 @walks(ir.AddToVariable)
-def _add_to_variable(hit: _Hit, op: ir.AddToVariable) -> None:
+def _add_to_variable(hit: Hit, op: ir.AddToVariable) -> None:
     words, index = hit.variables[op.space], hit.value(op.index)
     words[index] = (words[index] + op.number) % 2**64
 
 
 @walks(ir.GuardRun)
-def _guard_run(hit: _Hit, op: ir.GuardRun) -> None:
+def _guard_run(hit: Hit, op: ir.GuardRun) -> None:
     first, count = hit.value(op.index), hit.value(op.count)
     if count and first + count > op.size:
         hit.set(op.bad, max(first, op.size))
@@ -418,7 +425,7 @@ def _packed(words: Sequence[int]) -> bytes:
 
 
 @walks(ir.ReadArgument)
-def _read_argument(hit: _Hit, op: ir.ReadArgument) -> None:
+def _read_argument(hit: Hit, op: ir.ReadArgument) -> None:
     try:
         hit.set(op.result, hit.context.arguments[op.index](hit.context))
     except MemoryFault as fault:
@@ -427,22 +434,22 @@ def _read_argument(hit: _Hit, op: ir.ReadArgument) -> None:
 
 
 @walks(ir.ReadKept)
-def _read_kept(hit: _Hit, op: ir.ReadKept) -> None:
+def _read_kept(hit: Hit, op: ir.ReadKept) -> None:
     hit.set(op.result, hit.context.kept[op.index])
 
 
 @walks(ir.WriteKept)
-def _write_kept(hit: _Hit, op: ir.WriteKept) -> None:
+def _write_kept(hit: Hit, op: ir.WriteKept) -> None:
     hit.context.kept[op.index] = hit.value(op.word)
 
 
 @walks(ir.ReadSymbol)
-def _read_symbol(hit: _Hit, op: ir.ReadSymbol) -> None:
+def _read_symbol(hit: Hit, op: ir.ReadSymbol) -> None:
     hit.set(op.result, hit.executor.symbols[op.index])
 
 
 @walks(ir.LogWords)
-def _log_words(hit: _Hit, op: ir.LogWords) -> None:
+def _log_words(hit: Hit, op: ir.LogWords) -> None:
     words = _packed(hit.words(op.words))
     if len(words) > hit.room():
         hit.append(None, op.overflow)
@@ -452,26 +459,26 @@ def _log_words(hit: _Hit, op: ir.LogWords) -> None:
 
 
 @walks(ir.LogValue)
-def _log_value(hit: _Hit, op: ir.LogValue) -> None:
+def _log_value(hit: Hit, op: ir.LogValue) -> None:
     item = op.before + _packed([hit.value(op.word)]) + op.behind
     hit.append(item if len(item) <= hit.room() else None, op.overflow)
 
 
 @walks(ir.LogStack)
-def _log_stack(hit: _Hit, op: ir.LogStack) -> None:
+def _log_stack(hit: Hit, op: ir.LogStack) -> None:
     count, room = hit.value(op.count), hit.room()
     hit.append(machine.stack_item(hit.machine.stack, hit.depth, count, room), op.overflow)
 
 
 @walks(ir.LogVariables)
-def _log_variables(hit: _Hit, op: ir.LogVariables) -> None:
+def _log_variables(hit: Hit, op: ir.LogVariables) -> None:
     token = {Space.LOCAL: ItemToken.LOCALS, Space.GLOBAL: ItemToken.GLOBALS}[op.space]
     words, index, count = hit.variables[op.space], hit.value(op.index), hit.value(op.count)
     hit.append(log.variables_item(token, words, index, count, hit.room()), op.overflow)
 
 
 @walks(ir.LogMemory)
-def _log_memory(hit: _Hit, op: ir.LogMemory) -> None:
+def _log_memory(hit: Hit, op: ir.LogMemory) -> None:
     make = log.string_item if op.string else log.memory_item
     address, length = hit.value(op.address), hit.value(op.length)
     item, bad = make(hit.context, address, length, hit.room())
@@ -481,23 +488,28 @@ def _log_memory(hit: _Hit, op: ir.LogMemory) -> None:
         hit.fail(op.fault)
 
 
+@walks(ir.LogUserStack)
+def _log_user_stack(hit: Hit, op: ir.LogUserStack) -> None:
+    hit.append(log.user_stack_item(hit.context, op.depth, hit.room()), op.overflow)
+
+
 @walks(ir.LogLength)
-def _log_length(hit: _Hit, op: ir.LogLength) -> None:
+def _log_length(hit: Hit, op: ir.LogLength) -> None:
     hit.set(op.result, len(hit.log))
 
 
 @walks(ir.LastItem)
-def _last_item(hit: _Hit, op: ir.LastItem) -> None:
+def _last_item(hit: Hit, op: ir.LastItem) -> None:
     hit.set(op.result, hit.starts[-1] if hit.starts else 0)
 
 
 @walks(ir.CutLog)
-def _cut_log(hit: _Hit, op: ir.CutLog) -> None:
+def _cut_log(hit: Hit, op: ir.CutLog) -> None:
     machine.cut_log(hit.log, hit.raw, hit.starts, hit.value(op.length))
 
 
 @walks(ir.SetNumber)
-def _set_number(hit: _Hit, op: ir.SetNumber) -> None:
+def _set_number(hit: Hit, op: ir.SetNumber) -> None:
     if op.major:
         hit.major = hit.value(op.word)
     else:
@@ -505,50 +517,50 @@ def _set_number(hit: _Hit, op: ir.SetNumber) -> None:
 
 
 @walks(ir.Suspend)
-def _suspend(hit: _Hit, op: ir.Suspend) -> None:
+def _suspend(hit: Hit, op: ir.Suspend) -> None:
     hit.suspend = True
 
 
 @walks(ir.Resume)
-def _resume(hit: _Hit, op: ir.Resume) -> None:
+def _resume(hit: Hit, op: ir.Resume) -> None:
     hit.resume = True
 
 
 @walks(ir.Charge)
-def _charge(hit: _Hit, op: ir.Charge) -> None:
+def _charge(hit: Hit, op: ir.Charge) -> None:
     word = hit.value(op.word)
     hit.charge((word if op.at_most is None else min(word, op.at_most)) // 2**op.shift)
 
 
 @walks(ir.StackLoad)
-def _stack_load(hit: _Hit, op: ir.StackLoad) -> None:
+def _stack_load(hit: Hit, op: ir.StackLoad) -> None:
     hit.set(op.result, hit.machine.stack[hit.position(op.base, op.plus, op.index)])
 
 
 @walks(ir.StackStore)
-def _stack_store(hit: _Hit, op: ir.StackStore) -> None:
+def _stack_store(hit: Hit, op: ir.StackStore) -> None:
     hit.machine.stack[hit.position(op.base, op.plus, op.index)] = hit.value(op.word)
 
 
 @walks(ir.MoveDepth)
-def _move_depth(hit: _Hit, op: ir.MoveDepth) -> None:
+def _move_depth(hit: Hit, op: ir.MoveDepth) -> None:
     hit.depth += op.words
 
 
 @walks(ir.DropWords)
-def _drop_words(hit: _Hit, op: ir.DropWords) -> None:
+def _drop_words(hit: Hit, op: ir.DropWords) -> None:
     hit.depth -= hit.value(op.count)
     if hit.depth < 0:
         hit.depth %= STACK_WORDS
 
 
 @walks(ir.SetDepth)
-def _set_depth(hit: _Hit, op: ir.SetDepth) -> None:
+def _set_depth(hit: Hit, op: ir.SetDepth) -> None:
     hit.depth = hit.value(op.word) % STACK_WORDS
 
 
 @walks(ir.PushCopies)
-def _push_copies(hit: _Hit, op: ir.PushCopies) -> None:
+def _push_copies(hit: Hit, op: ir.PushCopies) -> None:
     word = hit.value(op.word)
     for _ in range(hit.value(op.count)):
         hit.machine.stack[hit.depth % STACK_WORDS] = word
@@ -556,64 +568,64 @@ def _push_copies(hit: _Hit, op: ir.PushCopies) -> None:
 
 
 @walks(ir.ReadFrameBase)
-def _read_frame_base(hit: _Hit, op: ir.ReadFrameBase) -> None:
+def _read_frame_base(hit: Hit, op: ir.ReadFrameBase) -> None:
     hit.set(op.result, hit.machine.sbp % STACK_WORDS)
 
 
 @walks(ir.SetFrameBase)
-def _set_frame_base(hit: _Hit, op: ir.SetFrameBase) -> None:
+def _set_frame_base(hit: Hit, op: ir.SetFrameBase) -> None:
     hit.machine.sbp = hit.value(op.word) % STACK_WORDS
 
 
 @walks(ir.MoveSlots)
-def _move_slots(hit: _Hit, op: ir.MoveSlots) -> None:
+def _move_slots(hit: Hit, op: ir.MoveSlots) -> None:
     values = [hit.value(word) for word in op.words]
     for slot, value in zip(op.slots, values, strict=True):
         hit.slots[slot.number] = value
 
 
 @walks(ir.SetHandler)
-def _set_handler(hit: _Hit, op: ir.SetHandler) -> None:
+def _set_handler(hit: Hit, op: ir.SetHandler) -> None:
     frame = hit.machine.frames[-1]
     frame.handler, frame.handler_at = op.block, hit.value(op.at)
 
 
 @walks(ir.ClearHandler)
-def _clear_handler(hit: _Hit, op: ir.ClearHandler) -> None:
+def _clear_handler(hit: Hit, op: ir.ClearHandler) -> None:
     hit.machine.frames[-1].handler = -1
 
 
 @walks(ir.LastException)
-def _last_exception(hit: _Hit, op: ir.LastException) -> None:
+def _last_exception(hit: Hit, op: ir.LastException) -> None:
     for temp, value in zip((op.code, op.parm1, op.parm2), hit.machine.last, strict=True):
         hit.set(temp, value)
 
 
 @walks(ir.ShowInTraces)
-def _show_in_traces(hit: _Hit, op: ir.ShowInTraces) -> None:
+def _show_in_traces(hit: Hit, op: ir.ShowInTraces) -> None:
     names = {Shown.STACK: "pv", Shown.LOCALS: "lv", Shown.GLOBALS: "gv"}
     shown = hit.value(op.first), hit.value(op.count)
     setattr(hit.machine.frames[-1], names[op.shown], shown)
 
 
 @walks(ir.AppendTrace)
-def _append_trace(hit: _Hit, op: ir.AppendTrace) -> None:
+def _append_trace(hit: Hit, op: ir.AppendTrace) -> None:
     hit.machine.log_stack_trace()
     hit.charge(hit.machine.spent)
 
 
 @walks(ir.TraceLength)
-def _trace_length(hit: _Hit, op: ir.TraceLength) -> None:
+def _trace_length(hit: Hit, op: ir.TraceLength) -> None:
     hit.set(op.result, len(hit.machine.trace))
 
 
 @walks(ir.CutTrace)
-def _cut_trace(hit: _Hit, op: ir.CutTrace) -> None:
+def _cut_trace(hit: Hit, op: ir.CutTrace) -> None:
     hit.machine.cut_trace(hit.value(op.length))
 
 
 @walks(ir.Allocate)
-def _allocate(hit: _Hit, op: ir.Allocate) -> None:
+def _allocate(hit: Hit, op: ir.Allocate) -> None:
     handle = hit.heap.malloc(hit.value(op.size))
     if not handle:
         hit.fail(op.fault)
@@ -621,12 +633,12 @@ def _allocate(hit: _Hit, op: ir.Allocate) -> None:
 
 
 @walks(ir.Free)
-def _free(hit: _Hit, op: ir.Free) -> None:
+def _free(hit: Hit, op: ir.Free) -> None:
     if not hit.heap.free(hit.value(op.handle)):
         hit.fail(op.fault)
 
 
-def _heap_run(hit: _Hit, place: ir.HeapPlace) -> memoryview:
+def _heap_run(hit: Hit, place: ir.HeapPlace) -> memoryview:
     """The bytes of a place in the heap."""
     block = hit.heap.blocks.get(hit.value(place.handle))
     if block is None:
@@ -643,35 +655,35 @@ def _numbers(run: memoryview, width: int) -> list[int]:
 
 
 @walks(ir.HeapLoad)
-def _heap_load(hit: _Hit, op: ir.HeapLoad) -> None:
+def _heap_load(hit: Hit, op: ir.HeapLoad) -> None:
     numbers = _numbers(_heap_run(hit, op.place), op.place.width)
     for result, number in zip(op.results, numbers, strict=True):
         hit.set(result, number)
 
 
 @walks(ir.HeapPush)
-def _heap_push(hit: _Hit, op: ir.HeapPush) -> None:
+def _heap_push(hit: Hit, op: ir.HeapPush) -> None:
     for number in reversed(_numbers(_heap_run(hit, op.place), op.place.width)):
         hit.machine.stack[hit.depth % STACK_WORDS] = number
         hit.depth += 1
 
 
 @walks(ir.HeapStore)
-def _heap_store(hit: _Hit, op: ir.HeapStore) -> None:
+def _heap_store(hit: Hit, op: ir.HeapStore) -> None:
     width, run = op.place.width, _heap_run(hit, op.place)
     for n, word in enumerate(hit.words(op.words)):
         run[n * width : (n + 1) * width] = _packed([word])[:width]
 
 
 @walks(ir.CountJump)
-def _count_jump(hit: _Hit, op: ir.CountJump) -> None:
+def _count_jump(hit: Hit, op: ir.CountJump) -> None:
     if hit.jumps <= 0:
         hit.fail(op.fault)
     hit.jumps -= 1
 
 
 @walks(ir.GuardFacility)
-def _guard_facility(hit: _Hit, op: ir.GuardFacility) -> None:
+def _guard_facility(hit: Hit, op: ir.GuardFacility) -> None:
     executor = hit.executor
     if op.number in executor.known and op.number not in executor.facilities.values():
         hit.fail(op.fault)

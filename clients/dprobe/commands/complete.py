@@ -79,6 +79,15 @@ def _programs_and_variables(ctx: click.Context, _: str) -> Iterator[tuple[str, s
             yield from ((name, f"of {program.program}") for name in program.names)
 
 
+def _maps(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    from dprobed.wire import messages
+
+    with _daemon(ctx) as daemon:
+        answer = daemon.request(lambda number: messages.Query(id=number), messages.Status)
+    for use in answer.map_use:
+        yield use.map, f"{use.kind}, of {use.program}"
+
+
 def _sessions(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
     from dprobed.wire import messages
 
@@ -149,6 +158,7 @@ def _commands(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
 
 programs: Final = _offering(_programs)
 programs_and_variables: Final = _offering(_programs_and_variables)
+maps: Final = _offering(_maps)
 sessions: Final = _offering(_sessions)
 handlers: Final = _offering(_handlers)
 cores: Final = _offering(_cores)

@@ -35,6 +35,7 @@ examples:
     probes.TARGETS,
     probes.EARLIER,
     probes.VARIABLES,
+    probes.MAPS,
 )
 @click.argument("programs", nargs=-1, shell_complete=complete.programs)
 @click.pass_obj
@@ -49,7 +50,7 @@ def query_command(
     """Show probes: of PROGRAMS (numbers or names), of some processes, or all.
 
     Who stands at a probe comes first; last, what programs counted in their local variables, summed
-    over all their processes.
+    over all their processes, and how full their maps are (`dprobe maps` shows what is in them).
 
     Exit status 2: a program that was named is not in.
     """
@@ -109,4 +110,7 @@ def _merged(
         deployments=list(deployments.values()),
         earlier=list(earlier.values()),
         variables=list(variables.values()),
+        map_use=list(
+            {(one.number, one.map): one for each in answers for one in each.map_use}.values()
+        ),
     )

@@ -10,7 +10,10 @@ from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
+from dprobe.lib.summary import of_programs, plain
 from dprobe.view import probes
+from dprobe.view.maps import map_lines
+from dprobe.view.tables import encoded, width_of
 from dprobed.wire import messages
 
 
@@ -63,6 +66,12 @@ def remove_command(
         [each for answer in answers for each in answer.variables],
         json=json,
     )
+    maps = of_programs([each for answer in answers for each in answer.maps])
+    if json:
+        for each in maps:
+            print(encoded("map", plain(each)))
+    elif maps:
+        print("\n" + "\n".join(map_lines(maps, width_of(1))))
 
 
 def _refuse_missing(daemon: Connection, selects: Sequence[messages.Select]) -> None:

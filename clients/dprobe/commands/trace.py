@@ -403,14 +403,18 @@ def _chosen(
 def _named(
     chunks: Sequence[Recording], records: Iterator[messages.Record]
 ) -> Iterator[messages.Record]:
-    """The records; with what is at their addresses, where a process is there and a trace is of this
-    boot."""
-    if not all(is_of_this_boot(chunk.offset_ns) for chunk in chunks):
-        yield from records
-        return
-    addresses = None
+    """The records; with what is at the frames of stacks, and at their addresses, where a process is
+    there and a trace is of this boot."""
+    is_ours = all(is_of_this_boot(chunk.offset_ns) for chunk in chunks)
+    addresses = stacks = None
     for record in records:
-        if any(item.get("kind") == "ptr" for item in record.log) and holds(record):
+        if any("ustack" in item for item in record.log):
+            from dprobe.lib.stacks import StackNames
+
+            stacks = stacks or StackNames()
+            stacks.name_frames(record.log, record.pid)
+        has_pointer = is_ours and any(item.get("kind") == "ptr" for item in record.log)
+        if has_pointer and holds(record):
             # Imported where it is needed: it reads ELF files.
             from dprobe.lib.symbolize import Addresses
 

@@ -38,7 +38,8 @@ class Losses(msgspec.Struct, frozen=True, kw_only=True):
     """What did not get where it should: hits whose program could not run (``missed_hits``), records
     (``dropped``, ``handler_drops``, ``handler_timeouts``), processes of deployments that ended
     before their programs were in (``missed_processes``) or that nobody could judge (``unseen``),
-    times at which events of processes were lost (``lost_events``)."""
+    times at which events of processes were lost (``lost_events``), updates of maps that found no
+    room (``map_updates``)."""
 
     missed_hits: int
     dropped: int
@@ -47,6 +48,7 @@ class Losses(msgspec.Struct, frozen=True, kw_only=True):
     missed_processes: int
     unseen: int
     lost_events: int
+    map_updates: int
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +166,7 @@ def _losses(status: messages.Status, handlers: Sequence[messages.HandlerInfo]) -
         missed_processes=sum(each.missed for each in status.deployments),
         unseen=sum(each.unseen for each in status.deployments),
         lost_events=status.discovery.lost if status.discovery is not None else 0,
+        map_updates=sum(each.lost for each in status.map_use),
     )
 
 

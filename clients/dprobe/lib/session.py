@@ -59,6 +59,7 @@ class Session:
         self._before_ns: dict[int, int] = {}
         self._overhead_ns = 0
         self._variables: list[messages.VariablesInfo] = []
+        self._maps: list[messages.MapInfo] = []
         self._removed: list[messages.ProbeInfo] = []
         #: Programs, by process and number, whose time is over.
         self._over: set[tuple[int, int]] = set()
@@ -183,7 +184,13 @@ class Session:
             msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
             for each in self._variables
         ]
-        return summarize(probes, self._overhead_ns, self._connection.through, self._ends, variables)
+        maps = [
+            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
+            for each in self._maps
+        ]
+        return summarize(
+            probes, self._overhead_ns, self._connection.through, self._ends, variables, maps
+        )
 
     def _note_before(self, pid: int) -> None:
         """Note what others' probes have cost a process so far."""
@@ -201,6 +208,7 @@ class Session:
             self._last += last.probes
             self._overhead_ns += max(0, last.overhead_ns - self._before_ns.get(pid, 0))
             self._variables += last.variables
+            self._maps += last.maps
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
@@ -221,6 +229,8 @@ class Session:
         elif isinstance(report, messages.Over):
             self._over.add((report.pid, report.number))
             self._removed += report.probes
+            self._variables += report.variables
+            self._maps += report.maps
             if report.rule:  # Else it is as the user asked.
                 self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):

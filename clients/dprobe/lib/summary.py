@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from dprobed.program.maps import MapDefinition
 from dprobed.program.values import EXACT
+from dprobed.record.maps import merged, values, weight
 from dprobed.wire import messages
 
 _WORD: Final = (1 << 64) - 1
@@ -51,6 +53,26 @@ class SummaryVariable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     text: str = ""
 
 
+class SummaryMap(msgspec.Struct, frozen=True, kw_only=True):
+    """A map at the end: of one process (``pid``; maps of values), or merged over all of them.
+
+    ``entries``: by weight, the most first; each has its ``key``, and what is there
+    (``record.maps``).
+    ``lost``: updates for which there was no room; ``left_out``: keys that could not be merged.
+    """
+
+    program: str
+    map: str
+    kind: str
+    arguments: list[int]
+    pid: int | None
+    processes: int
+    size: int
+    lost: int
+    left_out: int
+    entries: list[dict[str, Any]]
+
+
 class SummaryEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The process ended, or executed another program, meanwhile (its children are not told of).
 
@@ -75,6 +97,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
     daemon: str = ""
     ends: list[SummaryEnd] = []
     variables: list[SummaryVariable] = []
+    maps: list[SummaryMap] = []
 
 
 def summarize(
@@ -83,6 +106,7 @@ def summarize(
     daemon: str = "",
     ends: Sequence[SummaryEnd] = (),
     variables: Sequence[messages.VariablesInfo] = (),
+    maps: Sequence[messages.MapInfo] = (),
 ) -> Summary:
     """The summary of a run, from the last counters of its probes in every process."""
     same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
@@ -95,7 +119,79 @@ def summarize(
         daemon=daemon,
         ends=list(ends),
         variables=[one for each in added(variables) for one in named(each)],
+        maps=[shown(each) for each in joined(maps)],
     )
+
+
+def joined(maps: Sequence[messages.MapInfo]) -> list[messages.MapInfo]:
+    """Those of each program together, but for those of one process."""
+    same: dict[tuple[object, ...], list[messages.MapInfo]] = {}
+    for each in maps:
+        key = each.number, each.program, each.pid, definition_of(each)
+        same.setdefault(key, []).append(each)
+    return [_join(each) for each in same.values()]
+
+
+def of_programs(maps: Sequence[messages.MapInfo]) -> list[SummaryMap]:
+    """As ``joined``, whatever the numbers of the programs: one that was inserted into several
+    processes has one for each."""
+    return [shown(each) for each in joined([msgspec.structs.replace(m, number=0) for m in maps])]
+
+
+def _join(maps: list[messages.MapInfo]) -> messages.MapInfo:
+    last = maps[-1]
+    if len(maps) == 1:
+        return last
+    # What a process could hold, any number of them have sent: nothing more is to be bounded here.
+    cells: dict[tuple[int | str, ...], list[int]] = {}
+    for each in maps:
+        for entry in each.entries:
+            key = tuple(entry.key)
+            cells[key] = merged(definition_of(last), cells.get(key, []), entry.cell)
+    return msgspec.structs.replace(
+        last,
+        processes=sum(each.processes for each in maps),
+        lost=sum(each.lost for each in maps),
+        left_out=sum(each.left_out for each in maps),
+        entries=[messages.MapEntry(list(key), cell) for key, cell in cells.items()],
+    )
+
+
+def definition_of(info: messages.MapInfo) -> MapDefinition:
+    """A map as its program defines it."""
+    arguments = tuple(info.arguments)
+    return MapDefinition(info.map, info.kind, arguments, info.keys, info.size, info.signed)
+
+
+def shown(info: messages.MapInfo) -> SummaryMap:
+    """A map as people and programs read it."""
+    definition = definition_of(info)
+    entries = sorted(info.entries, key=lambda entry: weight(definition, entry.cell), reverse=True)
+    return SummaryMap(
+        program=info.program,
+        map=info.map,
+        kind=info.kind,
+        arguments=info.arguments,
+        pid=info.pid,
+        processes=info.processes,
+        size=info.size,
+        lost=info.lost,
+        left_out=info.left_out,
+        entries=[{"key": each.key, **values(definition, each.cell)} for each in entries],
+    )
+
+
+def plain(one: SummaryMap, top: int | None = None) -> dict[str, Any]:
+    """A map for JSON: a sum beyond 64 bits is text. ``top``: so many keys at most."""
+    return {**msgspec.structs.asdict(one), "entries": [_plain(each) for each in one.entries[:top]]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, int) and not -(1 << 63) <= value <= _WORD:
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def added(variables: Sequence[messages.VariablesInfo]) -> list[messages.VariablesInfo]:

@@ -23,9 +23,11 @@ from dprobe.lib.summary import (
     SummaryVariable,
     dumps_text,
     not_counted,
+    plain,
     unwound_text,
 )
 from dprobe.view import tables
+from dprobe.view.maps import map_lines
 from dprobed.printable import LAYOUT, located, printable
 from dprobed.proc import far
 from dprobed.record.record import published
@@ -33,10 +35,13 @@ from dprobed.record.text import record_text
 from dprobed.wire import messages
 
 if TYPE_CHECKING:
+    from dprobe.lib.stacks import StackNames
     from dprobe.lib.symbolize import Addresses
 
 #: In each record with an address that can be named.
 _POINTER = b'"kind":"ptr"'
+#: The same for stacks.
+_STACK = b'"ustack":['
 
 
 def complain(text: str) -> None:
@@ -84,6 +89,7 @@ class Output:
         self._form = form
         self._live = live
         self._addresses: Addresses | None = None
+        self._stacks: StackNames | None = None
         #: Where the summary goes as text, if neither beside the records nor into a file.
         self._apart = summary if path is None and form == "text" else None
         self._own = path is not None and path != "-"
@@ -118,6 +124,9 @@ class Output:
             record = self._decode(line)
             if self.holds(record):
                 self._name_places(record)
+        if _STACK in line:
+            record = record or self._decode(line)
+            self._name_frames(record)
         if self._form == "json":
             line = line if record is None else msgspec.json.encode(record)
             self._lines.append(published(line))
@@ -137,6 +146,14 @@ class Output:
 
             self._addresses = Addresses()
         self._addresses.name_places(record)
+
+    def _name_frames(self, record: messages.Record) -> None:
+        """Say what is at the frames of the stacks that a record logged."""
+        if self._stacks is None:
+            from dprobe.lib.stacks import StackNames
+
+            self._stacks = StackNames()
+        self._stacks.name_frames(record.log, record.pid)
 
     def flush(self) -> None:
         """Write what has come so far."""
@@ -160,7 +177,11 @@ class Output:
     def summary(self, summary: Summary) -> None:
         """The last line, or the table at the end."""
         if self._form == "json":
-            self._lines.append(tables.encoded("summary", msgspec.to_builtins(summary)).encode())
+            fields = msgspec.to_builtins(msgspec.structs.replace(summary, maps=[]))
+            del fields["maps"]
+            if summary.maps:
+                fields["maps"] = [plain(each) for each in summary.maps]
+            self._lines.append(tables.encoded("summary", fields).encode())
         else:
             where = self._descriptor if self._apart is None else self._apart
             text = summary_text(summary, tables.width_of(where)).encode(errors="replace")
@@ -226,6 +247,7 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
             if text:
                 lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {text}")
     lines += variable_lines(summary.variables, width)
+    lines += map_lines(summary.maps, width)
     through = f", through {summary.daemon}" if summary.daemon else ""
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s{through}")
     return printable("\n".join(lines), "\n")

@@ -112,6 +112,19 @@ VARIABLES = Listing(
         ("processes", "processes"),
     ),
 )
+MAPS = Listing(
+    "mapuse",
+    (
+        ("program", "program"),
+        ("no", "number"),
+        ("map", "map"),
+        ("kind", "kind"),
+        ("keys", "entries"),
+        ("size", "size"),
+        ("lost", "lost"),
+        ("processes", "processes"),
+    ),
+)
 TERMS = Listing(
     "term",
     (
@@ -380,6 +393,14 @@ def show_variables(
         show(rows, VARIABLES, json=json, empty="", only=only)
 
 
+def show_maps(uses: Sequence[messages.MapUseInfo], *, json: bool, only: Sequence[str] = ()) -> None:
+    """How full maps are, each in the process where it is fullest, and what they lost in all."""
+    if uses and (not only or MAPS.chosen(only)):
+        if not json:
+            print()
+        show(uses, MAPS, json=json, empty="", only=only)
+
+
 def show_status(
     answer: messages.Status,
     *,
@@ -410,6 +431,7 @@ def show_status(
         only=only,
         terms=answer,
     )
+    show_maps(answer.map_use, json=json, only=only)
     for line in (
         *doubted(answer.probes),
         *dumped(answer.probes),

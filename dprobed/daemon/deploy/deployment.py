@@ -20,6 +20,7 @@ from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
 from dprobed.daemon.dump_sums import DumpSums
 from dprobed.daemon.kept import KeptDeployment, kept_insertion
+from dprobed.daemon.maps import EndedMaps
 from dprobed.daemon.target import InsertedProgram, Insertion, left
 from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
@@ -38,6 +39,7 @@ class Deployment:
     ``owner``: the connection with whose end it is removed; None: it is kept. ``program_in``: looks
     up the program of a number in a process, for a fork child that inherited it. ``on_left``: called
     when a process with it has ended, because another process may have that pid already.
+    ``ended_maps``: has what its maps had there.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class Deployment:
         limit: int | None,
         program_in: Callable[[int, int], InsertedProgram | None],
         on_left: Callable[[int], None],
+        ended_maps: EndedMaps,
     ) -> None:
         self._entry_in = program_in
         self._on_left = on_left
+        self._ended_maps = ended_maps
         self.insertion = insertion
         self.number = insertion.number
         self.upload = insertion.upload
@@ -67,6 +71,7 @@ class Deployment:
         self.by_policy = client.pid == os.getpid()
         #: It was removed: an insertion under way must be undone.
         self.is_removed = False
+        self._is_abandoned = False
         self.instances: dict[int, InsertedProgram] = {}
         self.waiting: set[int] = set()
         #: Processes that it is being inserted into → whether they have ended meanwhile.
@@ -163,10 +168,17 @@ class Deployment:
         if inserted is not None:
             self._add(self._sums, inserted)
             self._variables.add(inserted.variables)
+            if not self._is_abandoned:
+                self._ended_maps.add(inserted)
             self._dumps.add(inserted.probe_infos())
             self._sums["overhead_ns"] += inserted.target.overhead_ns
             if inserted.is_over and not procfs.has_ended(pid):
                 self.excluded.add(pid)
+
+    def abandon(self) -> None:
+        """Nobody will ask for what it has counted."""
+        self._is_abandoned = True
+        self._ended_maps.forget(self.number)
 
     def refuse(self, pid: int, reason: str) -> None:
         """It could not be inserted into a process."""

@@ -103,8 +103,7 @@ class Deployments:
         policy: str = "",
         seconds: float | None = None,
     ) -> list[Deployment]:
-        """Begin the deployments of a request; those of a ``policy`` stay in each process for so
-        many ``seconds``."""
+        """Begin those of a request; of a ``policy`` they stay in each process for ``seconds``."""
         programs = await self._programs.decode_all(request.programs)
         own = len(self.select(client, messages.Select())) + len(programs)
         self._quota.check_deployments(client, own)
@@ -162,6 +161,7 @@ class Deployments:
             limit=limit,
             program_in=self._targets.program,
             on_left=self._look_again_at,
+            ended_maps=self._targets.ended_maps,
         )
         if former is not None:
             deployment.go_on(former)
@@ -279,9 +279,9 @@ class Deployments:
         numbers = {info.number for info in variables}
         # Summed over all its processes, not only those that it was in at the end.
         variables += [info for info in removed.variables if info.number not in numbers]
-        return msgspec.structs.replace(
-            removed, deployments=[each.info() for each in chosen], variables=variables
-        )
+        maps = self._targets.ended_maps.taken_out({each.number for each in chosen}, removed.maps)
+        infos = [each.info() for each in chosen]
+        return msgspec.structs.replace(removed, deployments=infos, variables=variables, maps=maps)
 
     async def _take_out(self, deployment: Deployment) -> None:
         """Take one out whose time is over."""
@@ -293,8 +293,7 @@ class Deployments:
         await self.remove(client, messages.Remove(id=0, select=select))
 
     def select(self, client: Client, select: messages.Select) -> list[Deployment]:
-        """The selected deployments that the client may see; with ``pid``, those in that process or
-        refused there."""
+        """The selected ones that the client may see; with ``pid``, in or refused there."""
         return [
             each
             for each in self._all.values()
@@ -324,6 +323,7 @@ class Deployments:
         """A client is gone: remove its deployments that it did not ask to keep."""
         for each in [each for each in self._all.values() if each.owner is client]:
             self._drop(each)
+            each.abandon()
             self._detaching.release(each)
         self._stop_if_idle()
 

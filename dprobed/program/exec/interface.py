@@ -14,7 +14,9 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from dprobed.program.maps import MapContents, MapDefinition, MapRoom
 from dprobed.program.model import Program
+from dprobed.program.user_stack import UserStack
 
 #: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
 #: a ``Context`` is only asked for lower ones.
@@ -96,6 +98,10 @@ class Context(Protocol):
         """Monotonic time in nanoseconds."""
         ...
 
+    def user_stack(self, depth: int) -> UserStack:
+        """The stack of the thread in user mode, at most ``depth`` frames from the innermost on."""
+        ...
+
     def read(self, address: int, length: int) -> bytes:
         """Exactly ``length`` bytes of the target; raises MemoryFault."""
         ...
@@ -175,6 +181,40 @@ class Variables(Protocol):
 Kept = TypeVar("Kept", bound=Variables, contravariant=True)
 
 
+class KeyedMap(Protocol):
+    """A map of a program, in one target."""
+
+    @property
+    def definition(self) -> MapDefinition:
+        """What it is."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Updates for which there was no room."""
+        ...
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        ...
+
+    def contents(self) -> MapContents:
+        """All that is in it."""
+        ...
+
+    def load(self, contents: MapContents) -> None:
+        """Begin with what another of the same definition has had."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all keys, and what was lost."""
+        ...
+
+    def zero(self) -> None:
+        """Keep the keys, and begin anew at each; forget what was lost."""
+        ...
+
+
 class Executor(Protocol[Kept]):
     """One verified program, ready to run its probes on behalf of one target."""
 
@@ -186,6 +226,11 @@ class Executor(Protocol[Kept]):
     @property
     def locals(self) -> Variables:
         """The program's local variables."""
+        ...
+
+    @property
+    def maps(self) -> Sequence[KeyedMap]:
+        """Its maps, in the order of its header."""
         ...
 
     @property
@@ -207,9 +252,10 @@ class Executor(Protocol[Kept]):
         """
         ...
 
-    def copy(self, globals_: Kept) -> Executor[Kept]:
-        """The same program for a fork child, which begins with what the local variables are now.
+    def copy(self, globals_: Kept, room: MapRoom | None = None) -> Executor[Kept]:
+        """The same program for a fork child, which begins with what the local variables are now,
+        and with empty maps.
 
-        ``globals_``: the global variables of the child.
+        ``globals_``: the global variables of the child; ``room``: that of its maps.
         """
         ...

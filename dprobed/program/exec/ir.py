@@ -24,60 +24,16 @@ from typing import TypeAlias
 
 import msgspec
 
+from dprobed.program.exec.ir_maps import MapOp
+from dprobed.program.exec.ir_values import CodeOffset as CodeOffset
+from dprobed.program.exec.ir_values import Depth as Depth
+from dprobed.program.exec.ir_values import Raise as Raise
+from dprobed.program.exec.ir_values import Slot as Slot
+from dprobed.program.exec.ir_values import Temp as Temp
+from dprobed.program.exec.ir_values import TopWords as TopWords
+from dprobed.program.exec.ir_values import Word as Word
+from dprobed.program.exec.ir_values import Words as Words
 from dprobed.program.model import Header
-
-# -- values -----------------------------------------------------------------------------------
-
-
-class Temp(msgspec.Struct, frozen=True):
-    """A word that an operation of this block has computed."""
-
-    number: int
-
-
-class Slot(msgspec.Struct, frozen=True):
-    """A word of a static stack, by its position from the bottom."""
-
-    number: int
-
-
-class Depth(msgspec.Struct, frozen=True):
-    """How many words are on the stack in memory, plus a number."""
-
-    plus: int
-
-
-class CodeOffset(msgspec.Struct, frozen=True):
-    """An offset in the program's code, by its index in ``Function.offsets``."""
-
-    number: int
-
-
-Word: TypeAlias = int | Temp | Slot | Depth | CodeOffset
-
-
-class TopWords(msgspec.Struct):
-    """So many words from the top of the stack in memory on, TOS first; they stay there."""
-
-    count: int
-
-
-Words: TypeAlias = tuple[Word, ...] | TopWords
-
-
-class Raise(msgspec.Struct):
-    """How an operation fails: which exception, and how the stack in memory is brought up to date.
-
-    ``stores``: (position above the depth, word), then the depth grows by ``moved``; only then
-    ``code``, ``parm1`` and ``parm2`` are looked at.
-    """
-
-    code: Word
-    parm1: Word
-    parm2: Word
-    stores: tuple[tuple[int, Word], ...] = ()
-    moved: int = 0
-
 
 # -- words ------------------------------------------------------------------------------------
 
@@ -347,6 +303,13 @@ class LogMemory(msgspec.Struct):
     length: Word
     overflow: Raise | None
     fault: Raise
+
+
+class LogUserStack(msgspec.Struct):
+    """Append an item of the thread's stack, ``depth`` frames of it at most."""
+
+    depth: int
+    overflow: Raise | None
 
 
 class LogLength(msgspec.Struct):
@@ -639,9 +602,11 @@ Op: TypeAlias = (
     | ReadFact | ReadName | ReadRegister | WriteRegister | ReadFxsave | WriteFxsave
     | Load | Store | CheckAccess
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
+    | MapOp
     | ReadArgument | ReadKept | WriteKept
     | ReadSymbol
-    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
+    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogUserStack
+    | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge
     | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies
     | ReadFrameBase | SetFrameBase | MoveSlots

@@ -20,6 +20,7 @@ from dprobed.program.items import (
 )
 from dprobed.program.items import memory_item as packed_memory
 from dprobed.program.items import string_item as packed_string
+from dprobed.program.items import user_stack_item as packed_stack
 
 
 def variables_item(
@@ -63,6 +64,11 @@ def string_item(context: Context, address: int, length: int, room: int) -> Memor
     if end >= 0:
         data = data[:end]
     return (packed_string(data) if len(data) <= most else None), None
+
+
+def user_stack_item(context: Context, depth: int, room: int) -> bytes | None:
+    """What `log ustack` logs: as many frames as fit; ``None`` where not one does."""
+    return packed_stack(context.user_stack(depth), room)
 
 
 def _faulted(item: bytes, data: bytes, address: int, room: int) -> MemoryLog:

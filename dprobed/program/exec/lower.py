@@ -1,6 +1,7 @@
 """Bytecode into the intermediate representation: one function of IR for each probe.
 
-What each instruction is made of is in ``lower_words``, ``lower_functions`` and ``lower_effects``.
+What each instruction is made of is in ``lower_words``, ``lower_functions``, ``lower_effects`` and
+``lower_maps``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dprobed.program.exec import (  # noqa: F401
     ir,
     lower_effects,
     lower_functions,
+    lower_maps,
     lower_words,
 )
 from dprobed.program.exec.lower_table import LOWERINGS

@@ -18,6 +18,7 @@ from dprobed.program.exec.lowering import UNROLL, Lowering
 from dprobed.program.exits import ABORT, DUMP_ONCE, EXIT, REM
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS
 from dprobed.program.items import value_frame
+from dprobed.program.user_stack import USUAL_FRAMES
 from dprobed.program.values import KIND_NUMBERS
 
 # -- control ----------------------------------------------------------------------------------
@@ -130,6 +131,14 @@ def _log_memory(to: Lowering, step: Step) -> None:
     fault = to.fault(ExCode.INVALID_ADDR, bad)
     string = step.instruction.name == "log str"
     to.add(ir.LogMemory(bad, string, address, length, to.overflow(), fault))
+
+
+@lowers("log ustack", "log ustack,depth")
+def _log_user_stack(to: Lowering, step: Step) -> None:
+    depth = step.operands[0] if step.operands else USUAL_FRAMES
+    # A frame costs about as much as eight instructions, also when there is no room for it.
+    to.charge(8 * depth, 0)
+    to.add(ir.LogUserStack(depth, to.overflow()))
 
 
 @lowers("log count")

@@ -20,6 +20,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word
 from dprobed.program.exits import INSTRUCTION_BUDGET
 from dprobed.program.isa import STACK_WORDS
+from dprobed.program.map_use import Key, keys_at_blocks, uses_maps
 from dprobed.program.model import Diagnostic, Header, Program, ProgramError, SourcePlace
 
 #: Deeper stacks than this are kept in memory, not in variables.
@@ -83,6 +84,10 @@ class Lowering:
         self.depths = None if framed or not static else static_depths(self.blocks, _STATIC_DEPTH)
         self.static = self.depths is not None
         self.acyclic = is_acyclic(self.blocks)
+        #: The key that is open: before the present instruction, and at the start of each block.
+        self.key: Key = ()
+        used = uses_maps(step.instruction for step in steps)
+        self._keys = keys_at_blocks(self.blocks) if used else {}
         self.counts_budget = not self.acyclic or self._worst_cost() > INSTRUCTION_BUDGET
         self.counts_jumps = not self.acyclic or len(self.blocks) > self.header.jmpmax
         self.wraps = bool(unit.ex_mask & ExCode.RPN_STACK_WRAP)
@@ -275,6 +280,7 @@ class Lowering:
     def begin(self, block: CodeBlock) -> None:
         """Begin a block; what is on the stack is where ``leave_block`` left it."""
         self._ops, self._end, self._temps = [], None, 0
+        self.key = self._keys.get(block.start, ())
         self._forget()
         self.depth_is_unknown()
         if self.depths is not None:

@@ -13,14 +13,16 @@ from functools import lru_cache
 from types import CodeType
 from typing import Final
 
-from dprobed.program.exec import log, machine
+from dprobed.program.exec import log, machine, python_maps  # noqa: F401
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
+from dprobed.program.exec.maps import held_maps, key_string
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import Operand, decode_at
 from dprobed.program.items import ItemToken, word_packer
+from dprobed.program.maps import MapRoom
 from dprobed.program.model import ProbeDefinition, Program
 
 Entry = Callable[[Context], Outcome]
@@ -41,6 +43,7 @@ _NAMES: Final[dict[str, object]] = {
     "fp_get": machine.fp_get,
     "fp_set": machine.fp_set,
     "from_bytes": int.from_bytes,
+    "key_string": key_string,
     "load_elements": machine.load_elements,
     "memory_item": log.memory_item,
     "mxcsr_set": machine.mxcsr_set,
@@ -52,6 +55,7 @@ _NAMES: Final[dict[str, object]] = {
     "store_elements": machine.store_elements,
     "string_item": log.string_item,
     "take": machine.take,
+    "user_stack_item": log.user_stack_item,
     "variables_item": log.variables_item,
     **{f"pack{count}": word_packer(count) for count in range(1, UNROLL + 1)},
 }
@@ -83,8 +87,9 @@ class PythonExecutor:
 
     ``globals_`` are the target's global variables, the same for all of its programs; they grow here
     to what this program needs. ``facilities`` maps names to numbers and is asked again at each
-    `exit n`. ``static`` false keeps every stack in memory: slower, with the same results. Raises
-    ProgramError if the program hands over to a facility whose name is not known.
+    `exit n`. ``static`` false keeps every stack in memory: slower, with the same results. ``room``:
+    for the maps of all programs of the target. Raises ProgramError if the program hands over to a
+    facility whose name is not known.
     """
 
     def __init__(
@@ -94,10 +99,12 @@ class PythonExecutor:
         facilities: Mapping[str, int],
         *,
         static: bool = True,
+        room: MapRoom | None = None,
     ) -> None:
         self._numbers = facility_numbers(program, facilities)
         self.program = program
         self.locals = ListVariables(program.header.vars)
+        self.maps = held_maps(program.header.map, room)
         globals_.grow(program.header.gvars)
         self._globals = globals_
         self._facilities = facilities
@@ -115,12 +122,16 @@ class PythonExecutor:
         at the return of, if something does."""
         return self._entry_parts.get(index)
 
-    def copy(self, globals_: ListVariables) -> PythonExecutor:
-        """The same program for a fork child, which begins with what the local variables are now."""
+    def copy(self, globals_: ListVariables, room: MapRoom | None = None) -> PythonExecutor:
+        """The same program for a fork child, which begins with what the local variables are now.
+
+        Its maps are empty; they take their ``room`` from that of the child.
+        """
         # Not made anew: a facility that it names may be gone by now.
         other = shallow_copy(self)
         other.locals = ListVariables(len(self.locals))
         other.locals.write(0, self.locals.read())
+        other.maps = held_maps(self.program.header.map, room)
         other._globals = globals_
         other.symbols = list(self.symbols)
         other._entries, other._entry_parts = other._all_entries()
@@ -171,6 +182,7 @@ class PythonExecutor:
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,
+            **{f"M{number}": held for number, held in enumerate(self.maps)},
             **{f"AT{number}": start + offset for number, offset in enumerate(offsets)},
         }
         exec(code, names)

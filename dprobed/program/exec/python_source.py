@@ -247,6 +247,13 @@ def _log_memory(to: Printer, op: ir.LogMemory) -> None:
     to.fail_if(f"{bad} is not None", op.fault)
 
 
+@prints(ir.LogUserStack)
+def _log_user_stack(to: Printer, op: ir.LogUserStack) -> None:
+    item = to.other()
+    to.line(f"{item} = user_stack_item(ctx, {op.depth}, {to.room()})")
+    to.log_item(item, op.overflow)
+
+
 @prints(ir.LogLength)
 def _log_length(to: Printer, op: ir.LogLength) -> None:
     to.line(f"{word(op.result)} = len(log)")

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, Operand
+from dprobed.program.maps import COUNT, MapDefinition
 from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import SourceInstruction, evaluated, nearest
@@ -19,6 +20,7 @@ for _entry in INSTRUCTIONS:
 _LONGEST = max(map(len, _FORMS))
 _FIRST_WORDS = {words[0] for words in _FORMS}
 _NOP = BY_KEY["nop"]
+_MADD, _MINC = BY_KEY["madd map"], BY_KEY["minc map"]
 
 
 class InstructionParser:
@@ -28,6 +30,8 @@ class InstructionParser:
         self._diagnostics = diagnostics
         #: The program's names of local variables → their indices; None: they were refused.
         self.variables: Mapping[str, int] | None = {}
+        #: The program's maps by name; None: one of them was refused.
+        self.maps: dict[str, MapDefinition] | None = {}
 
     def parse(self, tokens: list[Token]) -> SourceInstruction:
         """The instruction that these tokens are; one that is refused is ``broken``."""
@@ -99,6 +103,8 @@ class InstructionParser:
             self._name(step)
         elif kind is Operand.SYMBOL:
             step.value = _symbol(tokens)
+        elif kind is Operand.MAP:
+            self._map(step)
         else:
             names: Mapping[str, int] | None = None
             if kind is Operand.U16 and step.instruction.group == "locals":
@@ -133,6 +139,20 @@ class InstructionParser:
         if wrong is not None:
             step.broken = True
             self._diagnostics.span(step.operand, wrong, "choose another name")
+        step.value = name
+
+    def _map(self, step: SourceInstruction) -> None:
+        """A map by its name. `madd` of one that only counts takes no value: it is its `minc`."""
+        name = written(step.operand)
+        known = (self.maps or {}).get(name)
+        if known is None:
+            step.broken = True
+            if self.maps is not None:
+                hint = nearest(name, self.maps) or f"write map = {name}, count in the header"
+                self._diagnostics.span(step.operand, f"there is no map `{name}`", hint)
+            return
+        if known.kind == COUNT and step.instruction is _MADD:
+            step.instruction = _MINC
         step.value = name
 
     @staticmethod

@@ -13,7 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dprobed.program.bytecode import MAX_FILE, decode
-from dprobed.program.keywords import ENTRY_PART, HEADER, PARTS, PROBE, RETURN_PART, STARTERS, Value
+from dprobed.program.keywords import (
+    ENTRY_PART,
+    HEADER,
+    PARTS,
+    PROBE,
+    RETURN_PART,
+    STARTERS,
+    Keyword,
+    Value,
+)
+from dprobed.program.maps import MapDefinition
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.abbreviations import expanded
 from dprobed.program.rpn.instructions import InstructionParser
@@ -124,7 +134,7 @@ class _FileParser:
         if keyword is None:
             self._unknown_keyword(name, section)
             return
-        if name.text in section.values:
+        if name.text in section.values and not keyword.repeats:
             self.diagnostics.at(name, f"`{name.text}` is set twice", "keep one of the two")
             return
         if section.instructions:
@@ -133,6 +143,9 @@ class _FileParser:
                 f"`{name.text}` after the probe's instructions",
                 "keywords follow the `offset` or `address` line, then come the instructions",
             )
+        if keyword.repeats:
+            self._map(name, keyword, value)
+            return
         section.places[name.text] = name, name.width
         section.values[name.text] = None
         if not value:
@@ -147,6 +160,24 @@ class _FileParser:
             self._instructions.variables = None
         elif isinstance(parsed, tuple):
             self._instructions.variables = {each: index for index, each in enumerate(parsed)}
+
+    def _map(self, name: Token, keyword: Keyword, value: list[Token]) -> None:
+        """One more map of the header."""
+        header = self.file.header
+        if not value:
+            self.diagnostics.at(name, "`map` has no value", "write map = sizes, hist")
+        one = self._values.parse(keyword, value) if value else None
+        if not isinstance(one, MapDefinition):
+            self._instructions.maps = None
+            return
+        if self._instructions.maps is not None:
+            if one.name in self._instructions.maps:
+                hint = "call one of them otherwise"
+                self.diagnostics.span(value[:1], f"there is a map `{one.name}` already", hint)
+            self._instructions.maps.setdefault(one.name, one)
+        if one.name not in {each.name for each in header.values.get(name.text, ())}:
+            header.values[name.text] = (*header.values.get(name.text, ()), one)
+            header.places[name.text] = value[0], value[0].width
 
     def _unknown_keyword(self, name: Token, section: SourceSection) -> None:
         if name.text in PROBE:

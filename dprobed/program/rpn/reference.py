@@ -34,6 +34,8 @@ from dprobed.program.registers import REGISTERS, Register
 from dprobed.program.rpn.expression import LEVELS
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS
+from dprobed.program.rpn.reference_maps import maps_part
+from dprobed.program.user_stack import USUAL_FRAMES
 from dprobed.program.values import MAX_NAME
 from dprobed.program.verifier import MAX_FACILITIES, MAX_PROBES
 
@@ -74,9 +76,10 @@ small:
     dprobe run -D LEAST=4096 big.rpn -- ls -l
 
 Contents: [source files](#source-files) · [header](#header-keywords) · [probes](#probe-keywords) ·
-[places](#places) · [returns](#returns) · [machine](#the-machine) · [instructions](#instructions) ·
-[registers](#registers) · [exceptions](#exceptions) · [log](#the-log) ·
-[what is refused](#what-is-refused) · [bytecode](#bytecode) · [.dpb files](#dpb-files)
+[places](#places) · [returns](#returns) · [machine](#the-machine) · [maps](#keys-and-maps) ·
+[instructions](#instructions) · [registers](#registers) · [exceptions](#exceptions) ·
+[log](#the-log) · [what is refused](#what-is-refused) ·
+[bytecode](#bytecode) · [.dpb files](#dpb-files)
 """
 
 SOURCE = f"""\
@@ -341,6 +344,16 @@ JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
 `dprobe trace`. A name has letters, digits and `_`, {MAX_NAME} at most, and is none that records
 have themselves (`pid`, `time`, `word_0`…).
 
+`log ustack` logs the return addresses of the thread in user mode, innermost frame first: where the
+probe is, then its callers, at most {USUAL_FRAMES} or as many as are given. They are found by the
+unwinding information (CFI) of the files, by frame pointers where there is none, through the frames
+of signal handlers. Each is an address in a file, which the item names by path and build-id, so that
+it can be shown as function, file and line later, too. As many of the frames as fit are logged; only
+where not one does is it LOG_OVERFLOW. Why a stack has no more frames is in the item: it was whole,
+as deep as asked for, or could not be walked further (memory that cannot be read, code without
+unwinding information, a stack that is corrupt). A frame takes 8 bytes, each file that is named some
+60, once.
+
 | token | item | the count is of | then |
 | --- | --- | --- | --- |
 """
@@ -386,6 +399,7 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.COUNT8: "how many words",
     Operand.SHIFT: "how many bits",
     Operand.BIT: "which bit, from the least significant one",
+    Operand.DEPTH: "how many frames",
     Operand.ARGUMENT: "which argument, from 0",
     Operand.FLOAT: "which floating argument, from 0",
     Operand.KEPT: "which of the words that are kept, from 0",
@@ -395,14 +409,15 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.FACILITY: "index in the program's list of facilities",
     Operand.NAME: "index in the program's list of names",
     Operand.SYMBOL: "index in the program's list of names",
+    Operand.MAP: "index in the program's list of maps",
 }
 
 
 #: Operands whose range says something.
 _RANGES: Final = frozenset(
     {
-        Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT, Operand.ARGUMENT,
-        Operand.FLOAT, Operand.KEPT, Operand.SLOT,
+        Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT, Operand.DEPTH,
+        Operand.ARGUMENT, Operand.FLOAT, Operand.KEPT, Operand.SLOT,
     }
 )  # fmt: skip
 
@@ -535,6 +550,7 @@ def _parts() -> Iterator[str]:
     yield PLACES
     yield RETURNS
     yield MACHINE
+    yield from maps_part()
     yield "## Instructions\n"
     yield (
         "*stack*: words popped → words pushed; *count* is the operand, *words* those of the\n"

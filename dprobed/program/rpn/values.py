@@ -12,6 +12,7 @@ from dprobed.program.keywords import (
     text_error,
     variable_names_error,
 )
+from dprobed.program.maps import KIND_BY_NAME, MapDefinition, definition_error
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import evaluated
 
@@ -39,6 +40,8 @@ class ValueParser:
             return self._number_or_names(keyword, value)
         if keyword.value is Value.BYTES:
             return self._bytes(value)
+        if keyword.value is Value.MAP:
+            return self._map(value)
         if keyword.value is Value.YES_NO or keyword.value is Value.WORD:
             choices = keyword.choices or ("yes", "no")
             text = written(value)
@@ -97,6 +100,55 @@ class ValueParser:
             return None
         return text
 
+    def _map(self, value: list[Token]) -> MapDefinition | None:
+        """``NAME, KIND[,ARGUMENT…][, keys=N][, size=M][, signed]``."""
+        parts = _between_commas(value)
+        names = [written(part) for part in parts[:2]]
+        if len(names) < 2 or not all(names):
+            message = "`map` is a name and a kind, with a comma between them"
+            self._diagnostics.span(value, message, "write map = sizes, hist")
+            return None
+        options: dict[str, int] = {}
+        arguments: list[int] = []
+        for part in parts[2:]:
+            first = part[0].text if part else ""
+            named = len(part) > 1 and part[1].text == "="
+            if first in options or (named and first not in ("keys", "size")):
+                twice = f"`{first}` is there twice" if first in options else None
+                message = twice or f"`{first}` is nothing that a map has"
+                self._diagnostics.span(part[:1], message, "keys=N, size=M and signed are possible")
+                return None
+            if first == "signed" and len(part) == 1:
+                options[first] = 1
+                continue
+            given = part[2:] if named else part
+            if not given:
+                self._diagnostics.span(value, "there is nothing behind a comma or `=`")
+                return None
+            number = evaluated(given, self._diagnostics)
+            if number is None:
+                return None
+            if named:
+                options[first] = number
+            else:
+                arguments.append(number)
+        return self._checked(value, names, arguments, options)
+
+    def _checked(
+        self, value: list[Token], names: list[str], arguments: list[int], options: dict[str, int]
+    ) -> MapDefinition | None:
+        name, kind = names
+        known = KIND_BY_NAME.get(kind)
+        for argument in (known.arguments if known is not None else ())[len(arguments) :]:
+            if argument.default is not None:
+                arguments.append(argument.default)
+        signed = bool(options.pop("signed", 0))
+        one = MapDefinition(name, kind, tuple(arguments), signed=signed, **options)
+        wrong = definition_error(one)
+        if wrong is not None:
+            self._diagnostics.span(value, *wrong)
+        return one if wrong is None else None
+
     def _bytes(self, value: list[Token]) -> bytes | None:
         found = bytearray()
         for token in value:
@@ -110,3 +162,13 @@ class ValueParser:
                 return None
             found.append(number)
         return bytes(found)
+
+
+def _between_commas(tokens: list[Token]) -> list[list[Token]]:
+    parts: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.text == ",":
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts

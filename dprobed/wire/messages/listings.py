@@ -122,6 +122,50 @@ class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
     words: list[int]
 
 
+class MapEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A key, with bytes as text, and its cell: a list of words that is what the map's kind says."""
+
+    key: list[int | str]
+    cell: list[int]
+
+
+class MapInfo(msgspec.Struct, frozen=True, kw_only=True, tag="map"):
+    """A map of a program: ``entries``, at most ``size`` in each process.
+
+    ``pid``: of one process; null: merged over ``processes``, ended ones included. ``arguments``:
+    those of its ``kind``; ``keys``: items of a key; ``signed``: of what is added. ``lost``: updates
+    for which there was no room; ``left_out``: keys of processes for which the sums had none.
+    """
+
+    number: int
+    program: str
+    pid: int | None
+    processes: int
+    map: str
+    kind: str
+    arguments: list[int]
+    keys: int
+    size: int
+    signed: bool
+    lost: int
+    left_out: int
+    entries: list[MapEntry]
+
+
+class MapUseInfo(msgspec.Struct, frozen=True, kw_only=True, tag="mapuse"):
+    """How full a map of a program is in ``processes`` that go on: so many ``entries`` in the
+    fullest, of ``size``; ``lost``: updates for which there was no room, in all of them."""
+
+    number: int
+    program: str
+    processes: int
+    map: str
+    kind: str
+    size: int
+    entries: int
+    lost: int
+
+
 class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
     """A program that is put into all processes that ``selection`` means.
 

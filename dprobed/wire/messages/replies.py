@@ -12,6 +12,8 @@ from dprobed.wire.messages.listings import (
     EarlierInfo,
     Explanation,
     HandlerInfo,
+    MapInfo,
+    MapUseInfo,
     PolicyInfo,
     ProbeInfo,
     ProgramInfo,
@@ -80,6 +82,7 @@ class Removed(ReplyMessage, frozen=True):
     deployments: list[DeploymentInfo] = []
     earlier: list[EarlierInfo] = []
     variables: list[VariablesInfo] = []
+    maps: list[MapInfo] = []
 
 
 class Status(ReplyMessage, frozen=True):
@@ -91,6 +94,7 @@ class Status(ReplyMessage, frozen=True):
     discovery: DiscoveryInfo | None = None
     earlier: list[EarlierInfo] = []
     variables: list[VariablesInfo] = []
+    map_use: list[MapUseInfo] = []
 
 
 class Listing(ReplyMessage, frozen=True):
@@ -106,6 +110,12 @@ class Words(ReplyMessage, frozen=True):
 
     first: int
     words: list[int]
+
+
+class MapListing(ReplyMessage, frozen=True):
+    """Answers ``maps``; those of kind ``value`` are of one process each in any case."""
+
+    maps: list[MapInfo]
 
 
 class Logged(ReplyMessage, frozen=True):
@@ -203,7 +213,8 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
 
 Reply = (
-    Welcome | Attached | Checked | Inserted | Deployed | Removed | Status | Listing | Words | Logged
+    Welcome | Attached | Checked | Inserted | Deployed | Removed | Status | Listing | Words
+    | MapListing | Logged
     | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
     | PolicyListing | PolicyExplained | UsageInfo | Error
 )  # fmt: skip

@@ -6,7 +6,7 @@
 import msgspec
 
 from dprobed.record.record import Record
-from dprobed.wire.messages.listings import ProbeInfo, VariablesInfo
+from dprobed.wire.messages.listings import MapInfo, ProbeInfo, VariablesInfo
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
@@ -35,7 +35,7 @@ class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """A target of this connection is no longer traced; ``probes`` have their last counters,
-    ``variables`` their last values.
+    ``variables`` and ``maps`` their last values.
 
     ``how``: ``detached``, ``exited`` (``status``: exit code), ``killed`` (signal), ``gone`` or
     ``failed`` (``reason``: why the tracer ended).
@@ -48,18 +48,21 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     probes: list[ProbeInfo]
     overhead_ns: int
     variables: list[VariablesInfo] = []
+    maps: list[MapInfo] = []
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True, tag="over"):
     """The time of program ``number`` of this connection is over, and it is out of ``pid``;
-    ``probes`` are as they were at the end. ``text``: one line; ``rule``: who said that it ends,
-    empty: this connection."""
+    ``probes``, ``variables`` and ``maps`` are as they were at the end. ``text``: one line;
+    ``rule``: who said that it ends, empty: this connection."""
 
     pid: int
     number: int
     text: str
     rule: str
     probes: list[ProbeInfo]
+    variables: list[VariablesInfo] = []
+    maps: list[MapInfo] = []
 
 
 class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):

@@ -189,6 +189,19 @@ class Vars(RequestMessage, frozen=True):
     reset: bool = False
 
 
+class Maps(RequestMessage, frozen=True):
+    """Read the maps of the selected programs; ``name``: only those of that name.
+
+    They are merged over processes, ended ones included; ``by_process``: each by itself. ``reset``:
+    then all keys are forgotten (``clear``), or begin anew (``zero``), with what was lost.
+    """
+
+    select: Select = Select()
+    name: Label | None = None
+    by_process: bool = False
+    reset: Literal["", "clear", "zero"] = ""
+
+
 class Log(RequestMessage, frozen=True):
     """Ask for the records of all programs: those that are kept, then ``logged``.
 
@@ -310,7 +323,7 @@ class Usage(RequestMessage, frozen=True):
 
 Request = (
     Hello | Attach | Detach | Check | Insert | InsertKernel | Deploy | Remove | Query | Programs
-    | Vars | Log | Dump | Resume | Register | Deregister | Handlers | Arm | Disarm
+    | Vars | Maps | Log | Dump | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
     | PolicyList | PolicyExplain | PolicyReload | Usage
 )  # fmt: skip

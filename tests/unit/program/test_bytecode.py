@@ -17,6 +17,8 @@ from dprobed.program.rpn.parser import assemble
 
 GOLDEN = Path(__file__).parents[2] / "programs" / "golden"
 PREFIX = 16
+#: Where the probes begin in it.
+PROBES = 137
 
 PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
 DATA = encode(PROGRAM)
@@ -26,6 +28,11 @@ def sealed(rest: bytes, version: int = 4, flags: int = 0) -> bytes:
     """These bytes with a first part that is right for them."""
     first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
     return first + rest
+
+
+def damaged(at: int, byte: int) -> bytes:
+    """The golden file with another byte."""
+    return sealed(DATA[PREFIX:at] + bytes((byte,)) + DATA[at + 1 :])
 
 
 def refused(data: bytes) -> str:
@@ -49,10 +56,13 @@ def test_layout_is_as_drawn() -> None:
     assert counts == (3, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
     assert DATA[64:75] == b"\x09\x00libc.so.6"
     assert DATA[75:95] == b"\x05\x00calls\x05\x00bytes\x04\x00last"
-    first = struct.unpack_from("<IIIIIIHHHHBBBI", DATA, 95)
+    assert DATA[95:97] == b"\x01\x00"
+    assert struct.unpack_from("<BBBBI3q", DATA, 97) == (8, 1, 2, 3, 300, -4, 100, 8)
+    assert DATA[129:137] == b"\x06\x00spread"
+    first = struct.unpack_from("<IIIIIIHHHHBBBI", DATA, PROBES)
     assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3, 0)
-    assert DATA[134:137] == b"\x55\x48\x89"
-    assert DATA[137:149] == b"\x0a\x00malloc+0x4"
+    assert DATA[PROBES + 39 : PROBES + 42] == b"\x55\x48\x89"
+    assert DATA[PROBES + 42 : PROBES + 54] == b"\x0a\x00malloc+0x4"
     places = struct.unpack("<" + 4 * "HIH", DATA[-32:])
     at = [PROGRAM.name_at, *PROGRAM.probes_at]
     assert places == tuple(number for place in at if place is not None for number in place)
@@ -104,8 +114,11 @@ def test_a_program_without_places_comes_back_without() -> None:
         (sealed(DATA[16:17] + b"\x07" + DATA[18:]), "its header has a value that is not known"),
         (sealed(DATA[16:77] + b"\xff" + DATA[78:]), "its names is not UTF-8 text"),
         (sealed(DATA[16:66] + b"\xff" + DATA[67:]), "its name is not UTF-8 text"),
-        (sealed(DATA[16:127] + b"\x09" + DATA[128:]), "a probe has a value that is not known"),
-        (sealed(DATA[16:128] + b"\x80" + DATA[129:]), "a probe has a value that is not known"),
+        (sealed(DATA[16:95] + b"\xff\xff" + DATA[97:]), "cut short in its maps"),
+        (sealed(DATA[16:97] + b"\x63" + DATA[98:]), "a map has a value that is not known"),
+        (sealed(DATA[16:98] + b"\x02" + DATA[99:]), "a map has a value that is not known"),
+        (damaged(PROBES + 32, 9), "a probe has a value that is not known"),
+        (damaged(PROBES + 33, 0x80), "a probe has a value that is not known"),
     ],
 )
 def test_what_is_no_dpb_file(data: bytes, message: str) -> None:

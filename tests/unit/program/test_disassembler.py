@@ -125,6 +125,8 @@ def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
         return draw(st.sampled_from(["trace", "dump", "1", "65535"]))
     if kind in (Operand.NAME, Operand.SYMBOL):
         return draw(st.sampled_from(["result", "a", "_b9"]))
+    if kind is Operand.MAP:
+        return "sums" if instruction.name == "madd" else "words"
     if kind is Operand.U16 and instruction.group != "log":
         return str(draw(st.integers(0, 2)))
     return str(draw(st.integers(kind.low, min(kind.high, 1 << 70))))
@@ -134,6 +136,7 @@ def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
 def sources(draw: st.DrawFn) -> str:
     """Source of kernel programs (which may use every instruction), mostly accepted ones."""
     lines = [f"name = {quoted(draw(_TEXT))}", "modtype = kernel", "vars = 3", "gvars = 3"]
+    lines += ["map = sums, stats, signed", "map = words, value, size=9", "map = k, count, keys=1"]
     probes = draw(st.integers(1, 3))
     for probe in range(probes):
         keyword = draw(st.sampled_from(["offset", "address"]))
@@ -152,6 +155,10 @@ def sources(draw: st.DrawFn) -> str:
         depth = 0
         steps = draw(st.lists(st.sampled_from(among), min_size=1, max_size=20))
         for number, step in enumerate(steps):
+            if step.name.startswith("key"):
+                # With what uses it up.
+                lines += [f"p{probe}_{number}: push 1", "key 1", "minc k"]
+                continue
             operand = ""
             if step.operands:
                 separator = "," if " " in step.name else " "

@@ -58,12 +58,15 @@ OURS = {
     "push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D,
     "push a,argument": 0xA0, "push f,argument": 0xA1, "push e,kept": 0xA2, "pop e,kept": 0xA3,
     "push addr,symbol": 0x9E, "push tls,symbol": 0x9F,
+    "log ustack": 0xE8, "log ustack,depth": 0xE9,
     "log i8": 0xC0, "log i8,name": 0xC1, "log i16": 0xC2, "log i16,name": 0xC3, "log i32": 0xC4,
     "log i32,name": 0xC5, "log i64": 0xC6, "log i64,name": 0xC7, "log u8": 0xC8,
     "log u8,name": 0xC9, "log u16": 0xCA, "log u16,name": 0xCB, "log u32": 0xCC,
     "log u32,name": 0xCD, "log u64": 0xCE, "log u64,name": 0xCF, "log f32": 0xD0,
     "log f32,name": 0xD1, "log f64": 0xD2, "log f64,name": 0xD3, "log hex": 0xD4,
     "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7, "exit facility once": 0xE0,
+    "key count": 0xD8, "key str": 0xD9, "key comm": 0xDA, "madd map": 0xDB, "minc map": 0xDC,
+    "mget map": 0xDD, "mhas map": 0xDE, "mset map": 0xDF, "mdel map": 0xE1,
 }  # fmt: skip
 
 SAMPLE = {
@@ -73,6 +76,7 @@ SAMPLE = {
     Operand.COUNT8: "2",
     Operand.SHIFT: "7",
     Operand.BIT: "64",
+    Operand.DEPTH: "9",
     Operand.ARGUMENT: "63",
     Operand.FLOAT: "6",
     Operand.KEPT: "7",
@@ -92,6 +96,8 @@ def source_of(instruction: Instruction) -> str:
     kind = instruction.operands[0]
     if instruction.suffix:
         return f"{instruction.spelling} dump {instruction.suffix}"
+    if kind is Operand.MAP:
+        return f"{instruction.spelling} {'sums' if instruction.name == 'madd' else 'words'}"
     return instruction.key.removesuffix(kind.text) + SAMPLE[kind]
 
 
@@ -114,8 +120,12 @@ def test_every_instruction_can_be_written_and_comes_back(instruction: Instructio
     if instruction.group == "functions":
         body = f"at = return\nentry:\n{body}return:\nexit\n"
         offset += 1
-    body += f"sub:\n{source_of(instruction)}\nthere:\nret\n"
-    source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\noffset = f\n{body}"
+    # A key is used up by what follows it.
+    used = "minc keys\n" if instruction.name.startswith("key") else ""
+    body += f"sub:\n{source_of(instruction)}\n{used}there:\nret\n"
+    keys = "2" if instruction.name == "key" else "1"
+    maps = f"map = sums, sum\nmap = words, value\nmap = keys, count, keys={keys}\n"
+    source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\n{maps}offset = f\n{body}"
     program = assemble(source, "all.rpn")
     decoded, _, _ = decode_at(program.code, offset)
     assert decoded is instruction

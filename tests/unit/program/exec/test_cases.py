@@ -55,7 +55,15 @@ def _with(executor: Maker, static: bool) -> Run:
         for _ in range(case.runs):
             outcome = hit(made, context)
         assert outcome is not None
-        return Result(outcome, context, made.locals.read(), globals_.read())
+        found = {each.definition.name: each.contents() for each in made.maps}
+        return Result(
+            outcome,
+            context,
+            made.locals.read(),
+            globals_.read(),
+            {n: {tuple(key): cell for key, cell in each.entries} for n, each in found.items()},
+            {name: each.lost for name, each in found.items()},
+        )
 
     return run
 

@@ -40,6 +40,8 @@ from dprobed.program.isa import (
     decode_at,
     encode_one,
 )
+from dprobed.program.map_use import unfit
+from dprobed.program.maps import MapContents, MapDefinition
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.registers import REGISTERS, USER_REGS
 from dprobed.program.verifier import verify
@@ -53,9 +55,29 @@ BUDGET = 3000
 FACILITIES = {"mine": 9}
 EXIT, RET, PUSH = BY_KEY["exit"], BY_KEY["ret"], BY_KEY["push word"]
 
-#: What a drawn program is made of; `exit` and `ret` also end its parts.
-USER = [i for i in INSTRUCTIONS if not i.kernel_only and i not in (EXIT, RET)]
-#: Of them, what an entry part may have, but for calls: what is called is there for the return.
+#: What a drawn program is made of; `exit` and `ret` also end its parts, keys come with their use.
+USER = [
+    i
+    for i in INSTRUCTIONS
+    if not i.kernel_only and i not in (EXIT, RET) and not i.name.startswith("key")
+]
+WITHOUT_MAPS = [i for i in USER if i.group != "maps"]
+#: Of each kind, with the instructions that gather its keys.
+KEY, KEY_STR, KEY_COMM = BY_KEY["key count"], BY_KEY["key str"], BY_KEY["key comm"]
+MAPS: list[tuple[MapDefinition, tuple[Instruction, ...]]] = [
+    (MapDefinition("value", "value", keys=1, size=2), (KEY,)),
+    (MapDefinition("word", "value"), ()),
+    (MapDefinition("count", "count", keys=2), (KEY_COMM, KEY)),
+    (MapDefinition("sum", "sum", keys=1, signed=True), (KEY_STR,)),
+    (MapDefinition("min", "min", keys=2), (KEY_STR, KEY_STR)),
+    (MapDefinition("max", "max", signed=True), ()),
+    (MapDefinition("avg", "avg", keys=1), (KEY_COMM,)),
+    (MapDefinition("stats", "stats", keys=1, size=1, signed=True), (KEY,)),
+    (MapDefinition("hist", "hist", (2,), keys=1), (KEY,)),
+    (MapDefinition("lhist", "lhist", (-50, 50, 7), signed=True), ()),
+    (MapDefinition("tseries", "tseries", (10, 4)), ()),
+]
+#: What an entry part may have, but for calls: what is called is there for the return.
 ENTRY_PART = [
     i for i in USER
     if i.group != "log" and not i.holds and i.flow is not Flow.CALL
@@ -78,6 +100,8 @@ class Line:
 
     instruction: Instruction
     operands: tuple[int, ...]
+    #: A key is open before it: nothing may jump here.
+    is_inside: bool = False
 
 
 def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
@@ -91,6 +115,9 @@ def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
     if kind is Operand.U16:
         many = {"locals": header.vars, "globals": header.gvars}.get(instruction.group, 0x10000)
         return draw(st.integers(0, many - 1))
+    if kind is Operand.MAP:
+        fit = [n for n, (one, _) in enumerate(MAPS) if unfit(instruction, one) is None]
+        return draw(st.sampled_from(fit))
     if kind is Operand.SLOT:
         return draw(st.integers(-3, 3))
     if kind in (Operand.COUNT16, Operand.COUNT8):
@@ -109,18 +136,24 @@ def _part(
             operands: tuple[int, ...] = (-1,)
         else:
             operands = tuple(_operand(draw, instruction, header) for _ in instruction.operands)
-        need, change = instruction.effect(operands)
-        while depth < need and (not depth or draw(st.integers(0, 7))):
-            lines.append(Line(PUSH, (draw(WORDS),)))
-            depth += 1
-        lines.append(Line(instruction, operands))
-        depth = max(depth + (change or 0), 0)
+        keys = MAPS[operands[0]][1] if Operand.MAP in instruction.operands else ()
+        # What is taken off the stack comes before the key.
+        steps = [(key, (1,) if key is KEY else ()) for key in keys]
+        inside = False
+        for step, its in (*steps, (instruction, operands)):
+            need, change = step.effect(its)
+            while depth < need and (not depth or draw(st.integers(0, 7))):
+                lines.append(Line(PUSH, (draw(WORDS),), inside))
+                depth += 1
+            lines.append(Line(step, its, inside))
+            inside = True
+            depth = max(depth + (change or 0), 0)
         if instruction.flow is Flow.END:
             break
     lines.append(Line(ends, ()))
-    places = st.integers(first, first + len(lines) - 1)
+    places = st.sampled_from([first + n for n, line in enumerate(lines) if not line.is_inside])
     return [
-        Line(line.instruction, (draw(places),))
+        Line(line.instruction, (draw(places),), line.is_inside)
         if line.operands == (-1,) and line.instruction.flow is not Flow.CALL
         else line
         for line in lines
@@ -153,6 +186,7 @@ def programs(
         gvars=2,
         heapmax=64,
         autostacktrace=draw(st.booleans()),
+        map=tuple(one for one, _ in MAPS),
     )
     parts: list[list[Line]] = []
     starts = []
@@ -204,6 +238,7 @@ class Run:
     outcome: Outcome
     context: FakeContext
     variables: tuple[list[int], list[int]]
+    maps: list[MapContents]
 
     def state(self) -> list[object]:
         found = self.context
@@ -215,6 +250,7 @@ class Run:
             found.kept,
             found.regions,
             self.variables,
+            self.maps,
         ]
 
 
@@ -227,7 +263,8 @@ def run_drawn(program: Program, static: bool, maker: Maker = PythonExecutor) -> 
     # Twice: what stays of the first hit are variables, registers and memory, nothing else.
     hit(executor, context)
     outcome = hit(executor, context)
-    return Run(outcome, context, (executor.locals.read(), globals_.read()))
+    maps = [each.contents() for each in executor.maps]
+    return Run(outcome, context, (executor.locals.read(), globals_.read()), maps)
 
 
 def verified(program: Program) -> Program:
@@ -264,6 +301,9 @@ def test_a_verified_program_ends_and_keeps_to_its_limits(program: Program) -> No
     assert all(0 <= word <= WORD_MASK for part in run.variables for word in part)
     assert 0 <= outcome.major < 1 << 16
     assert 0 <= outcome.minor < 1 << 16
+    for one, contents in zip(header.map, run.maps, strict=True):
+        assert len(contents.entries) <= one.size
+        assert all(len(key) == one.keys for key, _ in contents.entries)
     before = drawn_context()
     assert run.context.regions[1] == before.regions[1], "read-only memory"
     assert len(run.context.fp) == 512

@@ -1,0 +1,125 @@
+"""``dprobe maps``: what programs keep in their maps."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from dprobe.commands import complete, options
+from dprobe.commands import pids as processes
+from dprobe.view import maps as view
+from dprobe.view.tables import encoded, width_of
+from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobe.lib.connection import Connection
+    from dprobe.lib.summary import SummaryMap
+
+Reset = Literal["", "clear", "zero"]
+
+
+@click.command(
+    "maps",
+    cls=processes.PidsCommand,
+    epilog="""\b
+examples:
+  dprobe maps                       # all maps, over all processes
+  dprobe maps sizes --every 1s --clear
+  dprobe maps calls --top 10 --by-process
+  dprobe maps start -p 1234 --json
+""",
+)
+@processes.only
+@click.option("--by-process", is_flag=True, help="Each process by itself; else all together.")
+@click.option(
+    "--every",
+    type=options.Duration(0.1, 86_400),
+    metavar="TIME",
+    help="Again and again after this time (1s, 500ms), until Ctrl-C.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=view.TOP,
+    show_default=True,
+    metavar="N",
+    help="Only the N keys of a map with most.",
+)
+@click.option("--clear", is_flag=True, help="Then forget all keys.")
+@click.option("--zero", is_flag=True, help="Then begin anew at each key.")
+@options.json
+@click.argument("name", required=False, shell_complete=complete.maps)
+@click.pass_context
+def maps_command(
+    ctx: click.Context,
+    name: str | None,
+    pids: tuple[int, ...],
+    by_process: bool,
+    every: float | None,
+    top: int,
+    clear: bool,
+    zero: bool,
+    json: bool,
+) -> None:
+    """Show the maps of programs, or those of one NAME, while they go on.
+
+    Over all processes of a program together, ended ones included; a map of values is always shown
+    by process. The greatest comes last. Nothing is stopped for it; what comes between two looks
+    with --clear is in the second one, once.
+    """
+    if clear and zero:
+        raise click.UsageError("--clear and --zero exclude each other", ctx)
+    reset: Reset = "clear" if clear else "zero" if zero else ""
+    with options.running(ctx.obj) as daemon:
+        while True:
+            now = time.time()
+            found = _read(daemon, name, pids, by_process=by_process, reset=reset)
+            if every is not None and not json:
+                print(time.strftime("%H:%M:%S", time.localtime(now)))
+            _show(found, top, by_process=by_process or bool(pids), json=json)
+            if every is None:
+                return
+            if not json:
+                print()
+            sys.stdout.flush()
+            time.sleep(max(0.0, every - math.fmod(time.time() - now, every)))
+
+
+def _read(
+    daemon: Connection, name: str | None, pids: Sequence[int], *, by_process: bool, reset: Reset
+) -> list[SummaryMap]:
+    from dprobe.lib.summary import of_programs, shown
+
+    answers = [
+        daemon.request(
+            lambda number, pid=pid: messages.Maps(  # type: ignore[misc]
+                id=number,
+                select=messages.Select(pid=pid),
+                name=name,
+                by_process=by_process or pid is not None,
+                reset=reset,
+            ),
+            messages.MapListing,
+        )
+        for pid in pids or (None,)
+    ]
+    infos = [each for answer in answers for each in answer.maps]
+    return [shown(each) for each in infos] if by_process else of_programs(infos)
+
+
+def _show(found: Sequence[SummaryMap], top: int, *, by_process: bool, json: bool) -> None:
+    from dprobe.lib import quiet
+    from dprobe.lib.summary import plain
+
+    if json:
+        for each in found:
+            print(encoded("map", plain(each, top)))
+    elif found:
+        print("\n".join(view.map_lines(found, width_of(1), top=top, by_process=by_process)))
+    elif not quiet.quiet:
+        print("no program with maps is in a process", file=sys.stderr)

@@ -1,0 +1,140 @@
+"""Names what is at the frames of stacks, for who shows records: function, line, inlined functions.
+
+A frame says which file it is in, by path and build-id, so it is named also when its process has
+ended. Files are read in this process, which is the user's own, each once; code that was made at run
+time is named by the map that its maker keeps for ``perf`` (``/tmp/perf-PID.map``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from dprobe.lib.mapped import open_file
+from dprobe.lib.perf_map import PerfMap
+from dprobed.binary.demangle import demangled
+from dprobed.binary.errors import LocationError
+from dprobed.binary.file import Binary
+from dprobed.binary.source_places import SourcePlaces
+from dprobed.resolver.cache import packed
+
+_VDSO: Final = "[vdso]"
+#: Files, names of frames, and maps of processes that are remembered.
+_MOST_FILES: Final = 64
+_MOST_NAMES: Final = 100_000
+_MOST_MAPS: Final = 64
+
+
+class _File:
+    """One file, and what its code is from."""
+
+    def __init__(self, binary: Binary) -> None:
+        self.binary = binary
+        self.places = SourcePlaces(binary)
+
+
+class StackNames:
+    """The frames of any stacks."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], _File | None] = {}
+        self._names: dict[tuple[str, str, int, bool], dict[str, Any]] = {}
+        self._maps: dict[int, PerfMap] = {}
+
+    def name_frames(self, log: Iterable[dict[str, Any]], pid: int) -> None:
+        """Say what is at the frames of the stacks that a process has in a log."""
+        for item in log:
+            for frame in item.get("ustack", ()):
+                frame.update(self._name(frame, pid))
+
+    def _name(self, frame: dict[str, Any], pid: int) -> dict[str, Any]:
+        exact = frame.get("exact", False)
+        if "module" not in frame:
+            return self._made(frame["address"], pid, exact)
+        key = frame["module"], frame.get("build_id", ""), frame["offset"], exact
+        found = self._names.get(key)
+        if found is None:
+            found = self._find(key[0], key[1], key[2], exact, pid)
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            self._names[key] = found
+        return found
+
+    def _find(self, path: str, build_id: str, vaddr: int, exact: bool, pid: int) -> dict[str, Any]:
+        file = self._file(path, build_id, pid)
+        found: dict[str, Any] = {}
+        if file is None:
+            return found
+        # Behind a call may already be another function, and is another line.
+        there = vaddr if exact else vaddr - 1
+        try:
+            symbol = file.binary.symbols.code_at(there)
+        except LocationError:
+            symbol = None
+        if symbol is not None:
+            found["function"] = demangled(symbol.name)
+            found["plus"] = vaddr - symbol.value
+        places = file.places.at(there)
+        if places and places[-1].line:
+            found["file"], found["line"] = places[-1].file, places[-1].line
+        inlined = [
+            {"function": each.function, "file": each.file, "line": each.line}
+            for each in places[:-1]
+        ]
+        if inlined:
+            found["inlined"] = inlined
+        return found
+
+    def _file(self, path: str, build_id: str, pid: int) -> _File | None:
+        key = path, build_id
+        if key not in self._files:
+            if len(self._files) >= _MOST_FILES:
+                self._files.clear()
+            binary = _opened(path, build_id, pid)
+            self._files[key] = None if binary is None else _File(binary)
+        return self._files[key]
+
+    def _made(self, address: int, pid: int, exact: bool) -> dict[str, Any]:
+        """What is at an address of code that was made at run time."""
+        known = self._maps.get(pid)
+        if known is None:
+            if len(self._maps) >= _MOST_MAPS:
+                self._maps.clear()
+            known = self._maps[pid] = PerfMap(pid)
+        found = known.at(address if exact else address - 1)
+        if found is None:
+            return {}
+        start, name = found
+        return {"function": demangled(name), "plus": address - start}
+
+
+def _opened(path: str, build_id: str, pid: int) -> Binary | None:
+    """The file of a frame: here, or as the process sees it; None where it is not there any more."""
+    if path == _VDSO:
+        return _vdso(build_id)
+    for each in (path, f"/proc/{pid}/root{path}"):
+        try:
+            binary = open_file(each)
+        except (LocationError, OSError):
+            continue
+        if (binary.build_id or "") == build_id:
+            return binary
+    return None
+
+
+def _vdso(build_id: str) -> Binary | None:
+    """The kernel's code, of which each process has the same: ours."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        bounds = next(line.split()[0] for line in lines if line.endswith(_VDSO))
+        start, end = (int(each, 16) for each in bounds.split("-"))
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            image = os.pread(memory.fileno(), end - start, start)
+        descriptor = os.memfd_create("vdso", os.MFD_CLOEXEC)
+        os.write(descriptor, image)
+        binary = Binary(descriptor, _VDSO, packer=packed)
+    except (OSError, ValueError, StopIteration, LocationError):
+        return None
+    return binary if (binary.build_id or "") == build_id else None

@@ -1,0 +1,132 @@
+"""Reads maps: of all processes that a program is in, and of those that have ended.
+
+Nothing is counted twice nor left out: the sums of ended processes are taken first, then each
+process that goes on is asked; one that ends meanwhile is told of with what it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.maps import EndedMaps, ProgramMaps
+from dprobed.daemon.target import InsertedProgram
+from dprobed.daemon.targets import Targets
+from dprobed.wire import messages, protocol
+
+#: Processes that are asked at a time.
+_AT_ONCE: Final = 16
+#: Bytes of an answer, which is one line.
+_MOST: Final = messages.MAX_LINE - 4096
+
+
+class MapReading:
+    """Answers ``maps``."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets: Final = targets
+        self._ended: Final[EndedMaps] = targets.ended_maps
+
+    async def read(self, client: Client, request: messages.Maps) -> messages.MapListing:
+        """The maps of the selected programs; they are reset then, if asked to."""
+        name, select = request.name, request.select
+        chosen = [
+            inserted
+            for inserted in (
+                *self._targets.with_ended_maps(client, select),
+                *self._targets.select(client, select),
+            )
+            if any(name in (None, one.name) for one in inserted.program.header.map)
+        ]
+        if not chosen:
+            self._refuse(client, request)
+        reading = _Reading(request, chosen)
+        if select.pid is None:
+            # Before anybody is asked: what ends from now on is told of by itself.
+            for number in reading.labels:
+                ended = self._ended.get(number)
+                if ended is not None:
+                    reading.begin(number, ended)
+                    if request.reset:
+                        ended.clear()
+        live = [each for each in chosen if each.is_settled]
+        turns = asyncio.Semaphore(_AT_ONCE)
+        for inserted in live:
+            inserted.readers += 1
+        try:
+            await asyncio.gather(*(reading.ask(each, turns) for each in live))
+        finally:
+            for inserted in live:
+                inserted.readers -= 1
+                if not inserted.is_settled:
+                    inserted.let_go_of_maps()
+        answer = messages.MapListing(id=request.id, maps=reading.infos())
+        if len(messages.encode(answer)) > _MOST:
+            raise Refusal(
+                "the maps are more than fits into an answer; name a map, a program or a process"
+            )
+        return answer
+
+    def _refuse(self, client: Client, request: messages.Maps) -> None:
+        """There is none: say which there are, if a name was given; raises Refusal."""
+        if request.name is None and request.select == messages.Select():
+            return
+        there = self._targets.select(client, request.select)
+        names = dict.fromkeys(one.name for each in there for one in each.program.header.map)
+        if request.name is None:
+            raise Refusal("no such program with maps is in; `dprobe maps` lists all maps")
+        known = ", ".join(names) or "none"
+        raise Refusal(f"there is no map {request.name}; there are: {known}")
+
+
+class _Reading:
+    """One answer in the making."""
+
+    def __init__(self, request: messages.Maps, chosen: Sequence[InsertedProgram]) -> None:
+        self._request: Final = request
+        self._headers: Final = {each.number: each.program.header for each in chosen}
+        self.labels: Final = {each.number: each.label for each in chosen}
+        #: By program, and by process where they are asked for so (None: those that have ended).
+        self._maps: dict[tuple[int, int | None], ProgramMaps] = {}
+
+    def _of(self, number: int, pid: int | None) -> ProgramMaps:
+        key = number, pid if self._request.by_process else None
+        return self._maps.setdefault(key, ProgramMaps(self._headers[number]))
+
+    def begin(self, number: int, ended: ProgramMaps) -> None:
+        """Those of ended processes."""
+        self._of(number, None).join(ended)
+
+    async def ask(self, inserted: InsertedProgram, turns: asyncio.Semaphore) -> None:
+        """Those of a process that goes on."""
+        target, reset = inserted.target, self._request.reset
+        async with turns:
+            try:
+                answer = await target.ask(
+                    lambda seq: protocol.Maps(
+                        seq=seq, pid=target.pid, program=inserted.number, reset=reset
+                    )
+                )
+            except Refusal:
+                if reset:
+                    # It is in the sums of those that have ended, and stays there until it is asked
+                    # for again.
+                    return
+                states = inserted.maps
+            else:
+                states = answer.maps
+        if states:
+            self._of(inserted.number, target.pid).add(states, target.pid)
+
+    def infos(self) -> list[messages.MapInfo]:
+        """As the client gets them."""
+        name = self._request.name
+        return [
+            info
+            for (number, pid), maps in sorted(
+                self._maps.items(), key=lambda each: (each[0][0], each[0][1] or 0)
+            )
+            for info in maps.infos(number, self.labels[number], name=name, pid=pid)
+        ]

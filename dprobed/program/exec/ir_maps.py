@@ -1,0 +1,72 @@
+"""The operations of the intermediate representation on maps.
+
+The items of a key that is being gathered are in numbered places, which the verifier has proven to
+be the same on every path; an operation on a map says how many there are. Like slots of a static
+stack, they last from block to block.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from dprobed.program.exec.ir_values import Raise, Temp, Word
+
+
+class KeyWord(msgspec.Struct):
+    """An item of the key becomes a word."""
+
+    item: int
+    word: Word
+
+
+class KeyName(msgspec.Struct):
+    """An item of the key becomes the thread's name, without NULs."""
+
+    item: int
+
+
+class KeyString(msgspec.Struct):
+    """An item of the key becomes the string at ``address``, up to its NUL.
+
+    ``strings``: the items before it that are strings, too: together they have STRING_BYTES at most.
+    ``bad``: the address that could not be read (``fault``), or ``length`` where that is
+    ``too_long``.
+    """
+
+    item: int
+    bad: Temp
+    address: Word
+    length: Word
+    strings: tuple[int, ...]
+    fault: Raise
+    too_long: Raise
+
+
+class UpdateMap(msgspec.Struct):
+    """Add ``word`` to the cell at the key of ``items``; None: count 1."""
+
+    map: int
+    items: int
+    word: Word | None
+
+
+class ReadMap(msgspec.Struct):
+    """The value at the key, 0 if there is none; with ``asks`` whether there is one, 1 or 0."""
+
+    result: Temp
+    map: int
+    items: int
+    asks: bool
+
+
+class WriteMap(msgspec.Struct):
+    """The value at the key becomes ``word``; None: there is none any more."""
+
+    map: int
+    items: int
+    word: Word | None
+
+
+MapOp: TypeAlias = KeyWord | KeyName | KeyString | UpdateMap | ReadMap | WriteMap

@@ -1,0 +1,62 @@
+"""Lowers the instructions on maps: gathering a key, and what is done at it."""
+
+from __future__ import annotations
+
+from dprobed.program.blocks import Step
+from dprobed.program.exceptions import OPERAND_KEY, ExCode
+from dprobed.program.exec import ir_maps
+from dprobed.program.exec.lower_table import lowers
+from dprobed.program.exec.lowering import Lowering
+from dprobed.program.map_use import KeyItem, key_after
+from dprobed.program.maps import STRING_BYTES
+
+
+def _after(to: Lowering, step: Step) -> None:
+    to.key = key_after(step.instruction, step.operands, to.key)
+
+
+@lowers("key count")
+def _key(to: Lowering, step: Step) -> None:
+    for item in range(len(to.key), len(to.key) + step.operands[0]):
+        to.add(ir_maps.KeyWord(item, to.pop()))
+    _after(to, step)
+
+
+@lowers("key comm")
+def _key_comm(to: Lowering, step: Step) -> None:
+    to.add(ir_maps.KeyName(len(to.key)))
+    _after(to, step)
+
+
+@lowers("key str")
+def _key_str(to: Lowering, step: Step) -> None:
+    address, length, bad = to.pop(), to.pop(), to.new()
+    to.charge(length, 6, STRING_BYTES)
+    strings = tuple(n for n, item in enumerate(to.key) if item is KeyItem.STRING)
+    fault = to.fault(ExCode.INVALID_ADDR, bad)
+    too_long = to.fault(ExCode.INVALID_OPERAND, OPERAND_KEY, bad)
+    to.add(ir_maps.KeyString(len(to.key), bad, address, length, strings, fault, too_long))
+    _after(to, step)
+
+
+@lowers("madd map", "minc map")
+def _update(to: Lowering, step: Step) -> None:
+    word = to.pop() if step.instruction.name == "madd" else None
+    to.add(ir_maps.UpdateMap(step.operands[0], len(to.key), word))
+    _after(to, step)
+
+
+@lowers("mget map", "mhas map")
+def _read(to: Lowering, step: Step) -> None:
+    result = to.new()
+    asks = step.instruction.name == "mhas"
+    to.add(ir_maps.ReadMap(result, step.operands[0], len(to.key), asks))
+    to.push(result)
+    _after(to, step)
+
+
+@lowers("mset map", "mdel map")
+def _write(to: Lowering, step: Step) -> None:
+    word = to.pop() if step.instruction.name == "mset" else None
+    to.add(ir_maps.WriteMap(step.operands[0], len(to.key), word))
+    _after(to, step)

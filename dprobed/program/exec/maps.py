@@ -1,0 +1,385 @@
+"""Maps as dictionaries of this process: those of the executors that are Python.
+
+An update of a key that is there is one look-up. A new key, and a new bucket of a histogram, takes
+its bytes out of what the program and its target may have (``MapRoom``); where there is no room, or
+the map has ``size`` keys, nothing is kept and the update is counted as lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from dprobed.program.exec.interface import Context, read_some
+from dprobed.program.maps import (
+    BUCKET_BYTES,
+    PROGRAM_BYTES,
+    STRING_BYTES,
+    Entry,
+    Item,
+    MapContents,
+    MapDefinition,
+    MapRoom,
+    as_signed,
+    halves,
+    key_bytes,
+    linear_bucket,
+    power_bucket,
+    whole,
+)
+
+_WORD: Final = (1 << 64) - 1
+_NS: Final = 1_000_000
+
+#: A key as programs gather it: its only item, or all of them.
+KeyItems: TypeAlias = Item | tuple[Item, ...]
+
+
+class HeldMap:
+    """What all kinds have: ``cells`` by key, of whatever type the kind wants."""
+
+    __slots__ = ("_room", "_size", "_used", "cells", "definition", "lost")
+
+    #: Bytes of a cell that has nothing in it.
+    BYTES = 40
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        self.definition = definition
+        self.lost = 0
+        self.cells: dict[KeyItems, object] = {}
+        self._room = room
+        self._size = definition.size
+        self._used = 0
+
+    def _take(self, size: int) -> bool:
+        if self._room.take(size):
+            self._used += size
+            return True
+        self.lost += 1
+        return False
+
+    def _has_room(self, key: KeyItems) -> bool:
+        """Whether a new key may come in."""
+        if len(self.cells) < self._size:
+            return self._take(self._bytes_of(key))
+        self.lost += 1
+        return False
+
+    def _bytes_of(self, key: KeyItems) -> int:
+        return self.BYTES + key_bytes(key if isinstance(key, tuple) else (key,))
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self.cells)
+
+    def contents(self) -> MapContents:
+        """All that is in it."""
+        entries: list[Entry] = [
+            (list(key) if isinstance(key, tuple) else [key], self._cell(cell))
+            for key, cell in self.cells.items()
+        ]
+        return MapContents(self.lost, entries)
+
+    def load(self, contents: MapContents) -> None:
+        """Begin with what another of the same definition has had."""
+        self.clear()
+        for items, cell in contents.entries:
+            key: KeyItems = tuple(items) if len(items) != 1 else items[0]
+            if self._has_room(key):
+                self._begin(key, cell)
+        self.lost = contents.lost
+
+    def clear(self) -> None:
+        """Forget all keys, and what was lost."""
+        self.cells.clear()
+        self._room.give(self._used)
+        self._used = self.lost = 0
+
+    def zero(self) -> None:
+        """Keep the keys, and begin anew at each; forget what was lost."""
+        for key in self.cells:
+            self._begin(key, [])
+        self.lost = 0
+
+    def _cell(self, cell: object) -> list[int]:
+        """A cell as it is sent."""
+        raise NotImplementedError
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        """The cell at a key becomes what was sent of one; empty: as if nothing had been added."""
+        raise NotImplementedError
+
+
+class ValueMap(HeldMap):
+    """A word at each key."""
+
+    __slots__ = ()
+    cells: dict[KeyItems, int]  # type: ignore[assignment]
+
+    def get(self, key: KeyItems) -> int:
+        """The word, 0 if there is none."""
+        return self.cells.get(key, 0)
+
+    def has(self, key: KeyItems) -> int:
+        """Whether there is one, 1 or 0."""
+        return 1 if key in self.cells else 0
+
+    def set(self, key: KeyItems, word: int) -> None:
+        """The word becomes this."""
+        if key in self.cells or self._has_room(key):
+            self.cells[key] = word
+
+    def count(self, key: KeyItems) -> None:
+        """Add 1 to it."""
+        self.set(key, (self.cells.get(key, 0) + 1) & _WORD)
+
+    def delete(self, key: KeyItems) -> None:
+        """There is none any more."""
+        if self.cells.pop(key, None) is not None:
+            size = self._bytes_of(key)
+            self._used -= size
+            self._room.give(size)
+
+    def _cell(self, cell: object) -> list[int]:
+        assert isinstance(cell, int)
+        return [cell]
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        self.cells[key] = cell[0] if cell else 0
+
+
+class CountMap(ValueMap):
+    """How often, at each key."""
+
+    __slots__ = ()
+
+    def count(self, key: KeyItems) -> None:
+        """Once more."""
+        now = self.cells.get(key)
+        if now is not None:
+            self.cells[key] = now + 1
+        elif self._has_room(key):
+            self.cells[key] = 1
+
+
+class AddingMap(HeldMap):
+    """One to which words are added, signed or not."""
+
+    __slots__ = ("_signed",)
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        super().__init__(definition, room)
+        self._signed = definition.signed
+
+    def add(self, key: KeyItems, word: int) -> None:
+        """Add a word at a key."""
+        value = as_signed(word) if self._signed else word
+        if key in self.cells or self._has_room(key):
+            self._add(key, value)
+
+    def _add(self, key: KeyItems, value: int) -> None:
+        raise NotImplementedError
+
+
+class SumMap(AddingMap):
+    """The sum at each key."""
+
+    __slots__ = ()
+    cells: dict[KeyItems, int]  # type: ignore[assignment]
+
+    def _add(self, key: KeyItems, value: int) -> None:
+        self.cells[key] = self.cells.get(key, 0) + value
+
+    def _cell(self, cell: object) -> list[int]:
+        assert isinstance(cell, int)
+        return halves(cell)
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        self.cells[key] = whole(cell, signed=self._signed) if cell else 0
+
+
+class ExtremeMap(AddingMap):
+    """The least or the greatest word at each key."""
+
+    __slots__ = ("_choose",)
+    cells: dict[KeyItems, int | None]  # type: ignore[assignment]
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        super().__init__(definition, room)
+        self._choose = min if definition.kind == "min" else max
+
+    def _add(self, key: KeyItems, value: int) -> None:
+        now = self.cells.get(key)
+        self.cells[key] = value if now is None else self._choose(now, value)
+
+    def _cell(self, cell: object) -> list[int]:
+        assert cell is None or isinstance(cell, int)
+        return [] if cell is None else [cell & _WORD]
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        value = as_signed(cell[0]) if cell and self._signed else cell[0] if cell else None
+        self.cells[key] = value
+
+
+class StatsMap(AddingMap):
+    """How many, their sum, the least and the greatest; for an ``avg``, the first two."""
+
+    __slots__ = ("_extremes",)
+    cells: dict[KeyItems, list[int]]  # type: ignore[assignment]
+    BYTES = 256
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        super().__init__(definition, room)
+        self._extremes = definition.kind == "stats"
+
+    def _add(self, key: KeyItems, value: int) -> None:
+        cell = self.cells.get(key)
+        if not cell:
+            self.cells[key] = [1, value, value, value]
+            return
+        cell[0] += 1
+        cell[1] += value
+        if value < cell[2]:
+            cell[2] = value
+        elif value > cell[3]:
+            cell[3] = value
+
+    def _cell(self, cell: object) -> list[int]:
+        assert isinstance(cell, list)
+        if not cell:
+            return []
+        count, total, least, most = cell
+        extremes = [least & _WORD, most & _WORD] if self._extremes else []
+        return [count, *halves(total), *extremes]
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        if not cell:
+            self.cells[key] = []
+            return
+        extremes = [as_signed(word) if self._signed else word for word in cell[3:]] or [0, 0]
+        self.cells[key] = [cell[0], whole(cell[1:3], signed=self._signed), *extremes]
+
+
+class BucketMap(AddingMap):
+    """How many in each bucket, at each key."""
+
+    __slots__ = ("_arguments", "_powers")
+    cells: dict[KeyItems, dict[int, int]]  # type: ignore[assignment]
+    BYTES = 232
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        super().__init__(definition, room)
+        self._arguments = definition.arguments
+        self._powers = definition.kind == "hist"
+
+    def add(self, key: KeyItems, word: int) -> None:
+        """Count a word in its bucket."""
+        value = as_signed(word) if self._signed else word
+        if self._powers:
+            bucket = power_bucket(value, *self._arguments)
+        else:
+            bucket = linear_bucket(value, *self._arguments)
+        cell = self.cells.get(key)
+        if cell is None:
+            if not self._has_room(key):
+                return
+            cell = self.cells[key] = {}
+        now = cell.get(bucket)
+        if now is not None:
+            cell[bucket] = now + 1
+        elif self._take(BUCKET_BYTES):
+            cell[bucket] = 1
+
+    def _cell(self, cell: object) -> list[int]:
+        assert isinstance(cell, dict)
+        return [number for pair in sorted(cell.items()) for number in pair]
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        self._give_up(len(self.cells.get(key, ())))
+        pairs = zip(cell[::2], cell[1::2], strict=True)
+        self.cells[key] = {n: count for n, count in pairs if self._take(BUCKET_BYTES)}
+
+    def _give_up(self, buckets: int) -> None:
+        self._used -= buckets * BUCKET_BYTES
+        self._room.give(buckets * BUCKET_BYTES)
+
+
+class SeriesMap(BucketMap):
+    """The sum in each of the latest intervals, at each key."""
+
+    __slots__ = ("_interval", "_most")
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        super().__init__(definition, room)
+        milliseconds, self._most = definition.arguments
+        self._interval = milliseconds * _NS
+
+    def add_at(self, key: KeyItems, word: int, now: int) -> None:
+        """Add a word in the interval that it is ``now``."""
+        value = as_signed(word) if self._signed else word
+        cell = self.cells.get(key)
+        if cell is None:
+            if not self._has_room(key):
+                return
+            cell = self.cells[key] = {}
+        interval = now // self._interval
+        if interval in cell:
+            cell[interval] += value
+            return
+        over = [each for each in cell if each <= interval - self._most]
+        for each in over:
+            del cell[each]
+        self._give_up(len(over))
+        if self._take(BUCKET_BYTES):
+            cell[interval] = value
+
+    def _cell(self, cell: object) -> list[int]:
+        assert isinstance(cell, dict)
+        return [each for n, total in sorted(cell.items()) for each in (n, *halves(total))]
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        self._give_up(len(self.cells.get(key, ())))
+        self.cells[key] = {
+            cell[at]: whole(cell[at + 1 : at + 3], signed=self._signed)
+            for at in range(0, len(cell), 3)
+            if self._take(BUCKET_BYTES)
+        }
+
+
+_CLASSES: Final[dict[str, type[HeldMap]]] = {
+    "value": ValueMap,
+    "count": CountMap,
+    "sum": SumMap,
+    "min": ExtremeMap,
+    "max": ExtremeMap,
+    "avg": StatsMap,
+    "stats": StatsMap,
+    "hist": BucketMap,
+    "lhist": BucketMap,
+    "tseries": SeriesMap,
+}
+
+
+def held_maps(definitions: Iterable[MapDefinition], above: MapRoom | None) -> list[HeldMap]:
+    """The maps of a program, empty; they take their room from that ``above``."""
+    room = MapRoom(PROGRAM_BYTES, above)
+    return [_CLASSES[each.kind](each, room) for each in definitions]
+
+
+def key_string(
+    context: Context, address: int, length: int, used: int
+) -> tuple[bytes, int | None, bool]:
+    """The string for a key, of which others have ``used`` bytes.
+
+    Then what was in the way, if anything: the address that could not be read, or (and it is true
+    behind that) the length of a string that does not fit.
+    """
+    room = STRING_BYTES - used
+    wanted = min(length, room + 1)
+    data = read_some(context, address, wanted)
+    end = data.find(0)
+    if end >= 0:
+        return data[:end], None, False
+    if len(data) < wanted:
+        return b"", address + len(data), False
+    return (b"", length, True) if len(data) > room else (data, None, False)

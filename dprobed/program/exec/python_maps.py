@@ -1,0 +1,59 @@
+"""Operations on maps as Python source.
+
+``k0``, ``k1``… are the items of the key, ``M0``… the maps.
+"""
+
+from __future__ import annotations
+
+from dprobed.program.exec import ir_maps
+from dprobed.program.exec.python_printer import Printer, prints, word
+
+
+def _key(items: int) -> str:
+    names = [f"k{item}" for item in range(items)]
+    return names[0] if items == 1 else f"({', '.join(names)})"
+
+
+@prints(ir_maps.KeyWord)
+def _key_word(to: Printer, op: ir_maps.KeyWord) -> None:
+    to.line(f"k{op.item} = {word(op.word)}")
+
+
+@prints(ir_maps.KeyName)
+def _key_name(to: Printer, op: ir_maps.KeyName) -> None:
+    to.line(f"k{op.item} = ctx.comm")
+
+
+@prints(ir_maps.KeyString)
+def _key_string(to: Printer, op: ir_maps.KeyString) -> None:
+    long, bad = to.other(), word(op.bad)
+    used = " + ".join(f"len(k{item})" for item in op.strings) or "0"
+    arguments = f"ctx, {word(op.address)}, {word(op.length)}, {used}"
+    to.line(f"k{op.item}, {bad}, {long} = key_string({arguments})")
+    with to.under(f"if {bad} is not None:"):
+        to.fail_if(long, op.too_long)
+        to.fail(op.fault)
+
+
+@prints(ir_maps.UpdateMap)
+def _update_map(to: Printer, op: ir_maps.UpdateMap) -> None:
+    key = _key(op.items)
+    if op.word is None:
+        to.line(f"M{op.map}.count({key})")
+    elif to.header.map[op.map].kind == "tseries":
+        to.line(f"M{op.map}.add_at({key}, {word(op.word)}, ctx.now())")
+    else:
+        to.line(f"M{op.map}.add({key}, {word(op.word)})")
+
+
+@prints(ir_maps.ReadMap)
+def _read_map(to: Printer, op: ir_maps.ReadMap) -> None:
+    to.line(f"{word(op.result)} = M{op.map}.{'has' if op.asks else 'get'}({_key(op.items)})")
+
+
+@prints(ir_maps.WriteMap)
+def _write_map(to: Printer, op: ir_maps.WriteMap) -> None:
+    if op.word is None:
+        to.line(f"M{op.map}.delete({_key(op.items)})")
+    else:
+        to.line(f"M{op.map}.set({_key(op.items)}, {word(op.word)})")

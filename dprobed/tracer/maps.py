@@ -1,0 +1,49 @@
+"""The maps of the programs in one target: read without stopping it, between two hits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, MapRoom
+from dprobed.tracer.inserted import Inserted, RequestError
+from dprobed.wire import protocol
+
+
+class TargetMaps:
+    """Those of all its programs; ``room``: what they may take."""
+
+    def __init__(self, inserted: Mapping[int, Inserted]) -> None:
+        self.room: Final = MapRoom(TARGET_BYTES)
+        self._inserted: Final = inserted
+
+    def read(self, request: protocol.Maps) -> list[protocol.MapState]:
+        """Those of a program, which are then reset as asked; raises RequestError."""
+        if request.program not in self._inserted:
+            raise RequestError(f"program {request.program} is not inserted")
+        return self._inserted[request.program].maps(request.reset)
+
+    def noted(self) -> tuple[list[protocol.MapState], bool]:
+        """Those of all programs, or none where they are more than is noted every second; and
+        whether they are."""
+        if TARGET_BYTES - self.room.left > NOTED_BYTES:
+            return [], True
+        return [state for each in self._inserted.values() for state in each.maps()], False
+
+    def last(self) -> list[protocol.MapState]:
+        """Those of all programs, told of once: they are empty then."""
+        return [
+            state
+            for each in self._inserted.values()
+            for state in each.maps("clear")
+            if state.entries or state.lost
+        ]
+
+    def use(self) -> list[protocol.MapUse]:
+        """How full they are."""
+        return [use for each in self._inserted.values() for use in each.map_use()]
+
+    def new_image(self) -> None:
+        """Forget all values: they are of another image."""
+        for each in self._inserted.values():
+            each.load_values({})

@@ -1,0 +1,75 @@
+"""What the walking executor does with maps; the maps themselves are those of the other one."""
+
+from __future__ import annotations
+
+from dprobed.program.exec import ir_maps
+from dprobed.program.exec.interface import ADDRESS_END
+from dprobed.program.exec.maps import AddingMap, KeyItems, SeriesMap, ValueMap
+from dprobed.program.maps import STRING_BYTES
+from tests.programs.walking import Hit, walks
+
+
+def _key(hit: Hit, items: int) -> KeyItems:
+    found = tuple(hit.key[item] for item in range(items))
+    return found[0] if items == 1 else found
+
+
+@walks(ir_maps.KeyWord)
+def _key_word(hit: Hit, op: ir_maps.KeyWord) -> None:
+    hit.key[op.item] = hit.value(op.word)
+
+
+@walks(ir_maps.KeyName)
+def _key_name(hit: Hit, op: ir_maps.KeyName) -> None:
+    hit.key[op.item] = hit.context.comm
+
+
+@walks(ir_maps.KeyString)
+def _key_string(hit: Hit, op: ir_maps.KeyString) -> None:
+    """Byte by byte."""
+    address, length, data = hit.value(op.address), hit.value(op.length), bytearray()
+    strings = [hit.key[item] for item in op.strings]
+    room = STRING_BYTES - sum(len(each) for each in strings if isinstance(each, bytes))
+    while len(data) < length:
+        at = address + len(data)
+        byte = hit.context.read_partial(at, 1) if at < ADDRESS_END else b""
+        if not byte:
+            hit.set(op.bad, at)
+            hit.fail(op.fault)
+        if byte == b"\0":
+            break
+        data += byte
+        if len(data) > room:
+            hit.set(op.bad, length)
+            hit.fail(op.too_long)
+    hit.key[op.item] = bytes(data)
+
+
+@walks(ir_maps.UpdateMap)
+def _update_map(hit: Hit, op: ir_maps.UpdateMap) -> None:
+    held, key = hit.executor.maps[op.map], _key(hit, op.items)
+    if op.word is None:
+        assert isinstance(held, ValueMap)
+        held.count(key)
+    elif isinstance(held, SeriesMap):
+        held.add_at(key, hit.value(op.word), hit.context.now())
+    else:
+        assert isinstance(held, AddingMap)
+        held.add(key, hit.value(op.word))
+
+
+@walks(ir_maps.ReadMap)
+def _read_map(hit: Hit, op: ir_maps.ReadMap) -> None:
+    held, key = hit.executor.maps[op.map], _key(hit, op.items)
+    assert isinstance(held, ValueMap)
+    hit.set(op.result, held.has(key) if op.asks else held.get(key))
+
+
+@walks(ir_maps.WriteMap)
+def _write_map(hit: Hit, op: ir_maps.WriteMap) -> None:
+    held, key = hit.executor.maps[op.map], _key(hit, op.items)
+    assert isinstance(held, ValueMap)
+    if op.word is None:
+        held.delete(key)
+    else:
+        held.set(key, hit.value(op.word))
