@@ -50,6 +50,8 @@ check: setup-test
 	@$(python) -m dprobed.program.rpn.reference --check
 	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
+	@$(python) etc/man.py --check
+	@! groff -man -ww -z docs/man/* 2>&1 | grep .
 
 bench: setup-bench
 	@$(python) -m tests.benchmarks.run

@@ -24,7 +24,7 @@ if [ ! -d "$wheels" ]; then
     rm -rf "$wheels.new" build/wheels-venv
     "$python" -m venv build/wheels-venv
     PYTHONWARNINGS=ignore build/wheels-venv/bin/python -m pip wheel --quiet --use-pep517 \
-        --disable-pip-version-check --wheel-dir "$wheels.new" . 'setuptools>=77'
+        --disable-pip-version-check --wheel-dir "$wheels.new" '.[metrics]' 'setuptools>=77'
     rm -rf "$wheels.new"/dprobed-* build/wheels-venv
     mv "$wheels.new" "$wheels"
 fi

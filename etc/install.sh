@@ -54,7 +54,7 @@ echo "installing dprobed into $root$prefix, with $base"
 # Else modules that are no longer ours are taken from what was built earlier.
 rm -rf build/lib build/bdist.*
 PYTHONWARNINGS=ignore "$staged/bin/python" -m pip install --quiet --use-pep517 --disable-pip-version-check \
-    --no-compile .
+    --no-compile '.[metrics]'
 # Nobody activates it, and pip has done its work. What it made says where it is: without DESTDIR.
 rm -f "$staged"/bin/[Aa]ctivate* "$staged"/bin/pip*
 # What the environment says to Python (PYTHONPATH, PYTHONHOME) is for the programs that are probed.
@@ -65,12 +65,14 @@ done
 "$staged/bin/python" -m compileall -q ${root:+-s "$root"} "$staged/lib"
 
 share=$root$prefix/share
-mkdir -p "$root$prefix/bin" "$share/man/man1" "$share/man/man8" \
+mkdir -p "$root$prefix/bin" \
     "$share/bash-completion/completions" "$share/zsh/site-functions" \
     "$share/fish/vendor_completions.d" "$share/doc/dprobed"
 ln -sf ../lib/dprobed/bin/dprobe ../lib/dprobed/bin/dprobed "$root$prefix/bin/"
-install -m 644 docs/man/dprobe.1 "$share/man/man1/"
-install -m 644 docs/man/dprobed.8 "$share/man/man8/"
+for section in 1 5 7 8; do
+    mkdir -p "$share/man/man$section"
+    install -m 644 docs/man/*.$section "$share/man/man$section/"
+done
 dprobe() { "$staged/bin/python" "$staged/bin/dprobe" "$@"; }
 dprobe completion bash >"$share/bash-completion/completions/dprobe"
 dprobe completion zsh >"$share/zsh/site-functions/_dprobe"
@@ -90,7 +92,7 @@ done
 install -m 644 etc/systemd/dprobed.catalog "$lib/systemd/catalog/"
 install -m 644 etc/systemd/sysusers.conf "$lib/sysusers.d/dprobed.conf"
 install -m 644 etc/systemd/tmpfiles.conf "$lib/tmpfiles.d/dprobed.conf"
-cp -R etc/examples etc/policies "$share/doc/dprobed/"
+cp -R etc/examples etc/policies etc/prometheus "$share/doc/dprobed/"
 chmod -R a+rX "$staged" "$share/doc/dprobed"
 if [ -z "$root" ] && [ "$(id -u)" -eq 0 ] && [ -d /run/systemd/system ]; then
     echo "as a service:  systemd-sysusers dprobed.conf && journalctl --update-catalog &&"

@@ -79,6 +79,7 @@ demo | hunt | install | deb) ;;
 *)
     need g++ command -v g++
     need libc6-dbg libc_debug
+    need groff-base command -v groff
     need elfutils command -v eu-stack
     need zstd command -v zstd
     need systemtap-sdt-dev test -e /usr/include/x86_64-linux-gnu/sys/sdt.h

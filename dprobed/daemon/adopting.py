@@ -114,6 +114,7 @@ class Adopting:
                     except Exception:
                         # The others are not concerned; it stays for the next start.
                         name = each.inserted.upload.label
+                        self._kept.failed[each.inserted.number, each.pid] = each
                         _log.exception("process %d: %s is not put in again", each.pid, name)
 
         await asyncio.gather(*map(one, processes))

@@ -20,7 +20,7 @@ import msgspec
 from dprobed.backend import Backends
 from dprobed.daemon.announcer import Announcer
 from dprobed.daemon.attaching import Attaching
-from dprobed.daemon.change_journals import JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFiles
 from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from dprobed.daemon.connection import TakeAnswer
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
+    from dprobed.daemon.metrics.service import Metrics
     from dprobed.daemon.overview import Overview
     from dprobed.daemon.policy_reload import PolicyReload
     from dprobed.daemon.policy_requests import PolicyRequests
@@ -283,16 +284,21 @@ class Public(msgspec.Struct, frozen=True):
     service: ServiceManager
     overview: Overview
     adopting: Adopting
+    metrics: Metrics | None = None
 
     async def begin(self) -> None:
         """Insert the policies' auto-inserted programs, and start enforcing the policies."""
         if os.geteuid() == 0:  # Others do not serve several users.
             self.identities.start()
         await self.reload.begin()
+        if self.metrics is not None:
+            await self.metrics.begin()
 
     def stop(self) -> None:
         """Stop all insertion."""
         self.service.stopping()
+        if self.metrics is not None:
+            self.metrics.stop()
         self.deployments.stop()
         self.identities.stop()
 
@@ -301,7 +307,7 @@ def begin(
     main: TracerMain,
     config: Path | None,
     ahead: TracerAhead | None = None,
-    journals: JournalFiles | None = None,
+    journals: ChangeJournalFiles | None = None,
 ) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
@@ -343,11 +349,12 @@ def build_public(
     kept: Kept | None = None,
     hold_limit: float = HOLD_LIMIT,
     kernel: Backends | None = None,
+    metrics: socket.socket | None = None,
 ) -> App:
     """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing).
 
     ``kept``: what it goes on with after a restart, and the next one after it. ``kernel``: None:
-    that of this machine.
+    that of this machine. ``metrics``: the listening socket where they are served, if they are.
     """
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
@@ -401,7 +408,7 @@ def build_public(
     policies = PolicyRequests(gate, store, reload.reload)
     usage = OwnUsage(resolvers.processes)
 
-    table = RequestTable(gate.commands, _UNKNOWN)
+    table = RequestTable(gate.commands, _UNKNOWN, gate.audit.refuse)
     _probing(table, core, traced, resolvers, deployments)
     table.add(messages.InsertKernel, traced.inserting.insert_kernel)
     _managing(table, deployments, log, handlers, traces, policies, usage)
@@ -415,8 +422,29 @@ def build_public(
         deployments,
         core.tasks,
     )
-    public = Public(reload, identities, traces, deployments, service, overview, adopting)
+    public = Public(
+        reload,
+        identities,
+        traces,
+        deployments,
+        service,
+        overview,
+        adopting,
+        None if metrics is None else _metrics(metrics, core, deployments),
+    )
     return App(core, traced, table, server, public)
+
+
+def _metrics(sock: socket.socket, core: Core, deployments: Deployments) -> Metrics:
+    """What serves metrics at a socket, and counts what they are about."""
+    from dprobed.daemon.metrics.service import Metrics
+    from dprobed.daemon.metrics.snapshot import Counts
+
+    counts = Counts(
+        core.targets, core.dispatcher, deployments, core.clients, core.gate.audit.refusals
+    )
+    core.targets.counts = counts
+    return Metrics(sock, counts, core.targets, core.detaching, core.tasks)
 
 
 def _managing(

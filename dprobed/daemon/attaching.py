@@ -8,13 +8,14 @@ import os
 from typing import Final
 
 from dprobed.backend import Backends
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Admission, Gate
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tracer_pool import TracerPool
+from dprobed.proc import refusals
 from dprobed.wire import messages, protocol
 
 #: Seconds between two looks at whether what killed tracers have left is undone.
@@ -107,7 +108,11 @@ class Attaching:
     def check_not_ours(self, client: Client, pid: int) -> None:
         """That a process is neither the client nor of the daemon; raises Refusal."""
         if pid in (os.getpid(), client.pid) or pid in self._backends.pids:
-            raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
+            raise Forbidden(
+                f"process {pid} is part of dprobed itself, and cannot be probed by it",
+                "dprobed itself",
+                pid,
+            )
 
     async def _begin(
         self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
@@ -129,11 +134,13 @@ class Attaching:
             target.asked_for, target.launched = not shared, launch
             target.hold_limit = self._hold_limit
             await target.ask(lambda seq: self._request(seq, target.pid, launch, admission))
-        except Refusal:
+        except Refusal as refusal:
             target.dismiss(client)
             if not target.finished.is_set():
                 self._targets.finish(target, None, "")
             await self._detaching.tracer_ended(target)
+            if str(refusal).startswith(refusals.NOT_PERMITTED):
+                raise Forbidden(str(refusal), "kernel", target.pid) from None
             raise
         try:
             if not self._gate.admit(client, target.pid).same_as(admission):

@@ -28,7 +28,7 @@ MOST: Final = 16
 _NAME: Final = re.compile(r"(\d+)-(\d+)-(-?\d+)-(\d+)")
 
 
-class JournalFile:
+class ChangeJournalFile:
     """The change journal of one tracer: that of ``user``, for processes of ``owner``."""
 
     def __init__(self, user: User, owner: int, path: Path | None, descriptor: int = -1) -> None:
@@ -105,7 +105,7 @@ def _age(path: Path) -> float:
     return 0.0
 
 
-class JournalFiles:
+class ChangeJournalFiles:
     """Makes and finds change journals; in memory without ``folder``."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -114,15 +114,15 @@ class JournalFiles:
         self.notes: Final[list[Note]] = []
         self._count = 0
 
-    def make(self, user: User, owner: int) -> JournalFile:
+    def make(self, user: User, owner: int) -> ChangeJournalFile:
         """A new one; raises OSError."""
         self._count += 1
         if self.folder is None:
             descriptor = os.memfd_create("dprobed-changes", os.MFD_CLOEXEC)
-            return JournalFile(user, owner, None, descriptor)
+            return ChangeJournalFile(user, owner, None, descriptor)
         path = self.folder / f"{user[0]}-{user[1]}-{owner}-{os.getpid()}{self._count:06}"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return JournalFile(user, owner, path)
+        return ChangeJournalFile(user, owner, path)
 
     def open(self) -> None:
         """Make the folder, or check that nobody else can put anything into it; raises OSError."""
@@ -135,7 +135,7 @@ class JournalFiles:
         if not stat.S_ISDIR(status.st_mode) or not mine:
             raise PermissionError(1, "not a folder that only this user can use; remove it")
 
-    def found(self) -> list[JournalFile]:
+    def found(self) -> list[ChangeJournalFile]:
         """Those that daemons before this one have left."""
         if self.folder is None:
             return []
@@ -144,7 +144,7 @@ class JournalFiles:
             if name := _NAME.fullmatch(path.name):
                 uid, gid, owner = (int(each) for each in name.groups()[:3])
                 if os.geteuid() in (0, uid):
-                    journals.append(JournalFile((uid, gid), owner, path))
+                    journals.append(ChangeJournalFile((uid, gid), owner, path))
         return journals
 
     def limit(self, user: User) -> None:

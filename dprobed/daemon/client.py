@@ -7,13 +7,25 @@ their state changes: a connection, a deployment, or the daemon itself for its po
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from dprobed.wire import messages
 
 
 class Refusal(Exception):
     """A request is refused; the text says why, and what to do."""
+
+
+class Forbidden(Refusal):
+    """A refusal because of who asks, which is noted (audit.py).
+
+    ``kind``: the rule, in a word or two; ``pid``: the process that it is about, if it is about one.
+    """
+
+    def __init__(self, text: str, kind: str, pid: int | None = None) -> None:
+        super().__init__(text)
+        self.kind: Final = kind
+        self.pid: Final = pid
 
 
 class NoFacilityRefusal(Refusal):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dprobed import __version__
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.table import RequestTable
 from dprobed.proc import peer
 from dprobed.wire import messages
@@ -294,4 +294,8 @@ class Connection(asyncio.Protocol):
         elif self._take_answer is None:
             raise Refusal(f"this connection has no handler {answer.handler}")
         else:
-            self._take_answer(self, answer)
+            try:
+                self._take_answer(self, answer)
+            except Forbidden as refusal:
+                self._table.refused(self, answer, refusal)
+                raise

@@ -158,14 +158,14 @@ class Detaching:
                 "its process sleeps in the kernel, and keeps its tracer until it wakes",
             )
             target.programs.pop(inserted.number, None)
-            self._targets.kept.drop(inserted)
+            self._targets.taken_out(inserted)
 
     async def take_out(self, target: Target, inserted: InsertedProgram) -> None:
         """Remove a program from a target; raises Refusal."""
         number = inserted.number
         await target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number))
         target.programs.pop(number, None)
-        self._targets.kept.drop(inserted)
+        self._targets.taken_out(inserted)
 
     @staticmethod
     async def refresh(target: Target) -> None:

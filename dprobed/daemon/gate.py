@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from dprobed.daemon.audit import Audit
-from dprobed.daemon.client import Refusal, User
+from dprobed.daemon.client import Forbidden, Refusal, User
 from dprobed.daemon.history import History
 from dprobed.daemon.target import Target
 from dprobed.policy.model import Decision, Denial, Policies
@@ -58,7 +58,7 @@ class Gate:
     ) -> None:
         self.process: Final = process
         self.store = store
-        self._audit = Audit()
+        self.audit: Final = Audit()
         self.history = History()
         self._serves_all = os.geteuid() == 0
 
@@ -104,9 +104,11 @@ class Gate:
     def join(self, user: User, target: Target, admission: Admission) -> None:
         """Check that the user may share the tracer of a process that is traced already."""
         if admission.uid != target.uid and not self.commands(user):
-            raise Refusal(
+            raise Forbidden(
                 f"process {target.pid} ({target.comm}) is traced for user {target.uid} already, "
-                "and a process has one tracer at a time; try again when that has ended"
+                "and a process has one tracer at a time; try again when that has ended",
+                "another user's tracer",
+                target.pid,
             )
 
     def require(self, user: User, pid: int, right: Right) -> None:
@@ -147,7 +149,7 @@ class Gate:
         denial = self.denial(user, process, frozenset(wanted), reason_for(label, wanted))
         if denial is None:
             return ""
-        self._audit.deny(denial)
+        self.audit.deny(denial)
         return denial.text
 
     def _decide(self, pid: int) -> Decision:
@@ -170,14 +172,16 @@ class Gate:
         if not decision.by_name(user.uid, gids):
             return user.uid, user.gid
         if len(set(process.uids)) > 1 or len(set(process.gids)) > 1:
-            raise Refusal(
+            raise Forbidden(
                 f"process {process.pid} ({process.comm}) runs with the rights of two users: "
-                "only root may trace it"
+                "only root may trace it",
+                "two users",
+                process.pid,
             )
         return process.uid, process.gid
 
     def _refuse(self, denial: Denial) -> NoReturn:
-        self._audit.deny(denial)
+        self.audit.deny(denial)
         raise Refusal(denial.text)
 
 

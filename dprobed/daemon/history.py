@@ -52,6 +52,10 @@ class UserRates:
             return None
         return self._left_out.pop(key, 0)
 
+    def left_out(self, uid: int, cause: str) -> int:
+        """How many lines were left out since the last one written; they are told now."""
+        return self._left_out.pop((uid, cause), 0)
+
 
 class History:
     """Logs what users have done; root's lines have no rate limit."""

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
@@ -16,6 +16,9 @@ from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
 from dprobed.policy.rights import Right
 from dprobed.wire import messages, protocol
+
+#: Why a kept program could not be put in again, where that was no refusal.
+_DEFECT: Final = "internal error in the daemon (see its log)"
 
 
 class DeploymentList(Protocol):
@@ -72,10 +75,26 @@ class Inquiry:
             probes=await self._doubts.infos(chosen),
             deployments=self._deployed(client, select),
             discovery=self._deployments.discovery() if self._deployments is not None else None,
+            kept=self._kept(client, select),
             earlier=self._targets.earlier_infos(client, select),
             variables=[*summed, *self._targets.variables(client, select, others)],
             map_use=map_use_of(chosen),
         )
+
+    def _kept(self, client: Client, select: messages.Select) -> list[messages.KeptInfo]:
+        """Programs that are to be put in again after a restart, and are not in yet."""
+        kept = self._targets.kept
+        return [
+            messages.KeptInfo(
+                number=each.inserted.number,
+                program=each.inserted.upload.label,
+                pid=each.pid,
+                uid=each.inserted.uid,
+                problem=_DEFECT if (each.inserted.number, each.pid) in kept.failed else "",
+            )
+            for each in kept.not_in()
+            if self._gate.sees(client, each.inserted.uid) and each.matches(select)
+        ]
 
     async def programs(self, client: Client, request: messages.Programs) -> messages.Listing:
         """The selected programs; a deployment's instances only where a process is selected."""
@@ -116,7 +135,8 @@ class Inquiry:
                 inserted for inserted in programs if not inserted.target.finished.is_set()
             ] or programs
             if not live:
-                raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
+                text = f"there is no program {number}; `dprobe programs` lists them"
+                raise self._targets.missing(messages.Select(number=number, pid=pid), text)
             if len(live) > 1:
                 pids = ", ".join(str(inserted.target.pid) for inserted in live)
                 raise Refusal(f"program {number} is in several processes; name one of {pids}")
@@ -128,9 +148,11 @@ class Inquiry:
             self._gate.require(client, pid, Right.OBSERVE)
         others = (e for e in target.programs.values() if not self._gate.sees(client, e.uid))
         if request.reset and any(inserted.program.header.gvars for inserted in others):
-            raise Refusal(
+            raise Forbidden(
                 f"programs of other users in process {pid} use its globals too: only root may "
-                "reset them"
+                "reset them",
+                "another user's variables",
+                pid,
             )
         return target
 

@@ -124,6 +124,8 @@ class Kept:
         self._boot: Final = boot()
         #: Programs that are about to be put in again, by number and process.
         self.waiting: Final[dict[tuple[int, int], KeptProgram]] = {}
+        #: Those that could not be, because of a defect; they stay for the next start.
+        self.failed: Final[dict[tuple[int, int], KeptProgram]] = {}
         self._complained = False
 
     # -- programs --------------------------------------------------------------------------------
@@ -147,12 +149,19 @@ class Kept:
         self._remove(f"{_PROGRAM}{number}-{pid}")
 
     def give_up(self, matches: Callable[[KeptProgram], bool]) -> int:
-        """Have programs not put in again that wait for it; how many there were."""
-        chosen = [key for key, each in self.waiting.items() if matches(each)]
-        for number, pid in chosen:
-            del self.waiting[number, pid]
-            self.drop_program(number, pid)
+        """Have programs not put in again that wait for it, now or at the next start; how many
+        there were."""
+        chosen = [each for each in self.not_in() if matches(each)]
+        for each in chosen:
+            key = each.inserted.number, each.pid
+            self.waiting.pop(key, None)
+            self.failed.pop(key, None)
+            self.drop_program(*key)
         return len(chosen)
+
+    def not_in(self) -> list[KeptProgram]:
+        """Those that are to be in their process, and are not yet."""
+        return [*self.waiting.values(), *self.failed.values()]
 
     # -- deployments -----------------------------------------------------------------------------
 

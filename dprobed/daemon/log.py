@@ -28,7 +28,7 @@ class _Lines(logging.Formatter):
         return printable(super().format(record), LAYOUT).replace("\n", "\n    ")
 
 
-class _Journal(logging.Handler):
+class _SystemdJournal(logging.Handler):
     """Sends messages to the journal, by systemd-python's handler, which is imported for the first.
 
     ``everything``: not only refusals.
@@ -41,7 +41,7 @@ class _Journal(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it goes to the journal."""
-        return self._everything or record.__dict__.get("DPROBE_EVENT") == "denied"
+        return self._everything or record.__dict__.get("DPROBE_EVENT") in ("denied", "refused")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Make an entry of a message."""
@@ -73,7 +73,7 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
 def begin_log(level: int) -> None:
     """Begin the log of this process, from this level on."""
     everything = is_journal(2)
-    handlers: list[logging.Handler] = [_Journal(everything)]
+    handlers: list[logging.Handler] = [_SystemdJournal(everything)]
     if not everything:
         lines = logging.StreamHandler(sys.stderr)
         lines.setFormatter(_Lines("dprobed: %(message)s"))

@@ -14,12 +14,13 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
-from dprobed.daemon.change_journals import JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFiles
 from dprobed.daemon.child_process import begin_afresh
 from dprobed.daemon.former import FormerCounts
 from dprobed.daemon.kept import Kept
@@ -61,8 +62,8 @@ def _private_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def listening_socket(path: Path) -> Iterator[socket.socket]:
-    """A listening socket at ``path``: only its owner (and root) can connect to it; to root's, all.
+def listening_socket(path: Path, *, public: bool) -> Iterator[socket.socket]:
+    """A listening socket at ``path``: only its owner (and root) can connect to it; ``public``: all.
 
     A lock beside it tells a daemon that runs from a socket that a dead one left; raises StartError.
     """
@@ -80,8 +81,7 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
                     )
                 path.unlink()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            # Anyone may connect to root's daemon: the policies decide what a user may do.
-            mask = os.umask(0o111 if os.geteuid() == 0 else 0o177)
+            mask = os.umask(0o111 if public else 0o177)
             try:
                 sock.bind(str(path))
             finally:
@@ -90,8 +90,10 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
             raise StartError(f"{path}: {error.strerror or error}") from None
         with sock:
             sock.listen(64)
-            yield sock
-        path.unlink(missing_ok=True)
+            try:
+                yield sock
+            finally:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -205,25 +207,29 @@ def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: f
     except OSError as error:
         raise StartError(f"what LISTEN_FDS says was given is not there: {error.strerror}") from None
     where = _where(path, service.listeners)
-    journals = JournalFiles(where.with_name(where.name + ".changes"))
+    journals = ChangeJournalFiles(where.with_name(where.name + ".changes"))
     tracers, gate = begin(main, config, journals=journals)
+    wanted = gate.store.config
+    _check_metrics(wanted)
 
-    def build(_: Callable[[], None]) -> App:
-        return build_public(
-            tracers,
-            gate,
-            tracers.resolvers,
-            service=service,
-            kept=Kept(journals.folder, FormerCounts(journals.notes)),
-            hold_limit=hold_limit,
-        )
-
-    with _listening(path, service.listeners) as sock:
+    with _listening(path, service.listeners) as sock, _metrics_socket(wanted.metrics) as metrics:
         try:
             journals.open()
         except OSError as error:
             folder = where.with_name(where.name + ".changes")
             raise StartError(f"{folder}: {error.strerror}") from None
+
+        def build(_: Callable[[], None]) -> App:
+            return build_public(
+                tracers,
+                gate,
+                tracers.resolvers,
+                service=service,
+                kept=Kept(journals.folder, FormerCounts(journals.notes)),
+                hold_limit=hold_limit,
+                metrics=metrics,
+            )
+
         asyncio.run(serve(build, sock))
 
 
@@ -250,7 +256,37 @@ def _listening(
         return activated_socket(given[0], where)
     if path is None:
         _private_folder(where.parent)
-    return listening_socket(where)
+    # Anyone may connect to root's daemon: the policies decide what a user may do.
+    return listening_socket(where, public=os.geteuid() == 0)
+
+
+@contextlib.contextmanager
+def _metrics_socket(where: Path | tuple[str, int] | None) -> Iterator[socket.socket | None]:
+    """Where metrics are to be served, if anywhere; raises StartError."""
+    if where is None:
+        yield None
+    elif isinstance(where, Path):
+        with listening_socket(where, public=False) as sock:
+            yield sock
+    else:
+        family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+        try:
+            sock = socket.create_server(where, family=family)
+        except OSError as error:
+            raise StartError(
+                f"metrics: {where[0]} port {where[1]}: {os.strerror(error.errno or 0)}"
+            ) from None
+        with sock:
+            yield sock
+
+
+def _check_metrics(config: configuration.Config) -> None:
+    """That metrics can be made, if they are wanted; raises StartError."""
+    if config.metrics is not None and find_spec("prometheus_client") is None:
+        raise StartError(
+            "metrics need Python's prometheus_client, which is not installed: install it, or take "
+            "[metrics] out of the configuration"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -266,7 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         if options.check_config:
-            PolicyStore(configuration.load(options.config, os.geteuid()), os.geteuid())
+            config = configuration.load(options.config, os.geteuid())
+            PolicyStore(config, os.geteuid())
+            _check_metrics(config)
             return
         check_proc()
         # Here, so that every tracer forked later shares these pages.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.targets import Targets
 from dprobed.program.model import Program
@@ -45,9 +45,10 @@ class Quota:
         if not self._gate.commands(client):
             own = len(self._targets.select(client, messages.Select())) + self._programs[uid]
             if own + len(programs) > PROGRAMS:
-                raise Refusal(
+                text = (
                     f"user {uid} has {_count(own, 'program')} inserted (limit {PROGRAMS}); {_ELSE}"
                 )
+                raise Forbidden(text, "quota")
         with self.room_for_probes(client, programs):
             self._programs[uid] += len(programs)
             try:
@@ -64,9 +65,8 @@ class Quota:
             own_programs = self._targets.select(client, messages.Select())
             own = sum(len(inserted.probes) for inserted in own_programs) + self._probes[uid]
             if own + probes > PROBES:
-                raise Refusal(
-                    f"user {uid} has {_count(own, 'probe')} inserted (limit {PROBES}); {_ELSE}"
-                )
+                text = f"user {uid} has {_count(own, 'probe')} inserted (limit {PROBES}); {_ELSE}"
+                raise Forbidden(text, "quota")
         self._probes[uid] += probes
         try:
             yield
@@ -88,18 +88,20 @@ class Quota:
         ]
         # Those without one are about to get it.
         if len(set(tracers) - {None}) + tracers.count(None) > TRACERS:
-            raise Refusal(
+            raise Forbidden(
                 f"user {client.uid} has {TRACERS} processes traced (limit {TRACERS}); detach from "
                 "some, deploy the program to a selection of processes, or start a dprobed of your "
-                "own"
+                "own",
+                "quota",
             )
 
     def check_deployments(self, client: Client, wanted: int) -> None:
         """Check that the client's user may have that many deployments."""
         if wanted > DEPLOYMENTS and not self._gate.commands(client):
-            raise Refusal(
+            text = (
                 f"user {client.uid} would have {wanted} deployments (limit {DEPLOYMENTS}); {_ELSE}"
             )
+            raise Forbidden(text, "quota")
 
 
 def _count(number: int, what: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from dprobed.backend import Backend, BackendGone, BackendRefused
-from dprobed.daemon.change_journals import JournalFile
+from dprobed.daemon.change_journals import ChangeJournalFile
 from dprobed.wire import protocol
 
 #: Seconds after which it is given up, until the next start.
@@ -39,10 +39,10 @@ class Tracer(Backend, Protocol):
 
 
 #: Starts a tracer with a journal that another one has left.
-Start = Callable[[JournalFile], Awaitable[Tracer]]
+Start = Callable[[ChangeJournalFile], Awaitable[Tracer]]
 
 
-async def recover(start: Start, journal: JournalFile) -> None:
+async def recover(start: Start, journal: ChangeJournalFile) -> None:
     """Undo what a journal names."""
     while not journal.is_empty:
         # From here on it is ours to remove.

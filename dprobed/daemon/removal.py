@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
@@ -57,7 +57,8 @@ class Removal:
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
         if not removed and not earlier and not given_up and select != messages.Select():
-            raise Refusal("no such program is inserted; `dprobe programs` lists them")
+            text = "no such program is inserted; `dprobe programs` lists them"
+            raise self._targets.missing(select, text)
         targets = list(dict.fromkeys(inserted.target for inserted in removed))
         if removed and asked:
             names = some(inserted.label for inserted in removed)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from dprobed.daemon import peer_socket
-from dprobed.daemon.client import Client
+from dprobed.daemon.client import Client, Forbidden
 from dprobed.daemon.connection import BYTES_OF_A_USER, Connection, TakeAnswer
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.table import RequestTable
@@ -63,18 +63,28 @@ class Server:
     # -- as connection.Connections ----------------------------------------------------------------
 
     def admit(self, connection: Connection) -> str:
-        """Admit a client; else why it is refused."""
+        """Admit a client; else why it is refused, which is noted."""
+        refusal = self._refusal(connection)
+        if refusal is None:
+            self._connections.add(connection)
+            self._clients.add(connection)
+            return ""
+        self._gate.audit.refuse(connection.pid, connection.uid, "connect", refusal)
+        return str(refusal)
+
+    def _refusal(self, connection: Connection) -> Forbidden | None:
         own, uid = os.geteuid(), connection.uid
         if own != 0 and uid not in (0, own):
-            return f"only root and user {own} may command this dprobed; start one of your own"
+            text = f"only root and user {own} may command this dprobed; start one of your own"
+            return Forbidden(text, "another user's daemon")
         same = sum(each.uid == uid for each in self._connections)
         if uid not in (0, own) and same >= MAX_OF_A_USER:
-            return f"{MAX_OF_A_USER} clients of user {uid} are connected already; try again later"
+            text = f"{MAX_OF_A_USER} clients of user {uid} are connected already; try again later"
+            return Forbidden(text, "quota")
         if len(self._connections) >= MAX_CONNECTIONS * (2 if uid == 0 else 1):
-            return f"{MAX_CONNECTIONS} clients are connected already; try again later"
-        self._connections.add(connection)
-        self._clients.add(connection)
-        return ""
+            text = f"{MAX_CONNECTIONS} clients are connected already; try again later"
+            return Forbidden(text, "quota")
+        return None
 
     def leave(self, connection: Connection) -> None:
         """A connection has ended."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
-from dprobed.daemon.client import Client, Refusal, User
+from dprobed.daemon.client import Client, Forbidden, Refusal, User
 from dprobed.wire import messages
 
 Q = TypeVar("Q", bound=messages.Request)
 #: Does a request for a client; what cannot be done raises Refusal.
 Doer = Callable[[Client, Any], Awaitable[messages.Reply]]
+#: Notes a refusal: which process of which user asked, for what.
+Audit = Callable[[int, int, str, Forbidden], None]
 
 
 class _Row(NamedTuple):
@@ -22,12 +24,16 @@ class RequestTable:
     """Dispatches requests by their type.
 
     ``commands``: whether a user may do everything in this daemon (gate.py). ``missing``: the
-    refusal of a request that is not in the table.
+    refusal of a request that is not in the table. ``audit``: None in a private daemon, whose
+    client is the one who asks and is told.
     """
 
-    def __init__(self, commands: Callable[[User], bool], missing: str) -> None:
+    def __init__(
+        self, commands: Callable[[User], bool], missing: str, audit: Audit | None = None
+    ) -> None:
         self._commands: Final = commands
         self._missing: Final = missing
+        self._audit: Final = audit
         self._rows: dict[type, _Row] = {}
 
     def add(
@@ -46,6 +52,17 @@ class RequestTable:
         row = self._rows.get(type(request))
         if row is None:
             raise Refusal(f"`{type(request).__name__.lower()}`: {self._missing}")
-        if row.for_root and not self._commands(client):
-            raise Refusal(row.for_root)
-        return await row.do(client, request)
+        try:
+            if row.for_root and not self._commands(client):
+                raise Forbidden(row.for_root, "root only")
+            return await row.do(client, request)
+        except Forbidden as refusal:
+            self.refused(client, request, refusal)
+            raise
+
+    def refused(
+        self, client: Client, request: messages.Request | messages.Answer, refusal: Forbidden
+    ) -> None:
+        """Note a refusal because of who asks."""
+        if self._audit is not None:
+            self._audit(client.pid, client.uid, type(request).__name__.lower(), refusal)

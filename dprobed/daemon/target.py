@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ _ENDED: Final = 64
 _EARLY: Final = 1024
 #: The end of a target from which the tracer detached after an internal error.
 DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
+#: What a debugger's socket can be called: nothing in it is syntax for gdb or a shell.
+SOCKET_PATH: Final = re.compile(r"/[\w./+:@-]{1,107}", re.ASCII)
 #: States of a probe about whose source there is nothing to say.
 _WORKING: Final = frozenset(
     {
@@ -462,9 +465,11 @@ class Target:
         found = self.debugger
         if found is None:
             return None
+        # It comes from the tracer, which runs as who asked for it, and others give it to gdb, for
+        # which `| command` is a place to connect to.
         return messages.DebuggerInfo(
             held=found.held,
-            socket=found.socket,
+            socket=found.socket if SOCKET_PATH.fullmatch(found.socket) else "",
             attached=found.attached,
             seconds=found.seconds,
             expired=found.expired,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.kept import Kept
@@ -13,6 +13,18 @@ from dprobed.daemon.maps import EndedMaps, maps_of
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.wire import messages, protocol
+
+
+class Leaving(Protocol):
+    """Is told of the last counters of what leaves (metrics/snapshot.py)."""
+
+    def taken_out(self, inserted: InsertedProgram) -> None:
+        """A program has left a process; its counters are its last."""
+        ...
+
+    def finished(self, target: Target) -> None:
+        """A target has ended, or was detached from."""
+        ...
 
 
 class Targets:
@@ -24,6 +36,8 @@ class Targets:
         self.kept: Final = kept or Kept()
         self.by_pid: Final[dict[int, Target]] = {}
         self.exited: Final = ExitedProcesses()
+        #: Who counts what leaves.
+        self.counts: Leaving | None = None
         self.ended_maps: Final = EndedMaps()
 
     def __contains__(self, pid: object) -> bool:
@@ -83,9 +97,20 @@ class Targets:
     def live(self, client: Client, pid: int) -> Target:
         """A target that the client may see; raises Refusal."""
         target = self.by_pid.get(pid)
-        if target is None or not self.sees(client, target):
-            raise Refusal(f"process {pid} is not traced by this daemon")
+        text = f"process {pid} is not traced by this daemon"
+        if target is None:
+            raise Refusal(text)
+        if not self.sees(client, target):
+            raise Forbidden(text, "another user's target", pid)
         return target
+
+    def missing(self, select: messages.Select, text: str) -> Refusal:
+        """The refusal of who sees no such program: it is noted where somebody else has one."""
+        there = (*self.exited, *self.by_pid.values())
+        programs = (inserted for target in there for inserted in target.programs.values())
+        if any(inserted.matches(select) for inserted in programs):
+            return Forbidden(text, "another user's program", select.pid)
+        return Refusal(text)
 
     def held(self, client: Client, pid: int) -> Target:
         """A target that this client has attached to; raises Refusal."""
@@ -103,6 +128,12 @@ class Targets:
         target = self.by_pid.get(pid)
         return target.programs.get(number) if target is not None else None
 
+    def taken_out(self, inserted: InsertedProgram) -> None:
+        """A program has left a process, which may have ended."""
+        self.kept.drop(inserted)
+        if self.counts is not None:
+            self.counts.taken_out(inserted)
+
     def finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
         """A target has ended, was detached from, or lost its tracer (``failure``)."""
         if target.finished.is_set():
@@ -115,7 +146,9 @@ class Targets:
             target.fail(failure)
         target.finished.set()
         for inserted in target.programs.values():
-            self.kept.drop(inserted)
+            self.taken_out(inserted)
+        if self.counts is not None:
+            self.counts.finished(target)
         if target.tracer is not None:
             target.tracer.drop(target)
         if not target.attached:

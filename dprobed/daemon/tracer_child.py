@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dprobed.daemon.change_journals import JournalFile, JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFile, ChangeJournalFiles
 from dprobed.daemon.child_process import fork_as
 
 #: What a tracer process runs, with its socket, the mailbox of its user's resolver, and the
@@ -44,7 +44,7 @@ def importing_main(sock: socket.socket, mailbox: socket.socket, changes: int) ->
 
 
 def fork_tracer(
-    main: TracerMain, mailbox: socket.socket, journal: JournalFile
+    main: TracerMain, mailbox: socket.socket, journal: ChangeJournalFile
 ) -> tuple[int, socket.socket]:
     """Fork a tracer that runs ``main`` as the user of its journal: its pid, and our end of its
     socket.
@@ -99,7 +99,7 @@ class TracerAhead(NamedTuple):
     """A tracer that was forked before it is needed, for the user of its journal: its pid, our end
     of its socket, and both ends of the mailbox of its resolver."""
 
-    journal: JournalFile
+    journal: ChangeJournalFile
     pid: int
     sock: socket.socket
     mailbox: tuple[socket.socket, socket.socket]
@@ -107,6 +107,6 @@ class TracerAhead(NamedTuple):
 
 def fork_ahead() -> TracerAhead:
     """Fork a tracer for this user and processes of this user; raises OSError."""
-    journal = JournalFiles().make((os.geteuid(), os.getegid()), os.geteuid())
+    journal = ChangeJournalFiles().make((os.geteuid(), os.getegid()), os.geteuid())
     mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return TracerAhead(journal, *fork_tracer(importing_main, mailbox[0], journal), mailbox)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -34,6 +35,8 @@ _NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
 #: That a process or a thread of it stands: told to who follows the log, too.
 _STANDS: Final = ("suspend", "debugger")
 
+#: Process and user at the other end of a socket.
+_PEER: Final = re.compile(r"([0-9]{1,10}) ([0-9]{1,10})")
 #: How the notice of a core that a hit has asked for begins.
 _CORE: Final = "core: "
 
@@ -106,6 +109,9 @@ class TracerEvents:
         self._ends.changed(target, {info.number for info in infos})
 
     def _noticed(self, target: Target, event: protocol.TargetEvent) -> None:
+        if event.kind in ("debugged", "not debugged"):
+            self._debugger_came(target, event)
+            return
         if event.kind == "asleep":
             target.asleep = True
         if event.kind in _NOTED:
@@ -138,6 +144,23 @@ class TracerEvents:
         notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=text)
         for client in target.clients() | followers:
             client.tell(notice)
+
+    def _debugger_came(self, target: Target, event: protocol.TargetEvent) -> None:
+        """Note who came to a debugger's socket, as the tracer says."""
+        found = _PEER.fullmatch(event.text)
+        if found is None:
+            _log.error("protocol error from the tracer: %r is nobody", event.text)
+            return
+        by, uid = found.groups()
+        who, cause = f"process {by} of user {uid}", "debugged"
+        text = f"{target.what}: {who} is in, as a debugger"
+        if event.kind == "not debugged":
+            text, cause = f"refused: {who} may not debug {target.what}", "refused"
+            self._gate.audit.refusals["debugger"] += 1
+        # Under the name of the tracer's user: who else came is what it says.
+        self._gate.history.note(
+            target.uid, text, cause, pid=target.pid, by_pid=by, why="debugger", request="debugger"
+        )
 
     # -- fork children -------------------------------------------------------------------------
 

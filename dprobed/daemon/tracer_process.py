@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
-from dprobed.daemon.change_journals import JournalFile, JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFile, ChangeJournalFiles
 from dprobed.daemon.child_process import User, how_it_ended
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.tracer_child import TracerAhead, TracerMain, fork_tracer
@@ -191,15 +191,15 @@ class TracerProcesses:
         self,
         main: TracerMain,
         ahead: TracerAhead | None = None,
-        journals: JournalFiles | None = None,
+        journals: ChangeJournalFiles | None = None,
     ) -> None:
         """``journals``: makes those of what tracers change; None: in memory."""
-        self.journals: Final = journals or JournalFiles()
+        self.journals: Final = journals or ChangeJournalFiles()
         self._main: Final = main
         self._ahead = ahead
         self._running: Final[dict[int, TracerProcess]] = {}
         #: Those that undo what killed tracers have left, by the journals that name it.
-        self._recoveries: Final[dict[JournalFile, asyncio.Task[None]]] = {}
+        self._recoveries: Final[dict[ChangeJournalFile, asyncio.Task[None]]] = {}
         #: Until when tracers of the daemon before this one are waited for, too.
         self._patient_until = 0.0
         #: Those that were stopped at the last look, and since when.
@@ -234,7 +234,7 @@ class TracerProcesses:
             raise
 
     async def _start(
-        self, on_event: OnEvent, journal: JournalFile, ahead: TracerAhead | None = None
+        self, on_event: OnEvent, journal: ChangeJournalFile, ahead: TracerAhead | None = None
     ) -> TracerProcess:
         user, owner = journal.user, journal.owner
         with contextlib.ExitStack() as undo:
@@ -274,7 +274,7 @@ class TracerProcesses:
         self._ahead = None
         return ahead
 
-    def _ended(self, tracer: TracerProcess, journal: JournalFile) -> None:
+    def _ended(self, tracer: TracerProcess, journal: ChangeJournalFile) -> None:
         self._running.pop(tracer.pid, None)
         self._stopped.pop(tracer.pid, None)
         self.resolvers.give_back(journal.user, journal.owner)
@@ -301,7 +301,7 @@ class TracerProcesses:
     # --- what killed tracers have left ---
 
     def _begin_recovery(
-        self, journal: JournalFile, work: Coroutine[None, None, None]
+        self, journal: ChangeJournalFile, work: Coroutine[None, None, None]
     ) -> asyncio.Task[None]:
         task = self._recoveries[journal] = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._recoveries.pop(journal, None))
@@ -317,17 +317,17 @@ class TracerProcesses:
             if journal.may_name(owner) and (is_patient or not journal.living_writer())
         ]
 
-    async def _recover_killed(self, journal: JournalFile) -> None:
+    async def _recover_killed(self, journal: ChangeJournalFile) -> None:
         await self._begin_recovery(journal, self._recover(journal))
 
-    async def _recover(self, journal: JournalFile) -> None:
+    async def _recover(self, journal: ChangeJournalFile) -> None:
         if journal.is_empty:
             journal.remove()
             return
         # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
         from dprobed.daemon.recovery import recover, tell
 
-        async def start(journal: JournalFile) -> TracerProcess:
+        async def start(journal: ChangeJournalFile) -> TracerProcess:
             return await self._start(tell, journal)
 
         await recover(start, journal)
@@ -345,7 +345,7 @@ class TracerProcesses:
         if tasks:
             await asyncio.wait(tasks, timeout=patience)
 
-    async def _recover_orphan(self, journal: JournalFile) -> None:
+    async def _recover_orphan(self, journal: ChangeJournalFile) -> None:
         while (pid := journal.living_writer()) and pid not in self._running:
             # It has lost its daemon, and is taking its probes out.
             await asyncio.sleep(_LOOK)

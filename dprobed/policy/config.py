@@ -21,23 +21,27 @@ from dprobed.policy.protected import KINDS
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module", "kernel")
+_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module", "kernel", "metrics")
 #: For how long what ordinary users leave behind stays, unless they or the file say otherwise.
 _STAY: Final = Stay(86400.0)
 NAME: Final = "dprobed.toml"
+#: Bytes of a Unix socket's path (unix(7)), without the NUL byte.
+_LONGEST: Final = 107
 
 
 class Config(msgspec.Struct, frozen=True):
     """``policies``: the folder of the policy files; ``protect``: kinds of protected.py; ``stay``:
     for how long what ordinary users leave behind stays, unless they say it;
     ``load_kernel_module``: for programs of the kernel, where it is not loaded; ``kernel``: who but
-    root may have some, and which."""
+    root may have some, and which. ``metrics``: where they are served, a Unix socket or a port of
+    this machine; None: nowhere."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
     stay: Stay = _STAY
     load_kernel_module: bool = False
     kernel: Rights = Rights()
+    metrics: Path | tuple[str, int] | None = None
 
 
 def default_folder(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
@@ -104,4 +108,37 @@ def _read(source: PolicyFile, config: Config) -> Config:
         from dprobed.policy.grants import read_rights
 
         kernel = read_rights(source, ("kernel",), table["kernel"], own=False)
-    return Config(folder, protect, stay, load_module, kernel=kernel)
+    metrics = _metrics(source, table["metrics"]) if "metrics" in table else None
+    return Config(folder, protect, stay, load_module, kernel, metrics)
+
+
+def _metrics(source: PolicyFile, value: object) -> Path | tuple[str, int] | None:
+    """Where metrics are served: an absolute path, or an address of this machine with a port."""
+    # Here: few have it, and every private daemon reads this file.
+    import ipaddress
+
+    at = ("metrics", "listen")
+    table = source.table(("metrics",), value, ("listen",))
+    if "listen" not in table:
+        return None
+    text = source.of_type(at, table["listen"], str)
+    if text is None:
+        return None
+    hint = 'write "/run/dprobed/metrics.sock" or "127.0.0.1:9464"'
+    if text.startswith("/"):
+        if len(os.fsencode(text)) > _LONGEST:
+            source.report(at, f"a socket's path has at most {_LONGEST} bytes")
+        return Path(text)
+    host, _, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        source.report(at, "`listen` is a path from / on, or an address with a port", hint)
+        return None
+    if not address.is_loopback:
+        # What is in it is not for the network; whoever wants that has a proxy with a password.
+        source.report(at, "metrics are served on this machine alone", hint)
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) <= 65535:
+        source.report(at, f"`{port}` is no port", hint)
+        return None
+    return str(address), int(port)

@@ -19,6 +19,8 @@ from dprobed.proc import files, procfs
 # include/uapi/linux/capability.h
 CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
+#: How the refusal begins where the kernel says EPERM.
+NOT_PERMITTED: Final = "not permitted to trace process"
 YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 
 
@@ -33,7 +35,7 @@ def refusal(pid: int) -> str | None:
     found = procfs.status(pid)
     if found is None:
         return f"process {pid} is gone (no such process)"
-    name = found.name.decode(errors="replace")
+    name = printable(found.name.decode(errors="replace"))
     if procfs.is_kernel_thread(pid):
         return f"process {pid} ({name}) is a kernel thread: it has no user space to probe"
     if found.state in "ZX" and procfs.live_thread(pid) == pid:
@@ -59,8 +61,8 @@ def denial(pid: int) -> str:
     own = procfs.status(os.getpid())
     if found is None or own is None:
         return f"process {pid} is gone (no such process)"
-    name = found.name.decode(errors="replace")
-    what = f"not permitted to trace process {pid} ({name}): "
+    name = printable(found.name.decode(errors="replace"))
+    what = f"{NOT_PERMITTED} {pid} ({name}): "
     if own.capabilities >> CAP_SYS_PTRACE & 1:
         return what + "the kernel refuses it although we have CAP_SYS_PTRACE (a security module?)"
     us = own.uids[0]

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from dprobed.trace import metadata
 from dprobed.trace.ctf import RecordBlock, Stream, Trace, new_uuid, packet
 from dprobed.trace.lines import Format
-from dprobed.trace.systemd_journal import JournalWriter
+from dprobed.trace.systemd_journal import SystemdJournalWriter
 
 _CHUNK: Final = re.compile(r"(\d{6})(\.\w+)?")
 
@@ -183,14 +183,14 @@ class FileChunk:
             self._file.close()
 
 
-class JournalChunk:
+class SystemdJournalChunk:
     """The journal as a chunk that never ends."""
 
     path = Path()
     size = 0
 
     def __init__(self, path: str) -> None:
-        self._journal = JournalWriter(path)
+        self._journal = SystemdJournalWriter(path)
 
     def write(self, block: RecordBlock) -> None:
         """Send records; those that came too fast are counted in ``block.lost``."""

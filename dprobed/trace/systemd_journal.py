@@ -50,7 +50,7 @@ def fields(record: Record) -> dict[str, str]:
 _PATIENCE: Final = 2.0
 
 
-class JournalWriter:
+class SystemdJournalWriter:
     """Sends blocks of JSON lines to the journal that listens at ``path`` (empty: the system's),
     rate limited."""
 

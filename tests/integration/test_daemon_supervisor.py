@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dprobed.backend import Backend, BackendGone, BackendRefused
-from dprobed.daemon.change_journals import JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFiles
 from dprobed.daemon.child_process import become
 from dprobed.daemon.tracer_child import TracerAhead, fork_tracer
 from dprobed.daemon.tracer_process import TracerProcess, TracerProcesses
@@ -84,7 +84,7 @@ def ahead(main: Main) -> TracerAhead:
     """A tracer that runs ``main``, forked ahead for this user and its processes."""
     mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     user = os.geteuid(), os.getegid()
-    journal = JournalFiles().make(user, user[0])
+    journal = ChangeJournalFiles().make(user, user[0])
     return TracerAhead(journal, *fork_tracer(main, mailbox[0], journal), mailbox)
 
 

@@ -27,7 +27,9 @@ def test_make_install_puts_all_of_it_below_destdir(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     prefix = tmp_path / "opt/dprobed"
     for name in (
-        *("share/man/man1/dprobe.1", "share/man/man8/dprobed.8"),
+        *("share/man/man1/dprobe.1", "share/man/man8/dprobed.8", "share/man/man1/dprobe-run.1"),
+        *("share/man/man5/dprobed.toml.5", "share/man/man7/dprobe-rpn.7"),
+        *("share/doc/dprobed/prometheus/dprobed.rules.yml",),
         *("share/bash-completion/completions/dprobe", "share/zsh/site-functions/_dprobe"),
         *("share/fish/vendor_completions.d/dprobe.fish", "share/doc/dprobed/examples/opens.rpn"),
     ):

@@ -521,18 +521,28 @@ def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
 
 def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
     path = shutil.copy("/usr/bin/cat", place.folder / "own_cat")
+    secret = shutil.copy("/usr/bin/cat", place.folder / "own_secret")
+    place.write(f'[[policy]]\nname = "p"\nmatch.exe = "{secret}"\nrights.self = "deny"\n')
     with (
         place.daemon() as daemon,
         cat_of(NOBODY, path) as own,
+        cat_of(NOBODY, secret) as denied,
         cat_of(DAEMON, path) as other,
         asking(daemon) as peer,
     ):
-        deploy = {"type": "deploy", "id": 1, "selection": {"exe": str(path)}}
+        deploy = {"type": "deploy", "id": 1, "selection": {"exe": f"{place.folder}/own_*"}}
         found = answer(peer, {**deploy, "programs": [upload()]})
         assert found["type"] == "deployed"
         row = until(daemon, lambda row: row["processes"] == 1)
-        row = until(daemon, lambda row: str(other.pid) in row["refusals"])
-        assert row["refusals"][str(other.pid)] == "denied by the default policy"
+        row = until(daemon, lambda row: str(denied.pid) in row["refusals"])
+        assert list(row["refusals"]) == [str(denied.pid)]
+        assert row["refusals"][str(denied.pid)].startswith("denied by policy p ")
+        assert not is_traced_by(daemon, denied.pid)
+        # What others execute is nobody's business: it is not even counted.
+        shown = answer(peer, {"type": "query", "id": 9})["deployments"][0]
+        assert list(shown["refusals"]) == [str(denied.pid)]
+        assert sum(shown["refused"].values()) == 1
+        assert shown["missed"] == 0
         assert not is_traced_by(daemon, other.pid)
         assert ids(tracer_of(own.pid)) == (NOBODY,) * 8
         with asking(daemon, DAEMON) as stranger:

@@ -18,6 +18,7 @@ from dprobe.lib.ending import endings
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.lib.reading import beginning, is_regular, silence
+from dprobe.lib.slow import said_if_slow
 from dprobe.view import probes
 from dprobe.view.output import complain, note
 from dprobed.policy.links import real
@@ -156,6 +157,12 @@ def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
 
     A process may map another file of that name (a container): then `--missing warn` is the way.
     """
+    names = ", ".join(dict.fromkeys(each.program.header.name for each in loaded))
+    with said_if_slow(f"looking for the programs' places in {exe or names} (its symbols)…", note):
+        _refuse_missing(exe, loaded)
+
+
+def _refuse_missing(exe: str | None, loaded: Sequence[Loaded]) -> None:
     # Imported where they are needed: they read ELF files.
     from dprobe.lib import loader, mapped, places
     from dprobed.binary.errors import LocationError

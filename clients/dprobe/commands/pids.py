@@ -84,6 +84,24 @@ class Processes(click.ParamType):  # type: ignore[type-arg]
         return [*(CompletionItem(name) for name in names if " " not in name), *items]
 
 
+class OneProcess(Processes):
+    """The number of a process, or a name that only one has."""
+
+    name = "process"
+
+    def convert(  # type: ignore[override]
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Its number (click)."""
+        if isinstance(value, int):
+            return value
+        pids = super().convert(value, param, ctx)
+        if len(pids) > 1:
+            some = ", ".join(map(str, pids[:10])) + (", …" if len(pids) > 10 else "")
+            self.fail(f"{value} is several processes: {some}; name one", param, ctx)
+        return pids[0]
+
+
 def pids_of(name: str) -> tuple[int, ...]:
     """The processes of that name, or that execute a file of it; without this one."""
     return tuple(sorted({pid for pid, found in _named() if found == name}))

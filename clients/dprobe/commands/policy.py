@@ -14,6 +14,7 @@ import msgspec
 
 from dprobe.commands import options
 from dprobe.commands.group import CommandGroup
+from dprobe.commands.pids import OneProcess
 from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, diagnostic, encoded, show
@@ -65,7 +66,7 @@ _file = _PolicyFile(path_type=Path)
     cls=CommandGroup,
     epilog="""\b
 examples:
-  dprobe policy explain 1234            # who may do what to it, by which rule
+  dprobe policy explain nginx           # who may do what to it, by which rule
   dprobe policy check 10-web.toml       # before it is put into policies.d
   dprobe policy test 10-web.toml 1234   # what it would decide
   dprobe policy reload
@@ -166,10 +167,11 @@ def _waiting(socket: Path | None, policies: Sequence[Policy]) -> list[tuple[str,
     epilog="\b\nexample:\n  dprobe policy explain 1234\n",
 )
 @options.json
-@click.argument("pid", type=options.pid_type)
+@click.argument("pid", type=OneProcess(), metavar="PID|NAME")
 @click.pass_obj
 def explain_command(socket: Path | None, pid: int, json: bool) -> None:
-    """Show which policy in force decides about process PID, why that one, and what follows."""
+    """Show which policy in force decides about a process, why that one, and what
+    follows."""
     with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.PolicyExplain(id=number, pid=pid), messages.PolicyExplained
@@ -203,9 +205,9 @@ def reload_command(socket: Path | None, json: bool) -> None:
 )
 @options.json
 @click.argument("file", type=_file)
-@click.argument("pid", type=options.pid_type)
+@click.argument("pid", type=OneProcess(), metavar="PID|NAME")
 def test_command(file: Path, pid: int, json: bool) -> None:
-    """Show what the policies in FILE alone would decide about process PID.
+    """Show what the policies in FILE alone would decide about a process.
 
     No daemon is needed, and nothing changes.
     """

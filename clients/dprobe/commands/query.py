@@ -66,7 +66,7 @@ def query_command(
     for program in programs:
         number, label = (int(program), None) if program.isdecimal() else (None, program)
         if not any(
-            each.deployments or each.probes or each.earlier
+            each.deployments or each.probes or each.kept or each.earlier
             for select, each in zip(selects, answers, strict=True)
             if (select.number, select.label) == (number, label)
         ):
@@ -95,6 +95,7 @@ def _merged(
         for probe in each.probes
     }
     deployments = {one.number: one for each in answers for one in each.deployments}
+    kept = {(one.number, one.pid): one for each in answers for one in each.kept}
     earlier = {one.number: one for each in answers for one in each.earlier}
     # A program that was asked for twice, by its number and its name, is one; in several processes
     # it is in an answer for each.
@@ -108,6 +109,7 @@ def _merged(
         targets=list(targets.values()),
         probes=list(found.values()),
         deployments=list(deployments.values()),
+        kept=list(kept.values()),
         earlier=list(earlier.values()),
         variables=list(variables.values()),
         map_use=list(

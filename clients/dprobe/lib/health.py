@@ -180,12 +180,14 @@ def _problems(
         found.append(policies.problem)
     for each in handlers:
         if not each.alive:
-            found.append(f"handler {each.handler} of {each.facility} died, {each.failures} times")
+            died = "died" if each.failures == 1 else f"died {each.failures} times"
+            found.append(f"handler {each.handler} of {each.facility} {died}")
     for probe in status.probes:
         if probe.state not in _WELL:
             where = f"{probe.program} {probe.major}.{probe.minor} in process {probe.pid}"
             found.append(f"{where}: {probe.state}" + (f": {probe.reason}" if probe.reason else ""))
     for deployment in status.deployments:
         for reason, count in deployment.refused.items():
-            found.append(f"{deployment.program}: refused {count} times: {reason}")
+            where = "a process" if count == 1 else f"{count} processes"
+            found.append(f"{deployment.program}: refused in {where}: {reason}")
     return found

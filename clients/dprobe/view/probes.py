@@ -50,14 +50,14 @@ PROBES_EXTENDED = Listing(
         ("dropped", "dropped"),
         ("faulted", "faulted"),
         ("unwound", "unwound"),
-        ("asleep, ns", "asleep_ns"),
+        ("asleep", "asleep_ns"),
         ("handler drops", "handler_drops"),
         ("engine", "engine"),
         ("addresses", "addresses"),
         ("reason", "reason"),
         ("source", "source"),
         ("unguarded", "unguarded"),
-        ("not counted, ns", "uncounted_ns"),
+        ("not counted", "uncounted_ns"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -66,7 +66,7 @@ TARGETS = Listing(
     (
         ("pid", "pid"),
         ("command", "comm"),
-        ("time in probes, ns", "overhead_ns"),
+        ("time in probes", "overhead_ns"),
         ("suspended", "suspended"),
         ("ended", "ended"),
     ),
@@ -101,6 +101,16 @@ EARLIER = Listing(
         ("dropped", "dropped"),
     ),
     messages.EarlierInfo.__struct_fields__,
+)
+KEPT = Listing(
+    "kept",
+    (
+        ("pid", "pid"),
+        ("program", "program"),
+        ("no", "number"),
+        ("problem", "problem"),
+    ),
+    messages.KeptInfo.__struct_fields__,
 )
 VARIABLES = Listing(
     "variable",
@@ -176,7 +186,8 @@ def selection_text(selection: messages.Selection, limit: int | None) -> str:
 def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
     """Say why a probe's state is what it is, where that needs saying."""
     for probe in probes:
-        if probe.reason:
+        # One message for one probe: a doubt says more.
+        if probe.reason and not probe.doubt:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}"))
     for line in (*doubted(probes), *dumped(probes)):
@@ -271,6 +282,19 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {place}: {passed} {where}: over the budget"
 
 
+def awaited(kept: Sequence[messages.KeptInfo]) -> Iterator[str]:
+    """What is to be put in again after a restart, and is not in yet."""
+    for each in kept:
+        what = f"{each.program} (no {each.number}) in process {each.pid}"
+        if each.problem:
+            yield (
+                f"{what}: not put in again after a restart of dprobed: {each.problem}; tried again "
+                f"at the next start, or not, after: dprobe remove {each.number}"
+            )
+        else:
+            yield f"{what}: about to be put in again after a restart of dprobed"
+
+
 def unwound(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
     """How many calls were left without returning: a line for each place of a program."""
     places: dict[tuple[str, str], int] = {}
@@ -325,7 +349,8 @@ def show_all(
         print()
     if probes or not deployments:
         listing = PROBES_EXTENDED if extended else PROBES
-        show(probes, listing, json=json, empty=empty, only=only)
+        rows = probes if json else [_with_units(msgspec.to_builtins(each)) for each in probes]
+        show(rows, listing, json=json, empty=empty, only=only)
     if terms is not None and not json and not only:
         show_terms(terms)
     if earlier:
@@ -333,6 +358,23 @@ def show_all(
             print()
         show(earlier, EARLIER, json=json, empty="", only=only)
     show_variables(variables, json=json, only=only)
+
+
+def _with_units(row: dict[str, object]) -> dict[str, object]:
+    """A row whose nanoseconds are what people read; 0 stays what it is."""
+    for name, value in row.items():
+        if name.endswith("_ns") and isinstance(value, int) and value:
+            row[name] = nanoseconds(value)
+    return row
+
+
+def nanoseconds(number: int) -> str:
+    """A time with its unit: ``812 ns``, ``12.3 µs``, ``4.56 ms``, ``78.9 s``."""
+    for unit, size in (("s", 10**9), ("ms", 10**6), ("µs", 10**3)):
+        if number >= size:
+            digits = str(number // size) if number >= 100 * size else f"{number / size:.3g}"
+            return f"{digits} {unit}"
+    return f"{number} ns"
 
 
 def show_terms(answer: messages.Status) -> None:
@@ -416,6 +458,7 @@ def show_status(
         if not json:
             for row, target in zip(targets, answer.targets, strict=True):
                 row["suspended"] = " ".join(map(str, target.suspended))  # decimal, as tids are
+                _with_units(row)
         show(targets, TARGETS, json=json, empty="no process is traced", only=only)
         if not json and answer.targets:
             print()
@@ -439,10 +482,13 @@ def show_status(
         *asleep(answer.probes),
         *unwound(answer.probes),
         *taken_over(answer.probes),
+        *awaited(answer.kept),
         *unguarded(answer.probes),
     ):
         complain(line)
-    if not json:
+    if json:
+        show(answer.kept, KEPT, json=True, empty="", only=only)
+    else:
         _explain_deployments(answer, extended=extended)
 
 

@@ -85,7 +85,8 @@ class Decisions:
         paths = paths_of(pid)
         if not paths:
             return self._look_at_nothing(pid)
-        possible = [each for each in self._all.values() if each.selector.may_select(paths)]
+        selected = [each for each in self._all.values() if each.selector.may_select(paths)]
+        possible = self._meant(pid, selected)
         chosen = self._chosen(pid, paths[0], possible) if possible else []
         if chosen is None:
             return LookResult.GONE
@@ -99,7 +100,7 @@ class Decisions:
         wanting = [each for each in chosen if each.wants(pid) and each not in followed]
         verdict = LookResult.SETTLED if len(chosen) == len(self._all) else LookResult.LATER
         if not possible:
-            return LookResult.OTHER
+            return LookResult.SETTLED if selected else LookResult.OTHER
         if followed and not wanting:
             return LookResult.SOON
         try:
@@ -138,11 +139,32 @@ class Decisions:
         for each in self._all.values():
             if not each.wants(pid) or each.selector.selection.exe is not None:
                 continue
-            if each.selector.selects(facts):
+            if each.selector.selects(facts) and self._is_meant(each, facts):
                 each.refuse(pid, self._why_not(each, facts))
             else:
                 each.refusals.pop(pid, None)
         return LookResult.LATER
+
+    def _meant(self, pid: int, selected: list[Deployment]) -> list[Deployment]:
+        """Those of the deployments that a process is meant by, if it is selected."""
+        if all(self._gate.commands(each) for each in selected):
+            return selected
+        facts = processes.read(pid)
+        if facts is None:
+            return selected  # It ended just now.
+        return [each for each in selected if self._is_meant(each, facts)]
+
+    def _is_meant(self, deployment: Deployment, facts: Process) -> bool:
+        """Whether a process is any business of the deployment's user.
+
+        What others execute and map is not: each process that is counted or refused would tell it.
+        """
+        if self._gate.commands(deployment) or deployment.uid in facts.uids:
+            return True
+        # It is in, or was: the process has become another user's.
+        if facts.pid in deployment.instances or facts.pid in deployment.refusals:
+            return True
+        return self._gate.denial(deployment, facts, frozenset()) is None
 
     def _why_not(self, deployment: Deployment, facts: Process) -> str:
         """Why nothing can be read of a selected process."""

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import psutil
 
-from dprobed.daemon.client import Client
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.records.dispatcher import (
     Dispatcher,
     DispatchError,
@@ -79,7 +79,7 @@ class ExternalHandlers:
         """Deregister a handler of this ``client``; raises DispatchError."""
         handler = self._handlers.get(client, {}).pop(request.name, None)
         if handler is None:
-            raise DispatchError(f"this connection has no handler {request.name}")
+            raise self._not_theirs(request.name)
         self._dispatcher.deregister(handler)
         await self._heard()
         return messages.Registered(id=request.id, handler=request.name)
@@ -104,8 +104,15 @@ class ExternalHandlers:
         """A handler's answer to a report; one that comes too late is no error."""
         handler = self._handlers.get(client, {}).get(answer.handler)
         if handler is None:
-            raise DispatchError(f"this connection has no handler {answer.handler}")
+            raise self._not_theirs(answer.handler)
         self._dispatcher.answer(handler, answer.report, _VERDICTS[answer.verdict])
+
+    def _not_theirs(self, name: str) -> Refusal:
+        """The refusal of who has no handler of this name: it is noted where another one has."""
+        text = f"this connection has no handler {name}"
+        if any(name in own for own in self._handlers.values()):
+            return Forbidden(text, "another's handler")
+        return DispatchError(text)
 
     def release(self, client: Client) -> None:
         """The connection has ended, and its handlers have died."""

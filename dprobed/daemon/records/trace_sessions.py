@@ -236,7 +236,7 @@ def _file_maker(name: str) -> Callable[[Path, int], store.Chunk]:
 
 def _journal_maker(namespace: str) -> Callable[[Path, int], store.Chunk]:
     path = socket_path(namespace) if namespace else ""
-    return lambda folder, number: store.JournalChunk(path)
+    return lambda folder, number: store.SystemdJournalChunk(path)
 
 
 def _block_bytes(what: TraceStart) -> int:

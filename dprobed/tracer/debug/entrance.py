@@ -10,11 +10,13 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from dprobed.proc import peer
+from dprobed.proc.peer import Credentials
 from dprobed.tracer.debug.breakpoints import Breakpoints
 from dprobed.tracer.debug.control import Control
 from dprobed.tracer.debug.stub import Session
@@ -56,20 +58,26 @@ class Entrance:
         """The descriptor to wait on."""
         return self._listener.fileno()
 
-    def accept(self, *, is_free: bool) -> Session | None:
-        """The session of a debugger that has come; those who may not come in are turned away.
+    def accept(
+        self, *, is_free: bool, denied: Callable[[Credentials], None]
+    ) -> tuple[Session, Credentials] | None:
+        """The session of a debugger that has come, and who it is; others are turned away.
 
-        ``is_free``: no debugger is in.
+        ``is_free``: no debugger is in. ``denied``: called with who may not come in at all.
         """
         while True:
             try:
                 sock, _ = self._listener.accept()
             except OSError:
                 return None
-            if is_free and peer.credentials(sock).uid in (0, os.geteuid()):
+            who = peer.credentials(sock)
+            if who.uid not in (0, os.geteuid()):
+                denied(who)
+            elif is_free:
                 sock.setblocking(False)
                 _raise_sigio(sock)
-                return Session(sock, self._pid, self._engines, self._control, self._points)
+                session = Session(sock, self._pid, self._engines, self._control, self._points)
+                return session, who
             sock.close()
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from dprobed.tracer.engines import Engines
 from dprobed.wire.protocol import DebuggerStatus
 
 if TYPE_CHECKING:
+    from dprobed.proc.peer import Credentials
     from dprobed.tracer.debug.entrance import Entrance
     from dprobed.tracer.debug.stub import Session
 
@@ -260,11 +261,17 @@ class Debugger:
         if self._entrance is None:
             return
         # Again after one came in: who comes beside it is turned away.
-        while session := self._entrance.accept(is_free=self._session is None):
+        while come := self._entrance.accept(
+            is_free=self._session is None, denied=self._turned_away
+        ):
             signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
             self.control.attached = True
             self.control.hold()
-            self._session = session
+            self._session, who = come
+            self._tell("debugged", f"{who.pid} {who.uid}", self._pid)
+
+    def _turned_away(self, who: Credentials) -> None:
+        self._tell("not debugged", f"{who.pid} {who.uid}", self._pid)
 
     def _end_session(self) -> None:
         session, self._session = self._session, None

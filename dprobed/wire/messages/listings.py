@@ -88,6 +88,19 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     unwound: int = 0
 
 
+class KeptInfo(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
+    """A program that a restarted daemon is to put into its process again, and has not yet.
+
+    ``problem``: why it could not, if it was tried; it is tried again at the next start.
+    """
+
+    number: int
+    program: str
+    pid: int
+    uid: int
+    problem: str
+
+
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     """What a program counted in ``processes`` that have ended, and of which nothing else is known
     any longer: sums over its probes, as in ``probe``."""

@@ -12,6 +12,7 @@ from dprobed.wire.messages.listings import (
     EarlierInfo,
     Explanation,
     HandlerInfo,
+    KeptInfo,
     MapInfo,
     MapUseInfo,
     PolicyInfo,
@@ -92,6 +93,7 @@ class Status(ReplyMessage, frozen=True):
     probes: list[ProbeInfo]
     deployments: list[DeploymentInfo] = []
     discovery: DiscoveryInfo | None = None
+    kept: list[KeptInfo] = []
     earlier: list[EarlierInfo] = []
     variables: list[VariablesInfo] = []
     map_use: list[MapUseInfo] = []

@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 
 from dprobed.change_journal import ChangeJournal, Changes, Kind
-from dprobed.daemon.change_journals import MOST, JournalFile, JournalFiles
+from dprobed.daemon.change_journals import MOST, ChangeJournalFile, ChangeJournalFiles
 from dprobed.proc import procfs
 
 USER = (os.geteuid(), os.getegid())
 
 
 @pytest.fixture
-def journals(tmp_path: Path) -> JournalFiles:
-    found = JournalFiles(tmp_path / "changes")
+def journals(tmp_path: Path) -> ChangeJournalFiles:
+    found = ChangeJournalFiles(tmp_path / "changes")
     found.open()
     return found
 
 
-def write(journal: JournalFile, pid: int, start: int) -> None:
+def write(journal: ChangeJournalFile, pid: int, start: int) -> None:
     """As a tracer does."""
     with journal.opened() as descriptor:
         Changes(ChangeJournal(descriptor, pid, start), 1, 2).note(Kind.RAW, 3)
 
 
-def test_what_is_left_is_found_with_whose_it_is(journals: JournalFiles) -> None:
+def test_what_is_left_is_found_with_whose_it_is(journals: ChangeJournalFiles) -> None:
     made = journals.make(USER, 7)
     assert made.is_empty
     assert made.living_writer() == 0
@@ -39,7 +39,7 @@ def test_what_is_left_is_found_with_whose_it_is(journals: JournalFiles) -> None:
     assert journals.found() == []
 
 
-def test_a_tracer_that_lives_is_seen(journals: JournalFiles) -> None:
+def test_a_tracer_that_lives_is_seen(journals: ChangeJournalFiles) -> None:
     journal = journals.make(USER, 7)
     start = procfs.start_time(os.getpid())
     assert start is not None
@@ -47,14 +47,14 @@ def test_a_tracer_that_lives_is_seen(journals: JournalFiles) -> None:
     assert journal.living_writer() == os.getpid()
 
 
-def test_other_files_are_left_alone(journals: JournalFiles, tmp_path: Path) -> None:
+def test_other_files_are_left_alone(journals: ChangeJournalFiles, tmp_path: Path) -> None:
     (tmp_path / "changes" / "README").write_text("")
     assert journals.found() == []
     journals.close()
     assert (tmp_path / "changes" / "README").exists()
 
 
-def test_only_the_latest_of_a_user_stay(journals: JournalFiles) -> None:
+def test_only_the_latest_of_a_user_stay(journals: ChangeJournalFiles) -> None:
     for number in range(MOST + 5):
         write(journals.make(USER, number), 1 << 22, 5)
     journals.limit(USER)
@@ -67,12 +67,12 @@ def test_a_folder_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> N
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(PermissionError, match="only this user"):
-        JournalFiles(folder).open()
+        ChangeJournalFiles(folder).open()
 
 
 def test_in_memory_it_ends_with_us() -> None:
-    journal = JournalFiles().make(USER, 7)
+    journal = ChangeJournalFiles().make(USER, 7)
     write(journal, 1 << 22, 5)
     assert not journal.is_empty
     journal.remove()
-    assert JournalFiles().found() == []
+    assert ChangeJournalFiles().found() == []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dprobed import systemd_journal
+from dprobed.daemon.client import Forbidden, Refusal
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
@@ -108,3 +109,75 @@ def test_what_happens_at_hits(entries: Callable[[Script], list[dict[str, Any]]])
 def test_each_event_is_documented() -> None:
     documented = (ROOT / "docs/service.md").read_text()
     assert [event for event in systemd_journal.EVENTS if f"`{event}`" not in documented] == []
+
+
+def test_each_refusal_of_who_asks_is_one_entry(
+    entries: Callable[[Script], list[dict[str, Any]]],
+) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        own, other, root = FakeClient(1000), FakeClient(1001), FakeClient(0)
+
+        async def refused(client: FakeClient, request: messages.Request) -> None:
+            with pytest.raises(Forbidden):
+                await daemon.ask(client, request, messages.Listing)
+
+        await daemon.attach(root)
+        await insert(daemon, root, PROGRAM)
+        await refused(own, messages.Attach(id=1, pid=PID))  # in a tracer of root's
+        await refused(own, messages.Attach(id=1, pid=own.pid))
+        await refused(own, messages.TraceList(id=1))
+        await refused(own, messages.Dump(id=1, pid=PID))
+        await refused(own, messages.Resume(id=1, pid=PID))
+        await refused(own, messages.Vars(id=1, number=1))
+        await refused(own, messages.Remove(id=1, select=messages.Select(number=1)))
+        await daemon.attach(own, PID + 1)
+        backend = daemon.backends.made[-1]
+        backend.tell(protocol.TargetEvent("debugged", PID + 1, PID + 1, "77 0"))
+        backend.tell(protocol.TargetEvent("not debugged", PID + 1, PID + 1, "78 1001"))
+        backend.tell(protocol.TargetEvent("not debugged", PID + 1, PID + 1, "78 1001\nx"))
+        # What there is of nobody's is a mistake, and no entry.
+        for request in (
+            messages.Dump(id=1, pid=PID + 9),
+            messages.Remove(id=1, select=messages.Select(number=99)),
+        ):
+            with pytest.raises(Refusal):
+                await daemon.ask(other, request, messages.Listing)
+
+    found = entries(script)[1:]
+    wanted = [
+        ("refused", "attach", "another user's tracer", str(PID)),
+        ("refused", "attach", "dprobed itself", str((1 << 22) + 1)),
+        ("refused", "tracelist", "root only", None),
+        ("refused", "dump", "another user's target", str(PID)),
+        ("refused", "resume", "another user's target", str(PID)),
+        ("refused", "vars", "another user's program", None),
+        ("refused", "remove", "another user's program", None),
+        ("debugged", "debugger", "debugger", str(PID + 1)),
+        ("refused", "debugger", "debugger", str(PID + 1)),
+    ]
+    seen = [
+        (each["event"], each.get("request"), each.get("why"), each.get("pid")) for each in found
+    ]
+    assert [each for each in seen if each[0] != "removed"] == wanted
+    assert {each["uid"] for each in found if each["event"] == "refused"} == {"1000"}
+
+
+def test_where_a_debugger_connects_is_a_plain_path(run: Run) -> None:
+    """For gdb `| command` is a place to connect to, and the tracer runs as who asked for it."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        await daemon.attach(FakeClient())
+        target = daemon.app.core.targets.by_pid[PID]
+        for path, shown in (
+            ("/run/user/1000/dprobed-debug-a_b1/123", "/run/user/1000/dprobed-debug-a_b1/123"),
+            ("| touch /tmp/x", ""),
+            ("/a\nshell touch /tmp/x", ""),
+            ("/a b", ""),
+            ("x", ""),
+        ):
+            target.debugger = protocol.DebuggerStatus([1], path, False, 0.0, 0)
+            info = target.info().debugger
+            assert info is not None
+            assert info.socket == shown
+
+    run(script)

@@ -174,7 +174,19 @@ def test_a_defect_concerns_that_one_alone(
         return real(self, uid, number, pid)
 
     monkeypatch.setattr(FormerCounts, "get", get)
-    assert [each.program for each in run(tmp_path, Kept(folder), nothing)] == [2, 3]
+    shown: list[messages.KeptInfo] = []
+
+    async def script(daemon: FakeDaemon) -> None:
+        # Its owner is shown which is not in, and why; nobody else.
+        shown.extend((await daemon.query(FakeClient(1000))).kept)
+        assert (await daemon.query(FakeClient(1001))).kept == []
+        remove = messages.Remove(id=1, select=messages.Select(number=1))
+        await daemon.ask(FakeClient(1000), remove, messages.Removed)
+        assert (await daemon.query(FakeClient(1000))).kept == []
+
+    assert [each.program for each in run(tmp_path, Kept(folder), script)] == [2, 3]
+    assert [(each.number, each.program, each.uid) for each in shown] == [(1, "x", 1000)]
+    assert shown[0].problem == "internal error in the daemon (see its log)"
 
 
 def test_a_new_program_does_not_go_on_from_what_another_of_its_number_had_counted(

@@ -32,7 +32,7 @@ def test_messages_become_entries_with_our_fields(
 ) -> None:
     sent: list[dict[str, str]] = []
     monkeypatch.setattr(systemd_journal, "post", sent.append)
-    handler = log._Journal(everything)
+    handler = log._SystemdJournal(everything)
     logger = logging.Logger("dprobed")
     logger.addHandler(handler)
     logger.info("plain %s", "text")
@@ -54,5 +54,5 @@ def test_every_kind_of_entry_is_explained() -> None:
     assert set(re.findall("@DPROBE_([A-Z_]+)@", text)) <= {
         *("VERSION", "UID", "PID", "RULE", "RULE_PLACE", "RIGHTS"),
         *("PROGRAM", "PROBES", "NUMBER", "CORE"),
-        *("BY_PID", "UNTIL", "SELECTION", "WHY", "TID", "THREADS"),
+        *("BY_PID", "UNTIL", "SELECTION", "WHY", "TID", "THREADS", "REQUEST"),
     }

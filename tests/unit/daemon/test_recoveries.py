@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dprobed.change_journal import ChangeJournal, Changes, Kind
-from dprobed.daemon.change_journals import JournalFile, JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFile, ChangeJournalFiles
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.target import Insertion
 from dprobed.daemon.tracer_process import TracerProcesses
@@ -107,13 +107,13 @@ def test_whose_processes_wait(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     uid, of = journal
-    assert JournalFile((uid, uid), of, None).may_name(owner) is may
+    assert ChangeJournalFile((uid, uid), of, None).may_name(owner) is may
 
 
 def test_a_tracer_that_lives_on_is_waited_for_a_while(tmp_path: Path) -> None:
     """With the daemon before this one it has lost nothing yet: something that it has sleeps. When
     it is killed, what it leaves is undone before anybody else comes."""
-    journals = JournalFiles(tmp_path / "changes")
+    journals = ChangeJournalFiles(tmp_path / "changes")
     journals.open()
     user = os.geteuid(), os.getegid()
     writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE)

@@ -58,3 +58,47 @@ def test_what_is_wrong_with_that(tmp_path: Path, text: str, reason: str) -> None
     file.write_text(f"[kernel]\n{text}\n")
     with pytest.raises(PolicyError, match=reason):
         config.load(file, os.geteuid())
+
+
+@pytest.mark.parametrize(
+    ("listen", "wanted"),
+    [
+        ("/run/dprobed/metrics.sock", Path("/run/dprobed/metrics.sock")),
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("127.3.2.1:1", ("127.3.2.1", 1)),
+        ("[::1]:9464", ("::1", 9464)),
+    ],
+)
+def test_where_metrics_are_served(tmp_path: Path, listen: str, wanted: object) -> None:
+    file = tmp_path / "dprobed.toml"
+    file.write_text("")
+    assert config.load(file, os.geteuid()).metrics is None
+    file.write_text(f'[metrics]\nlisten = "{listen}"\n')
+    assert config.load(file, os.geteuid()).metrics == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('metrics = "127.0.0.1:9464"', "`metrics` is a table"),
+        ("[metrics]\nport = 1", "unknown key `port`"),
+        ("[metrics]\nlisten = 9464", "`listen` is text"),
+        ('[metrics]\nlisten = "0.0.0.0:9464"', "on this machine alone"),
+        ('[metrics]\nlisten = "[::]:9464"', "on this machine alone"),
+        ('[metrics]\nlisten = "192.0.2.1:9464"', "on this machine alone"),
+        ('[metrics]\nlisten = "localhost:9464"', "a path from / on, or an address"),
+        ('[metrics]\nlisten = "metrics.sock"', "a path from / on, or an address"),
+        ('[metrics]\nlisten = ""', "a path from / on, or an address"),
+        ('[metrics]\nlisten = "127.0.0.1"', "a path from / on, or an address"),
+        ('[metrics]\nlisten = "127.0.0.1:"', "`` is no port"),
+        ('[metrics]\nlisten = "127.0.0.1:0"', "`0` is no port"),
+        ('[metrics]\nlisten = "127.0.0.1:65536"', "`65536` is no port"),
+        ('[metrics]\nlisten = "127.0.0.1:9464x"', "`9464x` is no port"),
+        (f'[metrics]\nlisten = "/{"x" * 107}"', "at most 107 bytes"),
+    ],
+)
+def test_metrics_go_nowhere_else(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "dprobed.toml"
+    file.write_text(f"{text}\n")
+    with pytest.raises(PolicyError, match=message):
+        config.load(file, os.geteuid())

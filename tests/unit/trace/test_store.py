@@ -37,7 +37,7 @@ def maker(form: str, trace: Trace, folder: Path) -> MakeChunk:
     if form == "ctf":
         return lambda inside, number: store.CtfChunk(inside / f"{number:06d}", trace)
     if form == "journal":
-        return lambda inside, number: store.JournalChunk(str(folder / "no socket"))
+        return lambda inside, number: store.SystemdJournalChunk(str(folder / "no socket"))
     return lambda inside, number: store.FileChunk(inside / f"{number:06d}", FORMATS[form])
 
 

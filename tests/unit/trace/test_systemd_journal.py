@@ -11,7 +11,7 @@ from struct import pack
 
 import pytest
 
-from dprobed.trace.systemd_journal import BURST, RATE, JournalWriter
+from dprobed.trace.systemd_journal import BURST, RATE, SystemdJournalWriter
 from tests.trace_support import line, raw
 
 
@@ -52,7 +52,7 @@ def receive(sock: socket.socket) -> dict[str, bytes] | None:
 
 
 def test_fields(receiver: socket.socket, tmp_path: Path) -> None:
-    journal = JournalWriter(str(tmp_path / "socket"))
+    journal = SystemdJournalWriter(str(tmp_path / "socket"))
     log = pack("<Q", 5) + b"\x01\x03\x00a\nb" + pack("<bHQ", 0, 2, 16) + b"\1\2"
     assert journal.write([line(raw(log, (0, 1), exception=(3, 1, 2), exit=-3))]) == 0
     journal.close()
@@ -90,7 +90,7 @@ def test_fields(receiver: socket.socket, tmp_path: Path) -> None:
 
 
 def test_an_entry_that_no_datagram_holds(receiver: socket.socket, tmp_path: Path) -> None:
-    journal = JournalWriter(str(tmp_path / "socket"))
+    journal = SystemdJournalWriter(str(tmp_path / "socket"))
     data = b"x" * 60_000
     log = b"".join(pack("<bH", 1, len(data)) + data for _ in range(8))
     assert journal.write([line(raw(log))]) == 0
@@ -107,7 +107,7 @@ def test_rate(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(path))
         sock.setblocking(False)
-        journal = JournalWriter(str(path), now=lambda: now)
+        journal = SystemdJournalWriter(str(path), now=lambda: now)
         lost = got = 0
 
         def drain() -> list[dict[str, bytes]]:
@@ -137,7 +137,7 @@ def test_rate(tmp_path: Path) -> None:
 
 
 def test_no_journal(tmp_path: Path) -> None:
-    journal = JournalWriter(str(tmp_path / "socket"))
+    journal = SystemdJournalWriter(str(tmp_path / "socket"))
     with pytest.raises(FileNotFoundError):
         journal.write([line(raw())])
     journal.close()

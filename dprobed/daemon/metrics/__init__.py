@@ -1,0 +1,1 @@
+"""What the daemon counts, for Prometheus: off unless the configuration says where to serve it."""
