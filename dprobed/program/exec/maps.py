@@ -58,6 +58,10 @@ class HeldMap:
         self.lost += 1
         return False
 
+    def _give(self, size: int) -> None:
+        self._used -= size
+        self._room.give(size)
+
     def _has_room(self, key: KeyItems) -> bool:
         """Whether a new key may come in."""
         if len(self.cells) < self._size:
@@ -136,9 +140,7 @@ class ValueMap(HeldMap):
     def delete(self, key: KeyItems) -> None:
         """There is none any more."""
         if self.cells.pop(key, None) is not None:
-            size = self._bytes_of(key)
-            self._used -= size
-            self._room.give(size)
+            self._give(self._bytes_of(key))
 
     def _cell(self, cell: object) -> list[int]:
         assert isinstance(cell, int)
@@ -300,8 +302,7 @@ class BucketMap(AddingMap):
         self.cells[key] = {n: count for n, count in pairs if self._take(BUCKET_BYTES)}
 
     def _give_up(self, buckets: int) -> None:
-        self._used -= buckets * BUCKET_BYTES
-        self._room.give(buckets * BUCKET_BYTES)
+        self._give(buckets * BUCKET_BYTES)
 
 
 class SeriesMap(BucketMap):
