@@ -172,12 +172,10 @@ class TracedProcess:
             self.group.unpin(thread)
 
     def _keep_budgets(self) -> None:
-        try:
+        with contextlib.suppress(Gone):  # its end comes next
             self.throttle.attend()
-        except Gone:
-            return  # its end comes next
-        if self.throttle.is_throttling:
-            self._context.reporter.arm()
+            if self.throttle.is_throttling:
+                self._context.reporter.arm()
 
     def tick(self) -> None:
         """Periodic work: throttled and pending probes, unreached threads, children not begun."""
