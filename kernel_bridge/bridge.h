@@ -19,8 +19,9 @@
  *
  * A module that comes or goes.  dpb_module_event() goes through all programs,
  * under dpb_programs_lock and then dpb_program.lock, which is the order of
- * both everywhere.  A probe that finds no module under dpb_program.lock, and
- * is pending from then on, is seen by the event of that module.
+ * both everywhere; dpb_hooks_lock comes behind them.  A probe that finds no
+ * module under dpb_program.lock, and is pending from then on, is seen by the
+ * event of that module.
  */
 #ifndef DPB_BRIDGE_H
 #define DPB_BRIDGE_H
@@ -30,11 +31,17 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/path.h>
 #include <linux/poll.h>
+#include <linux/uprobes.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "hooks.h"
 #include "interp/interp.h"
+
+/* Names of hooks and of exits are shorter. */
+#define DPB_NAME 64
 
 /**
  * struct dpb_session - an open /dev/dprobes
@@ -93,12 +100,17 @@ struct tracepoint;
  * @program: the owner
  * @index: which probe of it
  * @kind: enum dprobes_kind, of what was asked for last
- * @symbol: of code or a tracepoint, what was asked for; NULL: nothing was
+ * @symbol: of code, a return, a tracepoint or a hook, what was asked for; NULL: nothing was
  * @offset: the same
  * @kprobe: of code: ours; the kernel's while @registered
+ * @kretprobe: of a return: ours; the kernel's while @registered
  * @watch: of data: an event for each CPU, while @registered
  * @tracepoint: where it was found; it stays, as the kernel does
- * @length: of data
+ * @exit: of a hook: ours; on the hook's list while @registered
+ * @consumer: of a file: ours; the kernel's while @registered
+ * @uprobe: the kernel's of that
+ * @file: where that is, while @registered
+ * @length: of data; of a file, the descriptor that it was given as
  * @handled: of data: how often the kernel has told of a hit
  * @registered: whether the kernel has it, to be called or disabled
  * @address: where it is, 0: not @registered
@@ -109,16 +121,22 @@ struct tracepoint;
  * @hits: those passed over included
  * @runs: how often the program ran
  * @recursed: hits that found another program running on their CPU
+ * @failed: calls that the part at the entry could not do
  */
 struct dpb_place {
 	struct dpb_program *program;
 	u32 index;
 	u32 kind;
 	char *symbol;
-	u32 offset;
+	u64 offset;
 	struct kprobe kprobe;
+	struct kretprobe kretprobe;
 	struct perf_event * __percpu *watch;
 	struct tracepoint *tracepoint;
+	struct dprobes_exit exit;
+	struct uprobe_consumer consumer;
+	struct uprobe *uprobe;
+	struct path file;
 	u32 length;
 	atomic64_t handled;
 	bool registered;
@@ -129,6 +147,7 @@ struct dpb_place {
 	atomic64_t hits;
 	atomic64_t runs;
 	atomic64_t recursed;
+	atomic64_t failed;
 };
 
 /**
@@ -192,9 +211,13 @@ int dpb_load(struct dpb_session *session, struct dprobes_load __user *to);
 
 /* probe.c */
 void dpb_probes_init(struct dpb_program *program);
-void dpb_hit(struct dpb_place *place, struct pt_regs *regs);
+void dpb_hit(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
+bool dpb_entered(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
+void dpb_hit_words(struct dpb_place *place, const u64 *words, u64 ip);
 
 /* place.c */
+int dpb_register_kprobe(struct kprobe *kprobe, const char *symbol, u32 offset,
+			kprobe_pre_handler_t handler);
 int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach);
 int dpb_query(struct dpb_program *program, struct dprobes_query *query);
 void dpb_module_came(struct dpb_program *program, const struct module *module);
@@ -215,6 +238,39 @@ int dpb_tracepoint_find(struct dpb_place *place);
 int dpb_tracepoint_enable(struct dpb_place *place);
 void dpb_tracepoint_disable(struct dpb_place *place);
 void dpb_tracepoint_sync(void);
+
+/* file.c */
+int dpb_file_find(struct dpb_place *place);
+int dpb_file_enable(struct dpb_place *place);
+void dpb_file_remove(struct dpb_place *place);
+
+/* return.c */
+int dpb_return_find(struct dpb_place *place);
+int dpb_return_enable(struct dpb_place *place);
+u64 dpb_return_missed(const struct dpb_place *place);
+void dpb_return_remove(struct dpb_place *place);
+
+/* hook.c */
+extern struct mutex dpb_hooks_lock;
+extern struct list_head dpb_hooks;
+
+enum dprobes_step dpb_call_hook(struct dprobes_hook *hook,
+				struct dprobes_event *event);
+bool dpb_is_armed(const struct dprobes_exit *exit);
+int dpb_arm_exits(struct dprobes_exit *const *exits, u32 count);
+int dpb_disarm_exits(struct dprobes_exit *const *exits, u32 count);
+struct dprobes_hook *dpb_find_hook(const char *name);
+
+/* hook_place.c */
+bool dpb_name_program(const struct dprobes_exit *exit, char *name, size_t size);
+int dpb_exit_add(struct dpb_place *place);
+int dpb_exit_enable(struct dpb_place *place);
+void dpb_exit_remove(struct dpb_place *place);
+bool dpb_exit_is_off(const struct dpb_place *place);
+
+/* hook_proc.c */
+int dpb_hooks_init(void);
+void dpb_hooks_exit(void);
 
 /* module.c */
 bool dpb_module_may_come(const char *symbol);

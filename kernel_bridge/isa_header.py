@@ -182,6 +182,8 @@ def _limits() -> dict[str, int]:
         "DP_OPERAND_IS_GLOBAL": exceptions.OPERAND_GLOBAL,
         "DP_OPERAND_IS_BIT": exceptions.OPERAND_BIT,
         "DP_OPERAND_IS_FACILITY": exceptions.OPERAND_FACILITY,
+        "DP_OPERAND_IS_HOOK": exceptions.OPERAND_HOOK,
+        "DP_KEPT_WORDS": isa.KEPT_WORDS,
         "DP_REGS": len(USER_REGS),
         "DP_VALUE_KINDS": len(VALUE_KINDS),
     }

@@ -132,7 +132,6 @@ static const struct file_operations dpb_fops = {
 	.open = dpb_open,
 	.release = dpb_release,
 	.unlocked_ioctl = dpb_ioctl,
-	.llseek = no_llseek,
 };
 
 static struct miscdevice dpb_device = {
@@ -177,13 +176,18 @@ static int __init dpb_init(void)
 	int error = dpb_make_machines();
 
 	if (!error)
-		error = dpb_modules_init();
+		error = dpb_hooks_init();
 	if (error)
 		goto machines;
+	error = dpb_modules_init();
+	if (error)
+		goto hooks;
 	error = dpb_fails() ? -ENOMEM : misc_register(&dpb_device);
 	if (!error)
 		return 0;
 	dpb_modules_exit();
+hooks:
+	dpb_hooks_exit();
 machines:
 	dpb_free_machines();
 	return error;
@@ -193,6 +197,7 @@ static void __exit dpb_exit(void)
 {
 	misc_deregister(&dpb_device);
 	dpb_modules_exit();
+	dpb_hooks_exit();
 	dpb_free_machines();
 }
 

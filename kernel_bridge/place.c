@@ -10,7 +10,8 @@
 /* The kernel calls it with preemption off, in any context. */
 static int dpb_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)
 {
-	dpb_hit(container_of(kprobe, struct dpb_place, kprobe), regs);
+	dpb_hit(container_of(kprobe, struct dpb_place, kprobe), regs,
+		NULL);
 	return 0;
 }
 NOKPROBE_SYMBOL(dpb_kprobe_hit);
@@ -20,16 +21,23 @@ static bool dpb_is_watch(const struct dpb_place *place)
 	return place->kind >= DPROBES_WATCH_X && place->kind <= DPROBES_WATCH_RW;
 }
 
-/* Register the probe, disabled: nothing of ours runs before it is enabled. */
-static int dpb_register_code(struct dpb_place *place)
+/**
+ * dpb_register_kprobe() - register a kprobe, disabled
+ * @kprobe: zeros, or with what else it shall have
+ * @symbol: of the function
+ * @offset: in it
+ * @handler: nothing calls it before the kprobe is enabled
+ *
+ * Return: 0, or as dpb_attach().
+ */
+int dpb_register_kprobe(struct kprobe *kprobe, const char *symbol, u32 offset,
+			kprobe_pre_handler_t handler)
 {
-	struct kprobe *kprobe = &place->kprobe;
 	int error;
 
-	memset(kprobe, 0, sizeof(*kprobe));
-	kprobe->symbol_name = place->symbol;
-	kprobe->offset = place->offset;
-	kprobe->pre_handler = dpb_kprobe_hit;
+	kprobe->symbol_name = symbol;
+	kprobe->offset = offset;
+	kprobe->pre_handler = handler;
 	kprobe->flags = KPROBE_FLAG_DISABLED;
 	error = dpb_fails() ? -ENOMEM : register_kprobe(kprobe);
 	/* The arguments are good: it is the place where no probe may be. */
@@ -41,25 +49,65 @@ static int dpb_register_code(struct dpb_place *place)
 		unregister_kprobe(kprobe);
 		return -EACCES;
 	}
-	place->address = (u64)kprobe->addr;
 	return 0;
+}
+
+static int dpb_register_code(struct dpb_place *place)
+{
+	int error;
+
+	memset(&place->kprobe, 0, sizeof(place->kprobe));
+	error = dpb_register_kprobe(&place->kprobe, place->symbol, place->offset,
+				    dpb_kprobe_hit);
+	if (!error)
+		place->address = (u64)place->kprobe.addr;
+	return error;
+}
+
+/**
+ * struct dpb_way - how probes of a kind are placed that are neither in code nor
+ * at data
+ * @find: find the place and set its address
+ * @enable: let hits come, or undo @find
+ * @remove: undo both
+ */
+struct dpb_way {
+	int (*find)(struct dpb_place *place);
+	int (*enable)(struct dpb_place *place);
+	void (*remove)(struct dpb_place *place);
+};
+
+static const struct dpb_way dpb_ways[] = {
+	[DPROBES_TRACEPOINT] = {
+		dpb_tracepoint_find, dpb_tracepoint_enable,
+		dpb_tracepoint_disable,
+	},
+	[DPROBES_HOOK] = { dpb_exit_add, dpb_exit_enable, dpb_exit_remove },
+	[DPROBES_FILE] = { dpb_file_find, dpb_file_enable, dpb_file_remove },
+	[DPROBES_LEAVE] = {
+		dpb_return_find, dpb_return_enable, dpb_return_remove,
+	},
+};
+
+/* NULL: of code or data. */
+static const struct dpb_way *dpb_way(const struct dpb_place *place)
+{
+	return dpb_ways[place->kind].find ? &dpb_ways[place->kind] : NULL;
 }
 
 /* Register it, disabled. */
 static int dpb_register(struct dpb_place *place)
 {
-	if (dpb_is_watch(place))
-		return dpb_watch(place);
-	if (place->kind == DPROBES_TRACEPOINT)
-		return dpb_tracepoint_find(place);
-	return dpb_register_code(place);
+	if (dpb_way(place))
+		return dpb_way(place)->find(place);
+	return dpb_is_watch(place) ? dpb_watch(place) : dpb_register_code(place);
 }
 
 /* Let hits come. */
 static int dpb_enable(struct dpb_place *place)
 {
-	if (place->kind == DPROBES_TRACEPOINT)
-		return dpb_tracepoint_enable(place);
+	if (dpb_way(place))
+		return dpb_way(place)->enable(place);
 	if (!dpb_is_watch(place))
 		return dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
 	dpb_watch_enable(place);
@@ -140,12 +188,24 @@ static void dpb_is_out(struct dpb_place *place, u64 missed)
 	place->address = 0;
 }
 
+/* Whether it is found again by the name of a function in a module. */
+static bool dpb_may_wait(const struct dpb_place *place)
+{
+	return place->kind == DPROBES_CODE || place->kind == DPROBES_LEAVE;
+}
+
+/* It waits; where anything else is next time is not for us to find out. */
+static void dpb_has_gone(struct dpb_place *place)
+{
+	u32 now = dpb_may_wait(place) ? DPROBES_PENDING : DPROBES_FAILED;
+
+	if (cmpxchg(&place->state, DPROBES_ACTIVE, now) == DPROBES_ACTIVE &&
+	    now == DPROBES_FAILED)
+		place->error = ENODEV;
+}
+
 static void dpb_take_out_watch(struct dpb_place *place)
 {
-	/* Where the data is next time is not for us to find out. */
-	if (cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_FAILED) ==
-	    DPROBES_ACTIVE)
-		place->error = ENODEV;
 	/* No more hits come while the last ones are counted. */
 	dpb_watch_disable(place);
 	dpb_is_out(place, dpb_watch_missed(place));
@@ -173,14 +233,14 @@ void dpb_take_out(struct dpb_program *program, const struct module *module,
 
 		if (!place->registered || !dpb_goes(place, module, init_only))
 			continue;
+		dpb_has_gone(place);
 		if (dpb_is_watch(place)) {
 			dpb_take_out_watch(place);
-		} else if (place->kind == DPROBES_TRACEPOINT) {
-			dpb_tracepoint_disable(place);
+		} else if (dpb_way(place)) {
+			dpb_way(place)->remove(place);
 			dpb_is_out(place, 0);
-			traced = true;
+			traced |= place->kind == DPROBES_TRACEPOINT;
 		} else {
-			cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_PENDING);
 			program->together[count++] = &place->kprobe;
 		}
 	}
@@ -213,10 +273,10 @@ void dpb_disarm(struct dpb_program *program)
 			continue;
 		if (dpb_is_watch(place)) {
 			dpb_watch_disable(place);
-		} else if (place->kind == DPROBES_TRACEPOINT) {
-			dpb_tracepoint_disable(place);
+		} else if (dpb_way(place)) {
+			dpb_way(place)->remove(place);
 			dpb_is_out(place, 0);
-			traced = true;
+			traced |= place->kind == DPROBES_TRACEPOINT;
 		} else {
 			disable_kprobe(&place->kprobe);
 		}
@@ -232,6 +292,11 @@ static bool dpb_is_name_valid(const struct dprobes_attach *attach)
 	       memchr(attach->symbol, 0, sizeof(attach->symbol));
 }
 
+static bool dpb_is_nameless(const struct dprobes_attach *attach)
+{
+	return !memchr_inv(attach->symbol, 0, sizeof(attach->symbol));
+}
+
 static bool dpb_is_watch_valid(const struct dprobes_attach *attach)
 {
 	u32 most = attach->kind == DPROBES_WATCH_X ? 1 : 8;
@@ -242,7 +307,7 @@ static bool dpb_is_watch_valid(const struct dprobes_attach *attach)
 	       attach->address >= TASK_SIZE_MAX &&
 	       __is_canonical_address(attach->address,
 				      boot_cpu_data.x86_virt_bits) &&
-	       !memchr_inv(attach->symbol, 0, sizeof(attach->symbol));
+	       dpb_is_nameless(attach);
 }
 
 static bool dpb_is_valid(const struct dprobes_attach *attach)
@@ -255,7 +320,11 @@ static bool dpb_is_valid(const struct dprobes_attach *attach)
 	case DPROBES_WATCH_RW:
 		return dpb_is_watch_valid(attach);
 	case DPROBES_TRACEPOINT:
+	case DPROBES_HOOK:
+	case DPROBES_LEAVE:
 		return dpb_is_name_valid(attach) && !attach->offset;
+	case DPROBES_FILE:
+		return attach->offset && !attach->address && dpb_is_nameless(attach);
 	default:
 		return false;
 	}
@@ -272,7 +341,7 @@ static int dpb_place_first(struct dpb_place *place,
 	place->offset = attach->offset;
 	place->address = attach->address;
 	place->length = attach->length;
-	if (!dpb_is_watch(place)) {
+	if (attach->symbol[0]) {
 		place->symbol = dpb_fails() ? NULL :
 				kstrdup((const char *)attach->symbol,
 					GFP_KERNEL_ACCOUNT);
@@ -280,7 +349,7 @@ static int dpb_place_first(struct dpb_place *place,
 			return -ENOMEM;
 	}
 	error = dpb_place(place);
-	if (error == -ENOENT && place->kind == DPROBES_CODE &&
+	if (error == -ENOENT && dpb_may_wait(place) &&
 	    dpb_module_may_come(place->symbol)) {
 		WRITE_ONCE(place->state, DPROBES_PENDING);
 		return 0;
@@ -301,10 +370,13 @@ static int dpb_place_first(struct dpb_place *place,
  * Return: 0, also where it waits for its module, or
  * * -EINVAL - no such probe or kind, a pad that is not 0, no such place
  * * -EBUSY - it was placed already
- * * -ENOENT - no such symbol, no such tracepoint
+ * * -ENOENT - no such symbol, tracepoint or hook
  * * -EILSEQ - not the beginning of an instruction
  * * -EADDRNOTAVAIL - a place where the kernel allows no probe
+ * * -EBADF - of a file: no such descriptor
  * * -EACCES - a place in this module
+ * * -EUSERS - the hook takes one exit only, and has one
+ * * -ENODEV - the module with the hook is about to go
  * * -ENOSPC - no debug register is left
  * * -ENOMEM
  */
@@ -328,12 +400,16 @@ int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach)
 
 static u64 dpb_missed(struct dpb_place *place)
 {
+	u64 before = place->missed + atomic64_read(&place->failed);
+
 	lockdep_assert_held(&place->program->lock);
 	if (place->registered && dpb_is_watch(place))
-		return place->missed + dpb_watch_missed(place);
+		return before + dpb_watch_missed(place);
 	if (place->registered && place->kind == DPROBES_CODE)
-		return place->missed + READ_ONCE(place->kprobe.nmissed);
-	return place->missed;
+		return before + READ_ONCE(place->kprobe.nmissed);
+	if (place->registered && place->kind == DPROBES_LEAVE)
+		return before + dpb_return_missed(place);
+	return before;
 }
 
 /**
@@ -351,6 +427,11 @@ int dpb_query(struct dpb_program *program, struct dprobes_query *query)
 		return -EINVAL;
 	place = &program->places[query->probe];
 	mutex_lock(&program->lock);
+	if (place->registered && place->kind == DPROBES_HOOK &&
+	    dpb_exit_is_off(place)) {
+		dpb_has_gone(place);
+		dpb_is_out(place, 0);
+	}
 	query->state = READ_ONCE(place->state);
 	query->error = place->error;
 	query->address = place->address;

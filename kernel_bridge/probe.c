@@ -3,6 +3,7 @@
  * What happens at a hit.
  */
 #include <linux/sched.h>
+#include <asm/segment.h>
 
 #include "bridge.h"
 
@@ -52,14 +53,27 @@ static void dpb_record(struct dpb_place *place, struct dpb_cpu *cpu,
 }
 NOKPROBE_SYMBOL(dpb_record);
 
+/* Run a part of its program, with the machine of this CPU. */
+static void dpb_run_part(struct dp_machine *machine, struct dpb_place *place,
+			 enum dp_part part, struct pt_regs *regs, u64 *kept)
+{
+	struct dpb_program *program = place->program;
+	struct dpb_cpu *cpu = program->cpus[raw_smp_processor_id()];
+	struct dp_env env = { regs };
+
+	machine->kept = kept;
+	dp_run(machine, &program->program, place->index, part, &cpu->buffers,
+	       &env, DP_BUDGET);
+}
+NOKPROBE_SYMBOL(dpb_run_part);
+
 /* One hit, with the machine of this CPU. */
 static void dpb_run(struct dp_machine *machine, struct dpb_place *place,
-		    struct pt_regs *regs)
+		    struct pt_regs *regs, u64 *kept)
 {
 	struct dpb_program *program = place->program;
 	struct dp_probe *probe = &program->program.probes[place->index];
 	struct dpb_cpu *cpu = program->cpus[raw_smp_processor_id()];
-	struct dp_env env = { regs };
 	u64 limit = probe->def.max_hits, hit;
 
 	hit = atomic64_inc_return(&place->hits);
@@ -68,8 +82,7 @@ static void dpb_run(struct dp_machine *machine, struct dpb_place *place,
 	limit = limit ? probe->def.pass_count + limit : ~0ULL;
 	if (hit > limit)
 		return;
-	dp_run(machine, &program->program, place->index, &cpu->buffers, &env,
-	       DP_BUDGET);
+	dpb_run_part(machine, place, DP_AT_HIT, regs, kept);
 	atomic64_inc(&place->runs);
 	if (machine->out.exit != DP_EXIT_ABORT)
 		dpb_record(place, cpu, &machine->out, hit);
@@ -84,10 +97,11 @@ NOKPROBE_SYMBOL(dpb_run);
  * dpb_hit() - a probe was hit
  * @place: where
  * @regs: there; the program may alter them
+ * @kept: of a return: what the part at the entry has left; else NULL
  *
  * Context: preemption off; any, an NMI's too.
  */
-void dpb_hit(struct dpb_place *place, struct pt_regs *regs)
+void dpb_hit(struct dpb_place *place, struct pt_regs *regs, u64 *kept)
 {
 	struct dp_machine *machine;
 
@@ -95,12 +109,86 @@ void dpb_hit(struct dpb_place *place, struct pt_regs *regs)
 		return;
 	machine = dpb_enter();
 	if (machine)
-		dpb_run(machine, place, regs);
+		dpb_run(machine, place, regs, kept);
 	else
 		atomic64_inc(&place->recursed);
 	dpb_leave();
 }
 NOKPROBE_SYMBOL(dpb_hit);
+
+static bool dpb_run_entry(struct dp_machine *machine, struct dpb_place *place,
+			  struct pt_regs *regs, u64 *kept)
+{
+	const struct dp_outcome *out = &machine->out;
+	struct dpb_cpu *cpu = place->program->cpus[raw_smp_processor_id()];
+
+	dpb_run_part(machine, place, DP_AT_ENTRY, regs, kept);
+	if (out->exit == DP_EXIT_EXIT || out->exit == DP_EXIT_ABORT)
+		return out->exit == DP_EXIT_EXIT;
+	atomic64_inc(&place->failed);
+	dpb_record(place, cpu, out, atomic64_read(&place->hits));
+	return false;
+}
+NOKPROBE_SYMBOL(dpb_run_entry);
+
+/**
+ * dpb_entered() - a function was entered at whose return a probe is
+ * @place: where
+ * @regs: there; the program may alter them
+ * @kept: DP_KEPT_WORDS for the return
+ *
+ * Context: as dpb_hit().
+ * Return: whether the return of this call is a hit.
+ */
+bool dpb_entered(struct dpb_place *place, struct pt_regs *regs, u64 *kept)
+{
+	const struct dp_probe *probe =
+		&place->program->program.probes[place->index];
+	struct dp_machine *machine;
+	bool wanted = false;
+
+	if (READ_ONCE(place->state) != DPROBES_ACTIVE)
+		return false;
+	memset(kept, 0, DP_KEPT_WORDS * sizeof(*kept));
+	if (!probe->parts[DP_AT_ENTRY].count)
+		return true;
+	machine = dpb_enter();
+	if (machine)
+		wanted = dpb_run_entry(machine, place, regs, kept);
+	else
+		atomic64_inc(&place->recursed);
+	dpb_leave();
+	return wanted;
+}
+NOKPROBE_SYMBOL(dpb_entered);
+
+/**
+ * dpb_hit_words() - a probe was hit in a place that has words for registers
+ * @place: where
+ * @words: DPROBES_HOOK_WORDS, which the program finds where the arguments of a
+ *	function are; it has a copy, which nobody looks at after it
+ * @ip: where that is
+ *
+ * Context: as dpb_hit().
+ */
+void dpb_hit_words(struct dpb_place *place, const u64 *words, u64 ip)
+{
+	struct pt_regs regs = {
+		.di = words[0],
+		.si = words[1],
+		.dx = words[2],
+		.cx = words[3],
+		.r8 = words[4],
+		.r9 = words[5],
+		.ip = ip,
+		.sp = (u64)__builtin_frame_address(0),
+		.cs = __KERNEL_CS,
+		.ss = __KERNEL_DS,
+	};
+
+	dpb_hit(place, &regs, NULL);
+}
+NOKPROBE_SYMBOL(dpb_hit_words);
 
 static void dpb_wake_work(struct irq_work *work)
 {

@@ -123,18 +123,19 @@ static struct dp_refusal dpb_blocks(struct dp_program *code,
 	struct dp_refusal refusal = { DPROBES_TOO_MANY_BLOCKS, 0 };
 	u32 i, total = 0;
 
-	for (i = 0; i < code->def.probe_count; i++) {
-		struct dp_probe *probe = &code->probes[i];
+	for (i = 0; i < DP_PARTS * code->def.probe_count; i++) {
+		u32 which = i / DP_PARTS, part = i % DP_PARTS;
+		struct dp_blocks *to = &code->probes[which].parts[part];
 
-		refusal.where = i;
+		refusal.where = which;
 		if (code->blocks)
-			dp_find_blocks(code, i, scratch,
-				       code->blocks + probe->first,
-				       probe->count);
+			dp_find_blocks(code, which, part, scratch,
+				       code->blocks + to->first, to->count);
 		else
-			probe->count = dp_find_blocks(code, i, scratch, NULL, 0);
-		probe->first = total;
-		total += probe->count;
+			to->count = dp_find_blocks(code, which, part, scratch,
+						   NULL, 0);
+		to->first = total;
+		total += to->count;
 		if (total > DPB_BLOCKS_MOST)
 			return refusal;
 		if (fatal_signal_pending(current))
@@ -514,5 +515,4 @@ static const struct file_operations dpb_program_fops = {
 	.read = dpb_program_read,
 	.poll = dpb_program_poll,
 	.unlocked_ioctl = dpb_program_ioctl,
-	.llseek = no_llseek,
 };

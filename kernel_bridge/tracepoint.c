@@ -9,7 +9,6 @@
  */
 #include <linux/ftrace.h>
 #include <linux/tracepoint.h>
-#include <asm/segment.h>
 
 #include "bridge.h"
 
@@ -23,21 +22,11 @@ struct dpb_search {
 static void dpb_tracepoint_hit(void *data, u64 one, u64 two, u64 three,
 			       u64 four, u64 five)
 {
-	struct pt_regs regs = {
-		.di = one,
-		.si = two,
-		.dx = three,
-		.cx = four,
-		.r8 = five,
-		.ip = CALLER_ADDR0,
-		.sp = (u64)__builtin_frame_address(0),
-		.cs = __KERNEL_CS,
-		.ss = __KERNEL_DS,
-	};
+	const u64 words[DPROBES_HOOK_WORDS] = { one, two, three, four, five };
 
 	/* Kernels from 6.13 on may be preempted in those of system calls. */
 	preempt_disable_notrace();
-	dpb_hit(data, &regs);
+	dpb_hit_words(data, words, CALLER_ADDR0);
 	preempt_enable_notrace();
 }
 NOKPROBE_SYMBOL(dpb_tracepoint_hit);

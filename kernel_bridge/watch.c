@@ -17,7 +17,7 @@ static void dpb_watch_hit(struct perf_event *event,
 	struct dpb_place *place = event->overflow_handler_context;
 
 	atomic64_inc(&place->handled);
-	dpb_hit(place, regs);
+	dpb_hit(place, regs, NULL);
 }
 NOKPROBE_SYMBOL(dpb_watch_hit);
 

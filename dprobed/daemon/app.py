@@ -85,7 +85,6 @@ _TRACE: Final = (
     "--format json -o FILE`, or a dprobed of your own"
 )
 _TRACES: Final = "the traces of root's dprobed are root's"
-_KERNEL: Final = "only root may insert programs into the kernel"
 _RELOAD: Final = "only root may reload the policies of root's dprobed"
 
 _log = logging.getLogger("dprobed")
@@ -411,7 +410,7 @@ def build_public(
 
     table = RequestTable(gate.commands, _UNKNOWN, gate.audit.refuse)
     _probing(table, core, traced, resolvers, deployments)
-    table.add(messages.InsertKernel, traced.inserting.insert_kernel, for_root=_KERNEL)
+    table.add(messages.InsertKernel, traced.inserting.insert_kernel)
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)

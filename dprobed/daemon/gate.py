@@ -24,11 +24,12 @@ from dprobed.daemon.client import Forbidden, Refusal, User
 from dprobed.daemon.history import History
 from dprobed.daemon.target import Target
 from dprobed.policy.model import Decision, Denial, Policies
-from dprobed.policy.rights import Right, needs
+from dprobed.policy.rights import Right, needs, words
 from dprobed.policy.store import PolicyStore
 from dprobed.proc import processes, refusals
 from dprobed.proc.processes import Process
 from dprobed.program.model import Program
+from dprobed.wire.messages import KERNEL
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -124,6 +125,23 @@ class Gate:
         wanted = needs(program)
         self._check(self._decide(pid), user, frozenset(wanted), reason_for(label, wanted))
         return frozenset(wanted)
+
+    def allow_kernel(self, user: User, label: str, program: Program) -> None:
+        """Check that the user may have a program in the kernel."""
+        if self.commands(user):
+            return
+        gids = frozenset(groups_of(user.uid, user.gid))
+        given = self.store.config.kernel.named(user.uid, gids) or frozenset()
+        wanted = needs(program)
+        missing = frozenset(wanted) - given if given else frozenset({Right.OBSERVE})
+        if not missing:
+            return
+        text = "only root may insert programs into the kernel, and whom [kernel] in the daemon's "
+        text += f"configuration names (dprobed.toml), not user {user.uid}"
+        if given:
+            text = f"user {user.uid} may not {words(missing)} the kernel"
+            text += f": {reason_for(label, wanted)}"
+        self._refuse(Denial(text, text, "kernel", "", KERNEL, user.uid, missing))
 
     def keeps(self, user: User, process: Process, label: str, program: Program) -> str:
         """Why a program may not stay in a process; empty: it may. A refusal is logged."""

@@ -91,6 +91,8 @@ class Inserting:
     ) -> messages.Inserted:
         """Insert programs into the kernel: all of them, or none. The client may do that."""
         programs = await self._programs.decode_all(request.programs, kernel=True)
+        for upload, program in programs:
+            self._gate.allow_kernel(client, upload.label, program)
         with self._quota.room_for(client, [program for _, program in programs]):
             entries = await self._insert_kernel(client, request, programs)
         self._note(client, entries, "")

@@ -13,7 +13,7 @@ from typing import Final
 from dprobed.program.isa import ModType, Operand, decode_at
 from dprobed.program.model import Program
 
-ABI: Final = 2
+ABI: Final = 3
 AUTOSTACKTRACE: Final = 1
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -37,6 +37,7 @@ class Probe(ctypes.Structure):
         ("max_hits", _u32),
         ("minor", _u16),
         ("ex_mask", _u16),
+        ("split", _u32),
     )
 
 
@@ -198,6 +199,9 @@ class Kind(IntEnum):
     WATCH_W = 2
     WATCH_RW = 3
     TRACEPOINT = 4
+    HOOK = 5
+    FILE = 6
+    LEAVE = 7
 
 
 class State(IntEnum):
@@ -267,6 +271,7 @@ def load_arrays(
                 max_hits=probe.max_hits,
                 minor=probe.minor,
                 ex_mask=probe.ex_mask,
+                split=probe.split,
             )
         )
         for probe in program.probes

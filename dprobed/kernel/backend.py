@@ -30,7 +30,7 @@ from dprobed.kernel.device import (
 from dprobed.kernel.places import PlacingError, is_module_name, module_name, placing_error
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
-from dprobed.program.keywords import TRACEPOINT
+from dprobed.program.keywords import HOOK, TRACEPOINT
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
 from dprobed.wire.messages import KERNEL
@@ -353,10 +353,14 @@ def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
     if found.recursed:
         why.append(f"{found.recursed} while a program ran on the same processor")
     if found.missed:
-        where = "in the handler of another probe"
+        what = "passed over by the kernel, in the handler of another probe"
         if probe.watchpoint is not None:
-            where = "because too many came at once (/proc/sys/kernel/perf_event_max_sample_rate)"
-        why.append(f"{found.missed} passed over by the kernel, {where}")
+            what = "passed over by the kernel, because too many came at once"
+            what += " (/proc/sys/kernel/perf_event_max_sample_rate)"
+        elif probe.returns:
+            what = "whose call was made in the handler of another probe, or beside too many "
+            what += "others, or which the entry part failed on"
+        why.append(f"{found.missed} {what}")
     return "missed: " + ", ".join(why) if why else ""
 
 
@@ -364,7 +368,10 @@ def _engine(probe: ProbeDefinition) -> str:
     """Which one serves it."""
     if probe.watchpoint is not None:
         return "watch"
-    return "tracepoint" if _place_of(probe).startswith(TRACEPOINT) else "kprobe"
+    for before in (TRACEPOINT, HOOK):
+        if _place_of(probe).startswith(before):
+            return before.removesuffix(":")
+    return "kretprobe" if probe.returns else "kprobe"
 
 
 def _place_of(probe: ProbeDefinition) -> str:
@@ -398,10 +405,9 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
             yield f"{probe.address}: write the place as `offset = function+N`, not as an address"
         if probe.opcode is not None and message.check_opcode:
             yield "`opcode` is not compared in the kernel: leave it out, or use --no-opcode-check"
-        if _place_of(probe).startswith(TRACEPOINT) and _sets_registers(program, probe):
-            yield "at a tracepoint there are no registers to alter: only its arguments are known"
-        if probe.returns:
-            yield f"{_place_of(probe)}: returns of functions of the kernel cannot be probed yet"
+        if _place_of(probe).startswith((TRACEPOINT, HOOK)) and _sets_registers(program, probe):
+            what = _engine(probe)
+            yield f"at a {what} there are no registers to alter: only its arguments are known"
         if probe.logonfault:
             yield "`logonfault` is for processes: leave it out"
 

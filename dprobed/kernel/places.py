@@ -12,12 +12,13 @@ from typing import Final
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.kernel import abi
 from dprobed.proc import kernel_symbols
-from dprobed.program.keywords import TRACEPOINT
+from dprobed.program.keywords import HOOK, TRACEPOINT
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.wire.protocol import State
 
 _SYMBOLS: Final = kernel_symbols.PATH
 _MODULES: Final = Path("/sys/module")
+_HOOKS: Final = Path("/proc/dprobes/hooks")
 
 _NUMBER: Final = r"(?:0[xX][0-9a-fA-F]+|0|[1-9]\d*)"
 _CODE: Final = re.compile(rf"([A-Za-z_][\w.$]*)(?:\+({_NUMBER}))?", re.ASCII)
@@ -49,7 +50,11 @@ _ERRORS: Final = {
         State.NO_DEBUG_REGISTER,
         "the four debug registers of a processor are in use",
     ),
-    errno.ENODEV: (State.FAILED, "the module that had it was removed: insert the program again"),
+    errno.EUSERS: (State.EXCLUDED, "the hook takes one exit only, and has one"),
+    errno.ENODEV: (
+        State.FAILED,
+        "the module that had it was removed, or its hook: insert the program again",
+    ),
 }
 
 
@@ -130,12 +135,17 @@ def attachment(probe: ProbeDefinition, number: int, header: Header, known: Known
 
 
 def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
-    if (probe.offset or "").startswith(TRACEPOINT):
-        return _tracepoint(probe, number, header)
+    place = probe.offset or ""
+    if place.startswith(TRACEPOINT) and header.modtype == "kmod":
+        raise PlacingError("tracepoints of modules cannot be placed, only the kernel's own")
+    for before, kind in ((TRACEPOINT, abi.Kind.TRACEPOINT), (HOOK, abi.Kind.HOOK)):
+        if place.startswith(before):
+            return _by_name(place, before, abi.Attach(probe=number, kind=kind))
     found = _CODE.fullmatch(probe.offset or "")
     if found is None:
-        place = probe.offset or probe.address
-        raise PlacingError(f"{place}: write the place as `function` or `function+N`")
+        raise PlacingError(
+            f"{probe.offset or probe.address}: write the place as `function` or `function+N`"
+        )
     module, name = module_name(header), found[1]
     there = known[name].get(module, ()) if module else _of_kernel(name, known)
     # The kernel would take one of them, and not say which.
@@ -145,7 +155,8 @@ def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> 
     offset = int(found[2] or "0", 0)
     if offset >= 1 << 32:
         raise PlacingError("no function is that long")
-    made = abi.Attach(probe=number, kind=abi.Kind.CODE, offset=offset)
+    kind = abi.Kind.LEAVE if probe.returns else abi.Kind.CODE
+    made = abi.Attach(probe=number, kind=kind, offset=offset)
     return _with_name(made, f"{module}:{name}" if module else name)
 
 
@@ -157,13 +168,11 @@ def _with_name(made: abi.Attach, name: str) -> abi.Attach:
     return made
 
 
-def _tracepoint(probe: ProbeDefinition, number: int, header: Header) -> abi.Attach:
-    if header.modtype == "kmod":
-        raise PlacingError("tracepoints of modules cannot be placed, only the kernel's own")
-    name = (probe.offset or "").removeprefix(TRACEPOINT)
+def _by_name(place: str, before: str, made: abi.Attach) -> abi.Attach:
+    name = place.removeprefix(before)
     if not name.isidentifier():
-        raise PlacingError(f"{probe.offset}: write the place as `{TRACEPOINT}name`")
-    return _with_name(abi.Attach(probe=number, kind=abi.Kind.TRACEPOINT), name)
+        raise PlacingError(f"{place}: write the place as `{before}name`")
+    return _with_name(made, name)
 
 
 def _data(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
@@ -204,8 +213,11 @@ def _at_symbol(name: str, addend: str | None, header: Header, known: Known) -> i
 def placing_error(code: int, probe: ProbeDefinition, header: Header) -> PlacingError:
     """Why a probe could not be placed, of the number that the module gives."""
     state, reason = _ERRORS.get(code, (State.FAILED, os.strerror(code)))
-    if code == errno.ENOENT and (probe.offset or "").startswith(TRACEPOINT):
+    place = probe.offset or ""
+    if code == errno.ENOENT and place.startswith(TRACEPOINT):
         return PlacingError("the kernel has no tracepoint of that name")
+    if code == errno.ENOENT and place.startswith(HOOK):
+        return PlacingError(f"no module has declared a hook of that name ({_HOOKS} lists them)")
     module = module_name(header)
     if code == errno.ENOENT and module:
         reason = f"the module {module} has no function of that name"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dprobed.policy.errors import PolicyError
-from dprobed.policy.model import Stay
+from dprobed.policy.model import Rights, Stay
 from dprobed.policy.protected import KINDS
 
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module", "metrics")
+_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module", "kernel", "metrics")
 #: For how long what ordinary users leave behind stays, unless they or the file say otherwise.
 _STAY: Final = Stay(86400.0)
 NAME: Final = "dprobed.toml"
@@ -32,13 +32,15 @@ _LONGEST: Final = 107
 class Config(msgspec.Struct, frozen=True):
     """``policies``: the folder of the policy files; ``protect``: kinds of protected.py; ``stay``:
     for how long what ordinary users leave behind stays, unless they say it;
-    ``load_kernel_module``: for programs of the kernel, where it is not loaded. ``metrics``: where
-    they are served, a Unix socket or a port of this machine; None: nowhere."""
+    ``load_kernel_module``: for programs of the kernel, where it is not loaded; ``kernel``: who but
+    root may have some, and which. ``metrics``: where they are served, a Unix socket or a port of
+    this machine; None: nowhere."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
     stay: Stay = _STAY
     load_kernel_module: bool = False
+    kernel: Rights = Rights()
     metrics: Path | tuple[str, int] | None = None
 
 
@@ -101,8 +103,13 @@ def _read(source: PolicyFile, config: Config) -> Config:
     if "load_kernel_module" in table:
         at = ("load_kernel_module",)
         load_module = bool(source.of_type(at, table["load_kernel_module"], bool))
+    kernel = config.kernel
+    if "kernel" in table:
+        from dprobed.policy.grants import read_rights
+
+        kernel = read_rights(source, ("kernel",), table["kernel"], own=False)
     metrics = _metrics(source, table["metrics"]) if "metrics" in table else None
-    return Config(folder, protect, stay, load_module, metrics)
+    return Config(folder, protect, stay, load_module, kernel, metrics)
 
 
 def _metrics(source: PolicyFile, value: object) -> Path | tuple[str, int] | None:

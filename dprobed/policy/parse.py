@@ -7,9 +7,7 @@ is in force does not change with the files.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,9 +15,10 @@ from typing import Any, Final, cast
 
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, linked, refuse_vain, translate
+from dprobed.policy.grants import gid_of, read_rights, uid_of
 from dprobed.policy.links import real
 from dprobed.policy.locate import KeyPath
-from dprobed.policy.match import EXECUTABLES, KEYS, TEXTS, Condition, Match, user_number
+from dprobed.policy.match import EXECUTABLES, KEYS, TEXTS, Condition, Match
 from dprobed.policy.model import (
     DEFAULT,
     FOR_EVER,
@@ -27,11 +26,10 @@ from dprobed.policy.model import (
     AutoInsertion,
     Hold,
     Policy,
-    Rights,
     Unguarded,
 )
-from dprobed.policy.rights import ALL, Right, needs
-from dprobed.policy.source import PolicyFile, suggestion
+from dprobed.policy.rights import needs
+from dprobed.policy.source import PolicyFile
 from dprobed.policy.trust import read
 from dprobed.printable import readable
 from dprobed.proc.helper import SilentError
@@ -48,8 +46,6 @@ _LIMITS: Final = ("share", "hits_per_second")
 _ACTIONS: Final = ("throttle", "remove")
 _APPLY: Final = ("programs", "for", "processes", *_LIMITS)
 #: Further words for sets of rights.
-_SETS: Final = {"all": ALL, "deny": frozenset[Right]()}
-_RIGHT_WORDS: Final = (*Right, *_SETS)
 
 
 def parse(paths: Iterable[Path], *, trust: int | None = None) -> tuple[Policy, ...]:
@@ -114,7 +110,7 @@ class _PolicyReader:
             name=name,
             place=place,
             match=match,
-            rights=self._rights((*path, "rights"), table.get("rights", {})),
+            rights=read_rights(source, (*path, "rights"), table.get("rights", {}), own=True),
             auto_insertion=self._apply((*path, "apply"), table.get("apply"), name, place, remove),
             budget=self._limits(budget, own_action, remove),
             follow_forks=bool(follow),
@@ -160,9 +156,9 @@ class _PolicyReader:
             elif key == "environment":
                 conditions += self._environment(at, each)
             elif key == "user":
-                conditions.append(self._ids(at, each, _uid))
+                conditions.append(self._ids(at, each, uid_of))
             elif key == "group":
-                conditions.append(self._ids(at, each, _gid))
+                conditions.append(self._ids(at, each, gid_of))
             else:
                 conditions.append(self._text(at, each, path_like=TEXTS[key].path))
         return Match(tuple(conditions), tuple(exclude))
@@ -223,57 +219,9 @@ class _PolicyReader:
         found = find(name)
         if isinstance(found, int):
             return found
-        kind = "user" if find is _uid else "group"
+        kind = "user" if find is uid_of else "group"
         self.source.report(path, f"there is no {kind} `{name}`", found)
         return None
-
-    # -- rights ------------------------------------------------------------------------------------
-
-    def _rights(self, path: KeyPath, value: Any) -> Rights:
-        source = self.source
-        table = source.table(path, value, ("self", "user", "group"))
-        own = self._set((*path, "self"), table["self"]) if "self" in table else None
-        return Rights(
-            own=own,
-            users=self._who((*path, "user"), table.get("user", {}), _uid),
-            groups=self._who((*path, "group"), table.get("group", {}), _gid),
-        )
-
-    def _who(
-        self, path: KeyPath, value: Any, find: Callable[[str], int | str]
-    ) -> dict[int, frozenset[Right]]:
-        found: dict[int, frozenset[Right]] = {}
-        names = value if isinstance(value, dict) else ()
-        for name, each in self.source.table(path, value, names).items():
-            rights = self._set((*path, name), each)
-            result = find(name)
-            if isinstance(result, int) and result in found:
-                self.source.report_key(
-                    (*path, name), f"{path[-1]} {result} is named twice here", "keep one of them"
-                )
-            elif isinstance(result, int):
-                found[result] = rights
-            else:
-                self.source.report_key((*path, name), f"there is no {path[-1]} `{name}`", result)
-        return found
-
-    def _set(self, path: KeyPath, value: Any) -> frozenset[Right]:
-        source = self.source
-        words = [
-            (at, source.choice(at, word, _RIGHT_WORDS, "right"))
-            for at, word in source.strings(path, value)
-        ]
-        rights: frozenset[Right] = frozenset()
-        for at, word in words:
-            if word in _SETS and len(words) > 1:
-                source.report(
-                    at,
-                    f"`{word}` cannot be combined with other rights",
-                    f'write "{word}" and nothing else',
-                )
-            elif word is not None:
-                rights |= _SETS[word] if word in _SETS else {Right(word)}
-        return rights
 
     # -- apply, budget -----------------------------------------------------------------------------
 
@@ -332,23 +280,3 @@ class _PolicyReader:
         return AutoInsertedProgram(
             readable(path), readable(path.stem)[:255], encode(program), needs(program)
         )
-
-
-def _uid(name: str) -> int | str:
-    """A user's number, or a hint."""
-    if (number := user_number(name)) is not None:
-        return number
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except (KeyError, ValueError):  # ValueError: a name with a zero byte.
-        return suggestion(name, (each.pw_name for each in pwd.getpwall()))
-
-
-def _gid(name: str) -> int | str:
-    """A group's number, or a hint."""
-    if (number := user_number(name)) is not None:
-        return number
-    try:
-        return grp.getgrnam(name).gr_gid
-    except (KeyError, ValueError):
-        return suggestion(name, (each.gr_name for each in grp.getgrall()))

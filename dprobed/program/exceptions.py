@@ -73,6 +73,7 @@ OPERAND_GLOBAL: Final = 2
 OPERAND_BIT: Final = 3
 OPERAND_FACILITY: Final = 4
 OPERAND_KEY: Final = 5
+OPERAND_HOOK: Final = 6
 
 #: Which exceptions reach handlers unless a probe's ``ex_mask`` says otherwise; of the others, those
 #: within this mask end the program and the rest are ignored.

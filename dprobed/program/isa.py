@@ -569,8 +569,9 @@ def _kernel() -> list[Instruction]:
         )  # fmt: skip
 
     found = [
-        one("callk", 0x8D, "Call the registered hook whose number is TOS.", pops=1, pushes=None,
-            writes=True),
+        one("callk", 0x8D, "Call the hook whose number is TOS. Its exits see the six words below, "
+            "which stay; push the value that they leave.", pops=1, pushes=1, writes=True,
+            raises=_OPERAND),
         one("seg2lin", 0xB0, "Linear address of selector NOS, offset TOS.", pops=2, pushes=1,
             raises=(_X.SEG_FAULT,)),
     ]  # fmt: skip

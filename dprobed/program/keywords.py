@@ -111,7 +111,7 @@ PROBE: Final[dict[str, Keyword]] = {
             Value.PLACE,
             "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line`, an offset in the "
             "file or `usdt:provider:name`, each place of a static probe; in the kernel `symbol`, "
-            "`symbol+n` or `tracepoint:name`.",
+            "`symbol+n`, `tracepoint:name` or `hook:name`.",
         ),
         Keyword(
             "address",
@@ -172,14 +172,16 @@ MAX_OPCODE: Final = 15
 
 #: Before the name of a tracepoint of the kernel, which is a place.
 TRACEPOINT: Final = "tracepoint:"
+#: Before the name of a hook that a kernel module has declared (kernel_bridge/hooks.h).
+HOOK: Final = "hook:"
 _NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
 _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 #: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
 _PLACE = (
-    rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|{TRACEPOINT}[A-Za-z_]\w*"
-    rf"|{STATIC}[\w.-]+:[\w.-]+"
+    rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*"
+    rf"|(?:{TRACEPOINT}|{HOOK})[A-Za-z_]\w*|{STATIC}[\w.-]+:[\w.-]+"
 )
 _ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
@@ -253,7 +255,8 @@ def number_error(keyword: Keyword, value: int) -> str | None:
 def no_entry(place: str) -> bool:
     """Whether a place as written cannot be where a function begins."""
     into = re.search(rf"[+-]({_NUMBER})\Z", place, re.ASCII)
-    return place.startswith((TRACEPOINT, STATIC)) or (into is not None and int(into[1], 0) != 0)
+    named = (TRACEPOINT, HOOK, STATIC)
+    return place.startswith(named) or (into is not None and int(into[1], 0) != 0)
 
 
 def _has_length(address: str) -> bool:
@@ -292,8 +295,9 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
             )
         )
     # A line of a file without extension could begin so.
-    if not header.kernel and place.startswith(TRACEPOINT) and not place[-1:].isdigit():
-        found.append(("offset", "a process has no tracepoints", "write modtype = kernel"))
+    if not header.kernel and place.startswith((TRACEPOINT, HOOK)) and not place[-1:].isdigit():
+        what = place.partition(":")[0]
+        found.append(("offset", f"a process has no {what}s", "write modtype = kernel"))
     if header.kernel and probe.is_static:
         found.append(("offset", "only processes have static probes", "drop the modtype"))
     if probe.heap > header.heapmax:

@@ -130,24 +130,18 @@ NOKPROBE_SYMBOL(dp_pushh);
 
 enum dp_step dp_poph(struct dp_machine *m, u32 width, u32 count)
 {
-	u64 offset = dp_pop(m), handle = dp_pop(m), words[DP_UNROLL];
-	bool popped = count <= DP_UNROLL;
+	u64 offset = dp_pop(m), handle = dp_pop(m);
+	struct dp_popped popped;
 	enum dp_step step;
 	u8 *to;
 	u32 i;
 
-	if (popped) {
-		for (i = 0; i < count; i++)
-			words[i] = dp_pop(m);
-	} else {
-		dp_flush(m);
-		dp_drop(m, count);
-	}
+	dp_pop_many(m, &popped, count);
 	to = dp_heap_place(m, handle, offset, width * count, &step);
 	if (!to)
 		return step;
 	for (i = 0; i < count; i++) {
-		u64 word = popped ? words[i] : dp_load(m, m->depth - 1 - i);
+		u64 word = dp_popped_word(m, &popped, i);
 
 		memcpy(to + i * width, &word, width);
 	}

@@ -13,6 +13,9 @@
 #include "isa.h"
 #include "../uapi/dprobes.h"
 
+/* Words that a hook is called with. */
+#define DP_HOOK_WORDS 6
+
 /* A code offset that is none. */
 #define DP_NONE (~(u64)0)
 
@@ -28,16 +31,31 @@ struct dp_block {
 	u32 cost;
 };
 
+/* The parts of a probe. */
+enum dp_part {
+	DP_AT_HIT,	/* runs when it fires */
+	DP_AT_ENTRY,	/* of one at a return, runs when the function is entered */
+	DP_PARTS,
+};
+
+/**
+ * struct dp_blocks - the blocks of a part in dp_program.blocks
+ * @first: the first one, in the order of their offsets
+ * @count: how many; 0: there is no such part
+ */
+struct dp_blocks {
+	u32 first;
+	u32 count;
+};
+
 /**
  * struct dp_probe - a probe, ready to run
  * @def: as it was loaded
- * @first: its blocks in dp_program.blocks, in the order of their offsets
- * @count: how many
+ * @parts: by enum dp_part
  */
 struct dp_probe {
 	struct dprobes_probe def;
-	u32 first;
-	u32 count;
+	struct dp_blocks parts[DP_PARTS];
 };
 
 /**
@@ -218,6 +236,9 @@ struct dp_outcome {
  * @heap_handle: the last handle
  * @program: what runs
  * @probe: of it
+ * @part: of that
+ * @kept: DP_KEPT_WORDS that the part at the entry leaves for that at the return:
+ *	set by who runs them; NULL: none
  * @buffers: of the program, for this CPU
  * @env: registers and memory
  * @out: what comes of it
@@ -245,6 +266,8 @@ struct dp_machine {
 	u32 heap_handle;
 	const struct dp_program *program;
 	const struct dp_probe *probe;
+	enum dp_part part;
+	u64 *kept;
 	struct dp_buffers *buffers;
 	struct dp_env *env;
 	struct dp_outcome out;
@@ -265,12 +288,14 @@ struct dp_refusal dp_verify_header(const struct dprobes_load *def);
 struct dp_refusal dp_verify(const struct dp_program *program,
 			    struct dp_scratch *scratch);
 u32 dp_find_blocks(const struct dp_program *program, u32 probe,
-		   struct dp_scratch *scratch, struct dp_block *blocks, u32 room);
+		   enum dp_part part, struct dp_scratch *scratch,
+		   struct dp_block *blocks, u32 room);
 size_t dp_buffers_size(const struct dp_program *program);
 void dp_buffers_init(struct dp_buffers *buffers,
 		     const struct dp_program *program, void *memory);
 void dp_run(struct dp_machine *m, const struct dp_program *program, u32 probe,
-	    struct dp_buffers *buffers, struct dp_env *env, u32 budget);
+	    enum dp_part part, struct dp_buffers *buffers, struct dp_env *env,
+	    u32 budget);
 
 /*
  * What surrounds a hit; in the kernel env.c, in user space the tests'.
@@ -285,6 +310,11 @@ bool dp_env_writable(struct dp_env *env, u64 address);
 /* A register (enum dp_reg), of the task in user mode or at the probe. */
 u64 dp_env_reg(struct dp_env *env, bool task, u32 index);
 void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value);
+/*
+ * Call the hook of a number with DP_HOOK_WORDS words, and get what its exits
+ * leave as value; false: there is no such hook.
+ */
+bool dp_env_callk(struct dp_env *env, u64 number, const u64 *words, u64 *value);
 u64 dp_env_fact(struct dp_env *env, enum dp_fact fact);
 /* The task's name, 16 bytes, zeros behind it. */
 void dp_env_comm(struct dp_env *env, u8 *comm);

@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x5ed2a9e6u
+#define DP_ISA_CRC 0xdda3be95u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -25,6 +25,8 @@
 #define DP_OPERAND_IS_GLOBAL 2
 #define DP_OPERAND_IS_BIT 3
 #define DP_OPERAND_IS_FACILITY 4
+#define DP_OPERAND_IS_HOOK 6
+#define DP_KEPT_WORDS 8
 #define DP_REGS 27
 #define DP_VALUE_KINDS 12
 
@@ -882,7 +884,7 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_CALLK] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_KERNEL | DP_INSN_WRITES, 1, -1, 0, 0, 0,
+		DP_INSN_KERNEL | DP_INSN_WRITES, 1, 1, 0, 0, 0,
 	},
 	[DP_OP_MALLOC] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,

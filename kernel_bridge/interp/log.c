@@ -46,26 +46,18 @@ NOKPROBE_SYMBOL(dp_put_variables);
 
 static enum dp_step dp_log_count(struct dp_machine *m, u32 count)
 {
-	u64 words[DP_UNROLL];
-	bool popped = count <= DP_UNROLL;
+	struct dp_popped popped;
 	u8 *to;
 	u32 i;
 
-	if (popped) {
-		for (i = 0; i < count; i++)
-			words[i] = dp_pop(m);
-	} else {
-		dp_flush(m);
-		dp_drop(m, count);
-	}
+	dp_pop_many(m, &popped, count);
 	if (8 * count > dp_room(m))
 		return dp_overflow(m);
 	m->buffers->raw[m->out.raw_count].offset = m->out.log_size;
 	m->buffers->raw[m->out.raw_count++].words = count;
 	to = dp_item(m);
 	for (i = 0; i < count; i++)
-		to = dp_put_word(to, popped ? words[i] :
-					      dp_load(m, m->depth - 1 - i));
+		to = dp_put_word(to, dp_popped_word(m, &popped, i));
 	m->out.log_size += 8 * count;
 	return DP_NEXT;
 }

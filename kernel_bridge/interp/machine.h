@@ -31,6 +31,13 @@
 
 #define DP_INDEX (DP_STACK_WORDS - 1)
 
+/* Where the code of a part of a probe begins. */
+static __always_inline u32 dp_begin(const struct dprobes_probe *def,
+				    enum dp_part part)
+{
+	return part == DP_AT_HIT && def->split ? def->split : def->entry;
+}
+
 /* Up to so many words are popped one by one, more from the stack in memory. */
 #define DP_UNROLL 8
 
@@ -48,8 +55,15 @@ enum dp_step {
 	DP_END,
 };
 
+/* Words that were popped: few are copied, more stay where the stack had them. */
+struct dp_popped {
+	u64 words[DP_UNROLL];
+	bool copied;
+};
+
 /* stack.c */
 void dp_flush(struct dp_machine *m);
+void dp_pop_many(struct dp_machine *m, struct dp_popped *to, u32 count);
 enum dp_step dp_dup_count(struct dp_machine *m, u32 count);
 enum dp_step dp_dup(struct dp_machine *m);
 enum dp_step dp_slots(struct dp_machine *m, u8 opcode);
@@ -79,12 +93,14 @@ enum dp_step dp_variables(struct dp_machine *m, bool local, u32 number);
 enum dp_step dp_push_register(struct dp_machine *m, bool task);
 enum dp_step dp_pop_register(struct dp_machine *m, bool task);
 enum dp_step dp_push_argument(struct dp_machine *m, u32 number);
+enum dp_step dp_kept_word(struct dp_machine *m, u32 number, bool pops);
 enum dp_step dp_push_symbol(struct dp_machine *m, bool tls);
 u32 dp_read(struct dp_machine *m, u64 address, void *to, u64 size);
 enum dp_step dp_push_memory(struct dp_machine *m, u32 width);
 enum dp_step dp_pop_memory(struct dp_machine *m, u32 width);
 enum dp_step dp_vfy(struct dp_machine *m, bool write);
 enum dp_step dp_push_comm(struct dp_machine *m);
+enum dp_step dp_callk(struct dp_machine *m);
 enum dp_step dp_system(struct dp_machine *m, u8 opcode);
 
 static __always_inline u64 dp_number(const u8 *at, u32 size)
@@ -118,6 +134,13 @@ static __always_inline void dp_store(struct dp_machine *m, s64 position,
 static __always_inline u64 dp_load(const struct dp_machine *m, s64 position)
 {
 	return m->stack[(u64)position & DP_INDEX];
+}
+
+/* One of them, in the order in which they were popped. */
+static __always_inline u64 dp_popped_word(const struct dp_machine *m,
+					  const struct dp_popped *from, u32 i)
+{
+	return from->copied ? from->words[i] : dp_load(m, m->depth - 1 - i);
 }
 
 static __always_inline void dp_push(struct dp_machine *m, u64 word)

@@ -122,6 +122,18 @@ enum dp_step dp_push_argument(struct dp_machine *m, u32 number)
 }
 NOKPROBE_SYMBOL(dp_push_argument);
 
+enum dp_step dp_kept_word(struct dp_machine *m, u32 number, bool pops)
+{
+	u64 unused = 0, *word = m->kept ? &m->kept[number] : &unused;
+
+	if (pops)
+		*word = dp_pop(m);
+	else
+		dp_push(m, *word);
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_kept_word);
+
 enum dp_step dp_push_symbol(struct dp_machine *m, bool tls)
 {
 	u64 word = m->program->symbols[dp_operand(m->program->code, m->pc)];
@@ -194,6 +206,23 @@ enum dp_step dp_push_comm(struct dp_machine *m)
 	return DP_NEXT;
 }
 NOKPROBE_SYMBOL(dp_push_comm);
+
+/* `callk`: the hook sees the words below its number; they stay. */
+enum dp_step dp_callk(struct dp_machine *m)
+{
+	u64 words[DP_HOOK_WORDS] = {}, number = dp_pop(m), value = 0;
+	s64 i;
+
+	dp_flush(m);
+	for (i = 0; i < DP_HOOK_WORDS && i < m->depth; i++)
+		words[i] = dp_load(m, m->depth - 1 - i);
+	if (!dp_env_callk(m->env, number, words, &value))
+		return dp_raise(m, DP_EX_INVALID_OPERAND, DP_OPERAND_IS_HOOK,
+				number);
+	dp_push(m, value);
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_callk);
 
 enum dp_step dp_system(struct dp_machine *m, u8 opcode)
 {

@@ -257,6 +257,9 @@ static enum dp_step dp_data(struct dp_machine *m, u8 opcode)
 		return DP_NEXT;
 	case DP_OP_PUSH_A_ARGUMENT:
 		return dp_push_argument(m, operand);
+	case DP_OP_PUSH_E_KEPT:
+	case DP_OP_POP_E_KEPT:
+		return dp_kept_word(m, operand, opcode == DP_OP_POP_E_KEPT);
 	case DP_OP_PUSH_ADDR_SYMBOL:
 	case DP_OP_PUSH_TLS_SYMBOL:
 		return dp_push_symbol(m, opcode == DP_OP_PUSH_TLS_SYMBOL);
@@ -268,6 +271,8 @@ static enum dp_step dp_data(struct dp_machine *m, u8 opcode)
 	case DP_OP_VFY_R:
 	case DP_OP_VFY_RW:
 		return dp_vfy(m, opcode == DP_OP_VFY_RW);
+	case DP_OP_CALLK:
+		return dp_callk(m);
 	case DP_OP_MALLOC:
 		return dp_malloc(m);
 	case DP_OP_FREE:
@@ -361,8 +366,9 @@ NOKPROBE_SYMBOL(dp_would_wrap);
 
 static const struct dp_block *dp_block_of(const struct dp_machine *m, u32 at)
 {
-	const struct dp_block *blocks = m->program->blocks + m->probe->first;
-	u32 low = 0, high = m->probe->count;
+	const struct dp_blocks *part = &m->probe->parts[m->part];
+	const struct dp_block *blocks = m->program->blocks + part->first;
+	u32 low = 0, high = part->count;
 
 	while (low < high) {
 		u32 middle = low + (high - low) / 2;
@@ -420,7 +426,7 @@ static void dp_reset(struct dp_machine *m)
 	m->under = 0;
 	m->level = 0;
 	memset(frame, 0, sizeof(*frame));
-	frame->called = m->probe->def.entry;
+	frame->called = dp_begin(&m->probe->def, m->part);
 	frame->returns = DP_NONE;
 	frame->handler = DP_NONE;
 	memset(m->last, 0, sizeof(m->last));
@@ -442,6 +448,7 @@ NOKPROBE_SYMBOL(dp_reset);
  * @m: the machine of this CPU: all zeros before its first hit
  * @program: verified, its blocks found
  * @probe: which one
+ * @part: of it, which is there; @m->kept is set
  * @buffers: of the program, for this CPU
  * @env: handed on to dp_env_*()
  * @budget: instructions: DP_BUDGET
@@ -450,14 +457,16 @@ NOKPROBE_SYMBOL(dp_reset);
  * @m->out and @buffers have what came of it.
  */
 void dp_run(struct dp_machine *m, const struct dp_program *program, u32 probe,
-	    struct dp_buffers *buffers, struct dp_env *env, u32 budget)
+	    enum dp_part part, struct dp_buffers *buffers, struct dp_env *env,
+	    u32 budget)
 {
 	m->program = program;
 	m->probe = &program->probes[probe];
+	m->part = part;
 	m->buffers = buffers;
 	m->env = env;
 	m->left = budget;
 	dp_reset(m);
-	dp_run_blocks(m, m->probe->def.entry);
+	dp_run_blocks(m, dp_begin(&m->probe->def, part));
 }
 NOKPROBE_SYMBOL(dp_run);

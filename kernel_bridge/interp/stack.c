@@ -19,6 +19,21 @@ void dp_flush(struct dp_machine *m)
 }
 NOKPROBE_SYMBOL(dp_flush);
 
+void dp_pop_many(struct dp_machine *m, struct dp_popped *to, u32 count)
+{
+	u32 i;
+
+	to->copied = count <= DP_UNROLL;
+	if (to->copied) {
+		for (i = 0; i < count; i++)
+			to->words[i] = dp_pop(m);
+	} else {
+		dp_flush(m);
+		dp_drop(m, count);
+	}
+}
+NOKPROBE_SYMBOL(dp_pop_many);
+
 enum dp_step dp_dup_count(struct dp_machine *m, u32 count)
 {
 	u64 word = dp_top(m);

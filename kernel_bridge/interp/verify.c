@@ -114,7 +114,10 @@ static struct dp_refusal dp_check_tables(const struct dp_program *program)
 		const struct dprobes_probe *probe = &program->probes[i].def;
 
 		if (probe->entry < before || probe->entry >= probe->end ||
-		    probe->end > def->code_size || probe->heap > DP_MAX_HEAP ||
+		    probe->end > def->code_size ||
+		    (probe->split && (probe->split <= probe->entry ||
+				      probe->split >= probe->end)) ||
+		    probe->heap > DP_MAX_HEAP ||
 		    probe->pass_count > DP_MAX_NUMBER ||
 		    probe->max_hits > DP_MAX_NUMBER || !probe->minor)
 			return dp_refuse(DPROBES_BAD_PROBE, i);
@@ -179,7 +182,8 @@ static u32 dp_bad_operand(const struct dp_program *program,
 		/* As the registers that they are in. */
 		return DPROBES_NO_FPU;
 	case DP_OPERAND_KEPT:
-		return DPROBES_NOT_YET;
+		good = number < DP_KEPT_WORDS;
+		break;
 	case DP_OPERAND_SLOT:
 		slot = (s16)number;
 		good = slot >= -DP_STACK_WORDS && slot < DP_STACK_WORDS;
@@ -206,9 +210,10 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 {
 	const struct dp_insn *insn = &dp_insns[opcode];
 
-	if (insn->flags & DP_INSN_KERNEL)
-		return dp_is_kernel(program) ? DPROBES_NOT_YET :
-					       DPROBES_NOT_KERNEL;
+	if (insn->flags & DP_INSN_KERNEL && !dp_is_kernel(program))
+		return DPROBES_NOT_KERNEL;
+	if (insn->flags & DP_INSN_KERNEL && opcode != DP_OP_CALLK)
+		return DPROBES_NOT_YET;
 	if (opcode == DP_OP_LOG_USTACK || opcode == DP_OP_LOG_USTACK_DEPTH ||
 	    (insn->flags & DP_INSN_MAPS))
 		return DPROBES_NOT_YET;
@@ -254,7 +259,7 @@ static struct dp_refusal dp_check_insns(const struct dp_program *program,
 	return dp_refuse(DPROBES_OK, 0);
 }
 
-/* A number for the part of the code, in a probe or between two, of an offset. */
+/* A number for what an offset is in: a part of a probe, or between two probes. */
 static u32 dp_part(const struct dp_program *program, u32 at)
 {
 	u32 low = 0, high = program->def.probe_count;
@@ -268,8 +273,8 @@ static u32 dp_part(const struct dp_program *program, u32 at)
 			high = middle;
 	}
 	if (low && at < program->probes[low - 1].def.end)
-		return 2 * low - 1;
-	return 2 * low;
+		return 3 * low - (at < program->probes[low - 1].def.split) - 1;
+	return 3 * low;
 }
 
 static struct dp_refusal dp_check_flow(const struct dp_program *program,
@@ -283,6 +288,7 @@ static struct dp_refusal dp_check_flow(const struct dp_program *program,
 		const struct dprobes_probe *probe = &program->probes[i].def;
 
 		if (!dp_bit(scratch->starts, probe->entry) ||
+		    !dp_bit(scratch->starts, dp_begin(probe, DP_AT_HIT)) ||
 		    (probe->end < size && !dp_bit(scratch->starts, probe->end)))
 			return dp_refuse(DPROBES_BAD_PROBE, i);
 	}
@@ -364,23 +370,28 @@ static struct dp_block dp_block_at(const u8 *code, u32 size,
 }
 
 /**
- * dp_find_blocks() - the basic blocks that a probe can reach
+ * dp_find_blocks() - the basic blocks that a part of a probe can reach
  * @program: verified
  * @probe: which one
+ * @part: which of its parts
  * @scratch: memory to work in; any content
  * @blocks: where they go, in the order of their offsets; NULL: count only
  * @room: how many fit there
  *
- * Return: how many there are.
+ * Return: how many there are, 0: there is no such part.
  */
 u32 dp_find_blocks(const struct dp_program *program, u32 probe,
-		   struct dp_scratch *scratch, struct dp_block *blocks, u32 room)
+		   enum dp_part part, struct dp_scratch *scratch,
+		   struct dp_block *blocks, u32 room)
 {
+	const struct dprobes_probe *def = &program->probes[probe].def;
 	const u8 *code = program->code;
 	u32 size = program->def.code_size;
-	u32 entry = program->probes[probe].def.entry;
+	u32 entry = dp_begin(def, part);
 	u32 todo = 0, count = 0, at;
 
+	if (part == DP_AT_ENTRY && !def->split)
+		return 0;
 	memset(scratch->reached, 0, sizeof(scratch->reached));
 	memset(scratch->leaders, 0, sizeof(scratch->leaders));
 	dp_set_bit(scratch->leaders, entry);

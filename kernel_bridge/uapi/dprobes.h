@@ -25,7 +25,7 @@
 #include <linux/types.h>
 
 /* Version of what is in this file; another one is not understood. */
-#define DPROBES_ABI 2
+#define DPROBES_ABI 3
 
 /**
  * struct dprobes_version - what the module understands
@@ -54,6 +54,8 @@ struct dprobes_version {
  * @max_hits: hits run before it is disabled, 0: no limit
  * @minor: number of its records
  * @ex_mask: which exceptions reach handlers
+ * @split: of one at a return: code offset of what runs there, if what is before
+ *	it runs at the function's entry; else 0
  */
 struct dprobes_probe {
 	__u32 entry;
@@ -63,6 +65,7 @@ struct dprobes_probe {
 	__u32 max_hits;
 	__u16 minor;
 	__u16 ex_mask;
+	__u32 split;
 };
 
 /**
@@ -141,7 +144,7 @@ enum dprobes_refusal {
 	DPROBES_NO_TLS,			/* code offset: thread-local variables */
 	DPROBES_NO_WRITE_CHECK,		/* code offset: vfy rw */
 	DPROBES_NOT_KERNEL,		/* code offset: for kernel programs only */
-	DPROBES_NOT_YET,		/* code offset: hooks, ports, CPU registers, once */
+	DPROBES_NOT_YET,		/* code offset: ports, CPU registers, once */
 	DPROBES_NO_ALTER,		/* code offset: altering is switched off */
 };
 
@@ -155,19 +158,22 @@ enum dprobes_kind {
 	DPROBES_WATCH_W,		/* written */
 	DPROBES_WATCH_RW,		/* read or written */
 	DPROBES_TRACEPOINT,		/* a tracepoint of the kernel itself */
+	DPROBES_HOOK,			/* a hook: the program is an exit on it */
+	DPROBES_FILE,			/* an instruction of a file: a uprobe */
+	DPROBES_LEAVE,			/* where a function is left: a kretprobe */
 };
 
 /**
  * struct dprobes_attach - place a probe
  * @probe: which one, from 0
  * @kind: enum dprobes_kind
- * @offset: of code: bytes behind the symbol, else 0
+ * @offset: of code: bytes behind the symbol; of a file: in it; else 0
  * @address: of data: where it is, else 0
  * @length: of data: 1, 2, 4 or 8 bytes, which @address is a multiple of
- *	(executed: 1); else 0
+ *	(executed: 1); of a file: an open descriptor of it; else 0
  * @pad: 0
- * @symbol: of code: function of the kernel or of a module, or
- *	"module:function"; of a tracepoint: its name; else empty
+ * @symbol: of code or a return: function of the kernel or of a module, or
+ *	"module:function"; of a tracepoint or a hook: its name; else empty
  */
 struct dprobes_attach {
 	__u32 probe;
@@ -194,13 +200,14 @@ enum dprobes_state {
  * @probe: in: which one
  * @state: enum dprobes_state
  * @error: of a failed one: why, a number as DPROBES_ATTACH would fail with;
- *	ENODEV: the module with the data was removed
+ *	ENODEV: the module with the data, or the hook, was removed
  * @pad: in and out: 0
  * @address: where it is, 0: not placed
  * @hits: hits, those passed over included
  * @runs: how often its program ran
  * @recursed: hits while a program ran on the same CPU; none ran
- * @missed: hits that the kernel itself passed over
+ * @missed: hits that the kernel itself passed over, and calls whose entry part
+ *	failed
  */
 struct dprobes_query {
 	__u32 probe;

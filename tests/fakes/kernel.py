@@ -19,6 +19,8 @@ from tests.programs.cases import Case, FakeContext
 FUNCTIONS = {"do_sys_openat2": 0xFFFFFFFF81000000, "schedule": 0xFFFFFFFF81001000}
 EXCLUDED = {"exc_page_fault": errno.EADDRNOTAVAIL, "dprobes_own": errno.EACCES}
 TRACEPOINTS = {"task_rename": 0xFFFFFFFF82100000}
+#: Hooks; 0: one that takes no further exit.
+HOOKS = {"ledger_posted": 0xFFFFFFFFC0002000, "taken": 0}
 #: Functions of a module, where that is loaded.
 MODULE = {"dpmod:dpmod_init": 0xFFFFFFFFC0000000}
 NAMES = {number: name for name, number in abi.REQUESTS.items()}
@@ -213,7 +215,12 @@ class FakeKernel:
             if place not in TRACEPOINTS:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             place = f"{TRACEPOINTS[place]:#x}"
-        elif argument.kind != abi.Kind.CODE:
+        elif argument.kind == abi.Kind.HOOK:
+            if not HOOKS.get(place):
+                code = errno.EUSERS if place in HOOKS else errno.ENOENT
+                raise OSError(code, os.strerror(code))
+            place = f"{HOOKS[place]:#x}"
+        elif argument.kind not in (abi.Kind.CODE, abi.Kind.LEAVE):
             place = f"{argument.address:#x}"
             taken = [each for each in program.placed.values() if each.startswith("0x")]
             if len(taken) == 4:

@@ -13,6 +13,7 @@ from typing import Any
 from dprobed.kernel.abi import Load, Raw, Refusal, load_arrays, load_header
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import EXCEPTION, INSTRUCTION_BUDGET
+from dprobed.program.isa import KEPT_WORDS
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
 from tests.programs.cases import FakeContext
@@ -25,7 +26,7 @@ FLAGS = [
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
 
-_REQUEST = struct.Struct(f"<6I7Q16s{len(USER_REGS)}Q")
+_REQUEST = struct.Struct(f"<6I{KEPT_WORDS}Q7Q16s{len(USER_REGS)}Q")
 _REGION = struct.Struct("<QII")
 _ANSWER = struct.Struct(f"<IIiHHIIII3Q{len(USER_REGS)}Q")
 _SIZE = struct.Struct("<I")
@@ -94,7 +95,7 @@ def raw_request(
     facts = (context.tid, context.pid, context.tid, context.uid, context.gid, context.cpu)
     fixed = _REQUEST.pack(
         *(budget, runs, probe, alter, len(globals_), len(context.regions)),
-        *(*facts, context.now()),
+        *(*context.kept, *facts, context.now()),
         context.comm,
         *context.words,
     )

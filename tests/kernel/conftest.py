@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.c_interpreter import CInterpreter, build
-from tests.kernel.device import Device, insert_module
-from tests.kernel.machine import HERE, Machine, build_module, find_kernel, why_not
+from tests.kernel.device import Device, insert_module, remove_module
+from tests.kernel.machine import Machine, build_modules, find_kernel, why_not
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +37,8 @@ def release() -> str:
 
 @pytest.fixture(scope="session")
 def modules(release: str, request: pytest.FixtureRequest) -> list[Path]:
-    """The kernel module, and one to be probed, built."""
-    cache = request.config.cache.mkdir("kernel")
-    return [build_module(release, cache), build_module(release, cache, HERE / "sample")]
+    """The kernel module, and those that use it or are probed, built."""
+    return build_modules(release, request.config.cache.mkdir("kernel"))
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +69,15 @@ def device(machine: Machine) -> Iterator[Device]:
     opened = Device(machine)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def allowed(machine: Machine) -> Iterator[Device]:
+    """The device of a module that was loaded with ``allow_alter=1``."""
+    assert remove_module(machine) == 0
+    insert_module(machine, "allow_alter=1")
+    opened = Device(machine)
+    yield opened
+    opened.close()
+    assert remove_module(machine) == 0
+    insert_module(machine)

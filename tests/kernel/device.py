@@ -117,10 +117,17 @@ class KernelProgram:
         return argument
 
     def attach(
-        self, symbol: str, *, probe: int = 0, offset: int = 0, kind: Kind = Kind.CODE
+        self,
+        symbol: str,
+        *,
+        probe: int = 0,
+        offset: int = 0,
+        kind: Kind = Kind.CODE,
+        length: int = 0,
     ) -> None:
         """Place a probe."""
-        self.ioctl("DPROBES_ATTACH", attaching(symbol, probe=probe, offset=offset, kind=kind))
+        argument = attaching(symbol, probe=probe, offset=offset, kind=kind, length=length)
+        self.ioctl("DPROBES_ATTACH", argument)
 
     def watch(self, kind: Kind, address: int, length: int, *, probe: int = 0) -> None:
         """Place a watchpoint."""

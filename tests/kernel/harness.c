@@ -21,6 +21,7 @@ struct request {
 	u32 alter;
 	u32 globals_count;
 	u32 region_count;
+	u64 kept[DP_KEPT_WORDS];
 	u64 facts[7];
 	u8 comm[16];
 	u64 regs[DP_REGS];
@@ -120,6 +121,17 @@ void dp_env_comm(struct dp_env *env, u8 *comm)
 	memcpy(comm, env->request.comm, 16);
 }
 
+/* Hook 1 tells the words apart. */
+bool dp_env_callk(struct dp_env *env, u64 number, const u64 *words, u64 *value)
+{
+	u32 i;
+
+	(void)env;
+	for (i = 0; number == 1 && i < DP_HOOK_WORDS; i++)
+		*value = 10 * *value + words[i];
+	return number == 1;
+}
+
 /* -- what came in ---------------------------------------------------------- */
 
 static u8 *message;
@@ -188,19 +200,22 @@ static void take_program(struct dp_program *program, struct dp_env *env)
 
 static void find_blocks(struct dp_program *program, struct dp_scratch *scratch)
 {
-	u32 i, total = 0;
+	u32 i, total = 0, count = DP_PARTS * program->def.probe_count;
+	struct dp_blocks *to;
 
-	for (i = 0; i < program->def.probe_count; i++) {
-		program->probes[i].first = total;
-		program->probes[i].count =
-			dp_find_blocks(program, i, scratch, NULL, 0);
-		total += program->probes[i].count;
+	for (i = 0; i < count; i++) {
+		to = &program->probes[i / DP_PARTS].parts[i % DP_PARTS];
+		to->first = total;
+		to->count = dp_find_blocks(program, i / DP_PARTS, i % DP_PARTS,
+					   scratch, NULL, 0);
+		total += to->count;
 	}
 	program->blocks = calloc(total, sizeof(*program->blocks));
-	for (i = 0; i < program->def.probe_count; i++)
-		dp_find_blocks(program, i, scratch,
-			       program->blocks + program->probes[i].first,
-			       program->probes[i].count);
+	for (i = 0; i < count; i++) {
+		to = &program->probes[i / DP_PARTS].parts[i % DP_PARTS];
+		dp_find_blocks(program, i / DP_PARTS, i % DP_PARTS, scratch,
+			       program->blocks + to->first, to->count);
+	}
 }
 
 /* Run it as often as is asked for; returns the memory of its buffers. */
@@ -214,9 +229,18 @@ static void *run(struct dp_machine *machine, struct dp_program *program,
 	/* As it is in the kernel: what an earlier hit left behind. */
 	memset(memory, 0xa5, size);
 	dp_buffers_init(buffers, program, memory);
-	for (i = 0; i < env->request.runs; i++)
-		dp_run(machine, program, env->request.probe, buffers, env,
-		       env->request.budget);
+	machine->kept = env->request.kept;
+	for (i = 0; i < env->request.runs; i++) {
+		u32 probe = env->request.probe;
+
+		if (program->probes[probe].parts[DP_AT_ENTRY].count)
+			dp_run(machine, program, probe, DP_AT_ENTRY, buffers,
+			       env, env->request.budget);
+		if (!program->probes[probe].parts[DP_AT_ENTRY].count ||
+		    machine->out.exit == DP_EXIT_EXIT)
+			dp_run(machine, program, probe, DP_AT_HIT, buffers, env,
+			       env->request.budget);
+	}
 	return memory;
 }
 

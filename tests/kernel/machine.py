@@ -53,9 +53,13 @@ def why_not() -> str:
     return ""
 
 
-def _sources(folder: Path) -> list[Path]:
-    kinds = ("*.c", "*.h", "interp/*.[ch]", "uapi/*.h", "Kbuild")
-    return sorted(path for kind in kinds for path in folder.glob(kind))
+def _sources() -> dict[str, Path]:
+    """What the modules are made of: the bridge, its samples, and those of the tests."""
+    kinds = ("*.c", "*.h", "interp/*.[ch]", "uapi/*.h", "Kbuild", "samples/*")
+    found = [path for kind in kinds for path in BRIDGE.glob(kind)]
+    names = {str(path.relative_to(BRIDGE)): path for path in found}
+    names |= {f"sample/{path.name}": path for path in (HERE / "sample").iterdir()}
+    return dict(sorted(names.items()))
 
 
 def _run(command: Sequence[str]) -> None:
@@ -64,33 +68,32 @@ def _run(command: Sequence[str]) -> None:
     assert "warning" not in done.stdout + done.stderr, done.stdout + done.stderr
 
 
-def build_module(release: str, cache: Path, folder: Path = BRIDGE) -> Path:
-    """The module in ``folder`` for that kernel: of the cache, if nothing that it is made of has
+def build_modules(release: str, cache: Path) -> list[Path]:
+    """All modules for that kernel, ours first: of the cache, if nothing that they are made of has
     changed."""
     digest = hashlib.sha256(release.encode())
-    sources = _sources(folder)
-    for path in sources:
-        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    sources = _sources()
+    for name, path in sources.items():
+        digest.update(name.encode() + path.read_bytes())
     made = cache / digest.hexdigest()[:32]
-    found = list(made.glob("*.ko"))
-    if found:
-        return found[0]
-    work = cache / f"build-{os.getpid()}"
-    for path in sources:
-        copy = work / path.relative_to(folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    options = ["W=1", "DPB_INJECT=y"]
-    if shutil.which("sparse") is not None:
-        options += ["C=2", "CHECK=sparse"]
-    kernel = f"/lib/modules/{release}/build"
-    _run(["make", "-C", kernel, f"M={work}", *options, "modules"])
-    made.mkdir(exist_ok=True)
-    (module,) = work.glob("*.ko")
-    # Nobody sees half of it.
-    module = module.rename(made / module.name)
-    shutil.rmtree(work)
-    return module
+    if not made.exists():
+        work = cache / f"build-{os.getpid()}"
+        for name, path in sources.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, work / name)
+        options = ["W=1", "DPB_INJECT=y", "DPB_MORE=samples/ sample/"]
+        if shutil.which("sparse") is not None:
+            options += ["C=2", "CHECK=sparse"]
+        kernel = f"/lib/modules/{release}/build"
+        _run(["make", "-C", kernel, f"M={work}", *options, "modules"])
+        done = cache / f"done-{os.getpid()}"
+        done.mkdir()
+        for module in work.rglob("*.ko"):
+            module.rename(done / module.name)
+        shutil.rmtree(work)
+        # Nobody sees a part of them.
+        done.rename(made)
+    return sorted(made.glob("*.ko"), key=lambda path: (path.name != "dprobes.ko", path.name))
 
 
 def _cpio(files: Mapping[str, bytes | Path | None]) -> Iterator[bytes]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from dprobed.kernel.abi import Refusal
@@ -15,26 +13,12 @@ from tests.kernel.device import (
     RefusedError,
     address_of,
     check,
-    insert_module,
-    remove_module,
     text_of,
 )
 from tests.kernel.machine import AREA, Machine
 from tests.kernel.test_bridge import PLACE, kernel_program
 
 UMASK = 95
-
-
-@pytest.fixture
-def allowed(machine: Machine) -> Iterator[Device]:
-    """The device of a module that was loaded with ``allow_alter=1``."""
-    assert remove_module(machine) == 0
-    insert_module(machine, "allow_alter=1")
-    opened = Device(machine)
-    yield opened
-    opened.close()
-    assert remove_module(machine) == 0
-    insert_module(machine)
 
 
 def _hit(device: Device, text: str) -> KernelProgram:

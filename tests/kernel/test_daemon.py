@@ -20,6 +20,8 @@ from dprobed.kernel import places
 from dprobed.kernel.backend import KernelBackends
 from dprobed.kernel.device import DeviceError, Hit, KernelProgram
 from dprobed.policy.config import Config
+from dprobed.policy.model import Rights
+from dprobed.policy.rights import Right
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
@@ -44,14 +46,16 @@ def kernel(c_interpreter: CInterpreter) -> Iterator[FakeKernel]:
 
 @pytest.fixture
 def run(tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a script against root's daemon, and ends that: no program may be left in the kernel."""
+    """Runs a script against root's daemon, and ends that: no program may be left in the kernel.
+    User 77 may observe it."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
 
     def run(script: Script) -> None:
         async def main() -> None:
             backends = KernelBackends(kernel.calls)
-            daemon = FakeDaemon(Config(tmp_path / "policies.d"), backends)
+            given = Rights(users={77: frozenset({Right.OBSERVE})})
+            daemon = FakeDaemon(Config(tmp_path / "policies.d", kernel=given), backends)
             try:
                 await script(daemon, kernel)
             finally:
@@ -161,6 +165,7 @@ def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
     ("source", "options", "words"),
     [
         ("offset = tracepoint:sched_switch\npush 1\npop r,rdi\nexit", {}, "no registers to alter"),
+        ("offset = hook:ledger_posted\npush 1\npop r,rdi\nexit", {}, "at a hook there are no reg"),
         ("offset = schedule\nexit dump", {}, "exit dump"),
         ("offset = schedule\nexit debugger", {}, "exit debugger"),
         ("address = 0x1000\nexit", {}, "write the place as `offset = function\\+N`"),
@@ -376,6 +381,40 @@ def test_tracepoints(run: Run) -> None:
     run(script)
 
 
+def test_returns(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        source = HEAD + "offset = schedule\nat = return\nentry:\npush 7\npop e,2\nreturn:\n"
+        found = await _insert(daemon, root, source + "push e,2\nlog 1\nexit trace\n")
+        assert [(each.state, each.engine) for each in found.probes] == [("active", "kretprobe")]
+        kernel.hit("schedule")
+        (record,) = await _records(root, 1)
+        assert record["log"] == [{"words": [7]}]
+
+    run(script)
+
+
+def test_hooks(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        names = ("ledger_posted", "no_such", "taken")
+        for head in (HEAD, "name = dpmod\nmodtype = kmod\n"):
+            source = head + "".join(f"offset = hook:{name}\nexit\n" for name in names)
+            found = (await _insert(daemon, root, source)).probes
+            assert [(each.state, each.engine, each.reason) for each in found] == [
+                ("active", "hook", ""),
+                (
+                    "invalid offset",
+                    "",
+                    "no module has declared a hook of that name (/proc/dprobes/hooks lists them)",
+                ),
+                ("excluded", "", "the hook takes one exit only, and has one"),
+            ]
+
+    run(script)
+
+
 def test_hits_that_were_missed_are_told_by_why(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
@@ -448,6 +487,33 @@ def test_only_root_may(run: Run) -> None:
             await _insert(daemon, FakeClient(1000), COUNT)
         await _insert(daemon, FakeClient(0), COUNT)
         assert (await daemon.query(FakeClient(1000))).probes == []
+
+    run(script)
+
+
+def test_whom_the_configuration_names_may(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        named, root = FakeClient(77), FakeClient(0)
+        await _follow(daemon, named)
+        await _insert(daemon, root, COUNT)
+        inserted = await _insert(daemon, named, HEAD + "offset = schedule\npush 5\nlog 1\nexit")
+        kernel.hit("schedule", pid=5)
+        # Only what is the user's own is seen, and can be taken out.
+        (record,) = await _records(named, 1)
+        assert record["log"] == [{"words": [5]}]
+        assert [each.probe for each in (await daemon.query(named)).probes] == [0]
+        assert len((await daemon.query(root)).probes) == 2
+        altering = HEAD + "offset = schedule\npush 1\npop r,rax\nexit"
+        with pytest.raises(Refusal, match="user 77 may not alter the kernel: x0 needs alter for"):
+            await _insert(daemon, named, altering)
+        for number, count in ((1, 0), (inserted.programs[0].number, 1)):
+            remove = messages.Remove(id=5, select=messages.Select(number=number))
+            try:
+                removed = len((await daemon.ask(named, remove, messages.Removed)).probes)
+            except Refusal:
+                removed = 0
+            assert removed == count
+        assert len(kernel.programs()) == 1
 
     run(script)
 

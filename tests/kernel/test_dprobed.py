@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ from typing import Any
 import pytest
 
 from tests.kernel import image, sample
-from tests.kernel.device import GETPPID, KILL, check, path, text_of
-from tests.kernel.machine import LOG, Machine
+from tests.kernel.device import (
+    GETPPID,
+    KILL,
+    check,
+    insert_module,
+    path,
+    remove_module,
+    text_of,
+    write_text,
+)
+from tests.kernel.machine import AREA, BRIDGE, LOG, Machine
 
 #: Python starts some thirty times, on an emulated processor.
 pytestmark = pytest.mark.timeout(1200)
@@ -49,6 +59,20 @@ address = dpsample_total:4
 watchpoint = w
 exit trace
 """
+
+TRACEPOINT = """\
+name = kernel
+modtype = kernel
+offset = tracepoint:task_rename
+push r,rdi
+push task
+sub
+log i64 same
+exit trace
+"""
+
+#: What has to be 0 at each booking of the sample: all accounts together (`docs/kernel-hooks.md`).
+ASSERTION = (BRIDGE / "samples" / "ledger.rpn").read_text()
 
 
 class Dprobed:
@@ -88,7 +112,8 @@ def dprobed(
     """It runs, and loads the module when it needs it."""
     folder = tmp_path_factory.mktemp("dprobed")
     sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
-    sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH}
+    sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH, "tp.rpn": TRACEPOINT}
+    sources |= {"ledger.rpn": ASSERTION}
     for name, text in sources.items():
         (folder / name).write_text(text)
     (folder / "dprobed.toml").write_text("load_kernel_module = true\n")
@@ -97,14 +122,15 @@ def dprobed(
     more["etc/dprobed/dprobed.toml"] = folder / "dprobed.toml"
     machine = Machine(folder, release, modules, more, image.ENVIRONMENT)
     try:
-        yield Dprobed(machine)
+        running = Dprobed(machine)
+        running.start()
+        yield running
         assert not machine.complaints(), machine.console()[-6000:]
     finally:
         machine.close()
 
 
 def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
-    dprobed.start()
     assert path(dprobed.machine, "/sys/module/dprobes/refcnt", 0) == -errno.ENOENT
     (probe,) = dprobed.json("insert", "/x.rpn")
     assert (probe["pid"], probe["state"], probe["engine"]) == (0, "active", "kprobe")
@@ -159,6 +185,55 @@ def test_a_module_that_comes_later_and_its_data(dprobed: Dprobed) -> None:
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
     assert text_of(machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+
+def test_a_tracepoint(dprobed: Dprobed) -> None:
+    (place,) = dprobed.json("places", "--kernel", "task_rename")
+    assert (place["place"], place["kind"]) == ("tracepoint:task_rename", "tracepoint")
+    (probe,) = dprobed.json("insert", "/tp.rpn")
+    assert (probe["state"], probe["engine"]) == ("active", "tracepoint")
+    assert probe["addresses"] == [int(place["address"], 16)]
+    prctl, set_name = 157, 15
+    dprobed.machine.write(AREA, b"init\0")
+    check(dprobed.machine.call(prctl, set_name, AREA))
+    # Others take other names, too: kernel threads, and who executes a program.
+    while not (own := [each for each in dprobed.json("log") if each["pid"] == 1
+                       and each["place"] == "tracepoint:task_rename"]):  # fmt: skip
+        pass
+    assert [each["log"][0]["value"] for each in own] == [0]
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+
+
+def test_an_assertion_on_a_hook(dprobed: Dprobed) -> None:
+    machine = dprobed.machine
+    status, text = dprobed.dprobe("insert", "/ledger.rpn")
+    assert "no module has declared a hook of that name" in text, (status, text)
+    dprobed.dprobe("remove", "--all")
+    insert_module(machine, name="dprobes_ledger")
+    (probe,) = dprobed.json("insert", "/ledger.rpn")
+    assert (probe["state"], probe["engine"]) == ("active", "hook")
+    post = "/sys/module/dprobes_ledger/parameters/post"
+    write_text(machine, post, "1 2 50")
+    write_text(machine, "/sys/module/dprobes_ledger/parameters/bug", "1")
+    write_text(machine, post, "2 3 999")
+    write_text(machine, post, "3 4 1050")
+    # The first one that failed was captured, and that was all.
+    write_text(machine, post, "4 5 2099")
+    while not (records := [each for each in dprobed.json("log")
+                           if each["place"] == "hook:ledger_posted"]):  # fmt: skip
+        pass
+    (record,) = records
+    values = {each["name"]: each["value"] for each in record["log"] if "name" in each}
+    assert values == {"from": 3, "to": 4, "amount": 1050, "sum": -50}
+    (memory,) = [each["memory"] for each in record["log"] if "memory" in each]
+    accounts = struct.unpack("<8q", bytes.fromhex(memory))
+    assert accounts == (0, -50, 50 - 999, 999 - 1050, 1000, 0, 0, 0)
+    (probe,) = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    assert probe["state"] == "removed"
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    check(remove_module(machine, "dprobes_ledger"))
 
 
 def test_a_daemon_that_is_killed_leaves_nothing_in_the_kernel(dprobed: Dprobed) -> None:

@@ -10,8 +10,10 @@ import pytest
 from dprobed.kernel.abi import Kind, State
 from tests.kernel import sample
 from tests.kernel.device import (
+    CLOSE,
     Device,
     address_of,
+    check,
     insert_module,
     path,
     remove_module,
@@ -42,7 +44,7 @@ def _each_step(machine: Machine, attempt: Callable[[], None]) -> int:
         try:
             attempt()
         except OSError as error:
-            assert error.errno in (errno.ENOMEM, errno.EMFILE), step
+            assert error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENODEV, errno.EBADF), step
         else:
             _fail_at(machine, 0)
             return step - 1
@@ -100,13 +102,14 @@ def test_watching(machine: Machine, device: Device) -> None:
 def test_loading_the_module_itself(machine: Machine) -> None:
     assert remove_module(machine) == 0
     before = machine.look_for("/proc/vmallocinfo", "[dprobes]")[0]
-    # The machines of two CPUs, events of modules, the device.
-    for step in range(1, 6):
+    # The machines of two CPUs, two of /proc, events of modules, the device.
+    for step in range(1, 8):
         with pytest.raises(OSError, match="ENOMEM"):
             insert_module(machine, f"fail_at={step}")
         assert path(machine, "/dev/dprobes", 0) == -errno.ENOENT
+        assert path(machine, "/proc/dprobes", 0) == -errno.ENOENT
         assert machine.look_for("/proc/vmallocinfo", "[dprobes]")[0] == before
-    insert_module(machine, "fail_at=6")
+    insert_module(machine, "fail_at=8")
     _fail_at(machine, 0)
     with sample.loaded(machine):
         pass
@@ -122,3 +125,75 @@ def test_variables(machine: Machine, device: Device) -> None:
 
 def assert_vars(words: list[int]) -> None:
     assert words == [5, 6]
+
+
+def test_hooks_and_exits(machine: Machine) -> None:
+    insert_module(machine, name="dpexits")
+    run = "/sys/module/dpexits/parameters/run"
+
+    def attempt(command: str) -> Callable[[], None]:
+        def attempted() -> None:
+            before = text_of(machine, "/proc/dprobes/hooks")
+            try:
+                write_text(machine, run, command)
+            except OSError:
+                assert text_of(machine, "/proc/dprobes/hooks") == before
+                raise
+
+        return attempted
+
+    assert _each_step(machine, attempt("place __x64_sys_getppid 0 0")) == 1
+    # Its own module does not keep itself.
+    assert _each_step(machine, attempt("add 0 dpexits_dynamic 0 0 0")) == 0
+    write_text(machine, run, "add 1 dpexits_plain 0 0 0")
+    # The set has both, or none.
+    assert _each_step(machine, attempt("arm 3")) == 1
+    assert text_of(machine, "/proc/dprobes/hooks").count("armed=1") == 2
+    check(remove_module(machine, "dpexits"))
+
+
+def test_placing_at_a_hook(machine: Machine, device: Device) -> None:
+    insert_module(machine, name="dpexits")
+    write_text(machine, "/sys/module/dpexits/parameters/run", "place __x64_sys_getppid 0 0")
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+    before = text_of(machine, "/proc/dprobes/hooks")
+
+    def attempt() -> None:
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+        assert text_of(machine, "/proc/dprobes/hooks") == before
+        loaded.attach("dpexits_dynamic", kind=Kind.HOOK)
+
+    # Its name, keeping the module, arming.
+    assert _each_step(machine, attempt) == 3
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+    assert text_of(machine, "/proc/dprobes/hooks") == before
+    check(remove_module(machine, "dpexits"))
+
+
+def test_placing_at_a_return(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+
+    def attempt() -> None:
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+        loaded.attach(PLACE, kind=Kind.LEAVE)
+
+    # Its name, registering, enabling.
+    assert _each_step(machine, attempt) == 3
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
+def test_placing_in_a_file(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+    fd = check(path(machine, "/init", 0))
+
+    def attempt() -> None:
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+        loaded.attach("", kind=Kind.FILE, offset=4096, length=fd)
+
+    # Taking the file, and registering.
+    assert _each_step(machine, attempt) == 2
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+    check(machine.call(CLOSE, fd))

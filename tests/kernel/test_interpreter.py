@@ -31,8 +31,7 @@ from tests.unit.program.exec.test_generated_programs import (
 
 #: The kernel has no static probes of processes.
 CASES = [case for case in all_cases() if not case.refused and not case.arguments]
-#: The kernel has no return probes yet.
-RUN = [case for case in CASES if not case.accepted and case.probe.get("at") != "return"]
+RUN = [case for case in CASES if not case.accepted]
 KERNEL = [case for case in CASES if case.accepted]
 #: Programs that are drawn; `make drawn` draws more.
 DRAWN = int(os.environ.get("DPROBED_DRAWN", "1000"))
@@ -157,13 +156,13 @@ def _used(cases: list[Case]) -> Iterator[str]:
 
 def test_every_instruction_was_run() -> None:
     there = [case for case in RUN if _refusal(assemble(case.source(), case.place)) is None]
-    missing = {"push f,argument", "push e,kept", "pop e,kept"}
+    missing = {"push f,argument"}
     wanted = {i.key for i in INSTRUCTIONS if not i.kernel_only and not _is_not_yet(i)}
     assert wanted - missing <= set(_used(there))
 
 
 @drawing(DRAWN)
-@given(programs(WITHOUT_MAPS, returns=False))
+@given(programs(WITHOUT_MAPS))
 def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> None:
     verified(program)
     context = drawn_context()

@@ -116,7 +116,8 @@ CODES = [
     (_code("suspend", "exit"), Refusal.NO_HOLD, 0),
     (_code(("push tls,symbol", 0), "exit"), Refusal.NO_TLS, 0),
     (_code("vfy rw", "exit"), Refusal.NO_WRITE_CHECK, 0),
-    (_code("callk", "exit"), Refusal.NOT_YET, 0),
+    (_code("callk", "exit"), Refusal.NO_ALTER, 0),
+    (_code("seg2lin", "exit"), Refusal.NOT_YET, 0),
     (_code("pop mem,u8", "exit"), Refusal.NO_ALTER, 0),
     (_code(("pop r,register", 0), "exit"), Refusal.NO_ALTER, 0),
 ]
@@ -160,7 +161,16 @@ def _unterminated() -> Attach:
 ATTACHES = [
     (attaching(PLACE, probe=1), errno.EINVAL),
     (attaching(PLACE, pad=1), errno.EINVAL),
-    (attaching(PLACE, kind=5), errno.EINVAL),
+    (attaching(PLACE, kind=len(Kind)), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.HOOK, offset=1), errno.EINVAL),
+    (attaching("", kind=Kind.HOOK), errno.EINVAL),
+    (attaching("no_such_hook", kind=Kind.HOOK), errno.ENOENT),
+    (attaching(PLACE, kind=Kind.FILE, offset=1), errno.EINVAL),
+    (attaching("", kind=Kind.FILE), errno.EINVAL),
+    (attaching("", kind=Kind.FILE, offset=1, address=DATA), errno.EINVAL),
+    (attaching("", kind=Kind.FILE, offset=1, length=1000), errno.EBADF),
+    # That is the serial line of the tests.
+    (attaching("", kind=Kind.FILE, offset=1, length=3), errno.EINVAL),
     (attaching("task_rename", kind=Kind.TRACEPOINT, offset=1), errno.EINVAL),
     (attaching("task_rename", kind=Kind.TRACEPOINT, address=DATA), errno.EINVAL),
     (attaching("task_rename", kind=Kind.TRACEPOINT, length=1), errno.EINVAL),

@@ -145,6 +145,7 @@ PLACES = """\
 | `sort.c:120` | the code of a source line, by the debug information; maybe several places |
 | `0x1234` | a position in the file |
 | `tracepoint:task_rename` | kernel programs: a tracepoint; rdi, rsi, rdx, rcx, r8: its arguments |
+| `hook:ledger_posted` | kernel programs: a hook; rdi, rsi, rdx, rcx, r8, r9: its words |
 
 | `address =` | |
 | --- | --- |

@@ -9,6 +9,8 @@ import pytest
 
 from dprobed.policy import config
 from dprobed.policy.errors import PolicyError
+from dprobed.policy.model import Rights
+from dprobed.policy.rights import Right
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,35 @@ def test_that_is_true_or_false(tmp_path: Path, value: str) -> None:
     file = tmp_path / "dprobed.toml"
     file.write_text(f"load_kernel_module = {value}\n")
     with pytest.raises(PolicyError, match="`load_kernel_module` is"):
+        config.load(file, os.geteuid())
+
+
+def test_who_may_have_programs_in_the_kernel(tmp_path: Path) -> None:
+    file = tmp_path / "dprobed.toml"
+    file.write_text('[kernel]\ngroup.0 = ["observe", "alter"]\nuser.77 = "deny"\n')
+    given = config.load(file, os.geteuid()).kernel
+    both = frozenset({Right.OBSERVE, Right.ALTER})
+    assert given == Rights(users={77: frozenset()}, groups={0: both})
+    assert given.named(5, frozenset({0, 5})) == both
+    assert given.named(77, frozenset({0})) == frozenset()
+    assert given.named(5, frozenset({5})) is None
+    file.write_text("")
+    assert config.load(file, os.geteuid()).kernel == Rights()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("self = 'all'", "self"),
+        ("group.0 = ['see']", "see"),
+        ("group.no_such_group = 'all'", "no_such_group"),
+        ("group.0 = ['all', 'alter']", "cannot be combined"),
+    ],
+)
+def test_what_is_wrong_with_that(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "dprobed.toml"
+    file.write_text(f"[kernel]\n{text}\n")
+    with pytest.raises(PolicyError, match=reason):
         config.load(file, os.geteuid())
 
 

@@ -147,9 +147,9 @@ def sources(draw: st.DrawFn) -> str:
         among = [i for i in INSTRUCTIONS if Operand.KEPT not in i.operands]
         if draw(st.booleans()):
             lines += ["at = return", "entry:", "push 1", f"pop e,{draw(st.integers(0, 7))}"]
-            lines += draw(
-                st.sampled_from([[], ["exit"], ["push f,1", "jz skip", "abort", "skip: abort"]])
-            )
+            skip = f"skip{probe}"
+            jumps = ["push f,1", f"jz {skip}", "abort", f"{skip}: abort"]
+            lines += draw(st.sampled_from([[], ["exit"], jumps]))
             lines.append("return:")
             among = [i for i in INSTRUCTIONS if i.group != "functions" or i.name == "push e"]
         depth = 0
