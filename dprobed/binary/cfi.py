@@ -66,7 +66,7 @@ class Rule(NamedTuple):
     signal: bool
 
 
-class Block(NamedTuple):
+class RuleBlock(NamedTuple):
     """All rows for the code from ``start`` up to ``end``, by address; ``rules`` are numbers in
     ``table``, or NO_RULE."""
 
@@ -198,17 +198,17 @@ class UnwindRows:
 
     # -- blocks --------------------------------------------------------------------------------
 
-    def block(self, vaddr: int) -> Block:
+    def block(self, vaddr: int) -> RuleBlock:
         """The rows of the code around an address."""
         starts = self._starts
         index = bisect_right(starts, vaddr) - 1
         if index < 0:
-            return Block(0, starts[0] if starts else _END, [], [], ())
+            return RuleBlock(0, starts[0] if starts else _END, [], [], ())
         first = index // _ENTRIES * _ENTRIES
         block, following = self._block(first)
         return block if index < following else self._block(index)[0]
 
-    def _block(self, first: int) -> tuple[Block, int]:
+    def _block(self, first: int) -> tuple[RuleBlock, int]:
         """The block that begins with an entry, and the number of the next block's first."""
         starts = self._starts
         begin = starts[first]
@@ -238,7 +238,7 @@ class UnwindRows:
                     break
             index += 1
         end = starts[index] if index < len(starts) else _END
-        return Block(begin, end, addresses, rules, tuple(table)), index
+        return RuleBlock(begin, end, addresses, rules, tuple(table)), index
 
     def _rows(self, index: int, limit: int) -> list[tuple[int, Rule | None]]:
         """The rows of an entry, up to ``limit`` or its end."""

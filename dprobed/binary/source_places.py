@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from elftools.dwarf.descriptions import describe_form_class
 from elftools.dwarf.die import DIE
+from elftools.dwarf.ranges import BaseAddressEntry
 from elftools.elf.elffile import ELFFile
 
 from dprobed.binary import debug_files
@@ -27,7 +28,7 @@ _MOST_UNITS: Final = 64
 _DEEPEST: Final = 64
 
 
-class SourcePlace(NamedTuple):
+class CodeSource(NamedTuple):
     """Where code is from. ``function`` is empty for the function that is there by its symbol;
     ``line`` 0: not known."""
 
@@ -83,9 +84,9 @@ class _Unit:
             entries = lists.get_range_list_at_offset(listed.value)
         found = []
         for each in entries:
-            if hasattr(each, "base_address"):
+            if isinstance(each, BaseAddressEntry):
                 base = each.base_address
-            elif getattr(each, "is_absolute", False):
+            elif each.is_absolute:
                 found.append((each.begin_offset, each.end_offset))
             else:
                 found.append((base + each.begin_offset, base + each.end_offset))
@@ -168,7 +169,7 @@ class SourcePlaces:
         self._ranges = sorted(found)
         self._starts = [start for start, _, _ in self._ranges]
 
-    def at(self, vaddr: int) -> list[SourcePlace]:
+    def at(self, vaddr: int) -> list[CodeSource]:
         """What is at an address, the innermost inlined function first; empty: not known."""
         if self._dwarf is None:
             return []
@@ -177,7 +178,7 @@ class SourcePlaces:
         except Exception:  # as above: what is damaged is as good as not there
             return []
 
-    def _at(self, address: int) -> list[SourcePlace]:
+    def _at(self, address: int) -> list[CodeSource]:
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._ranges[index][1]:
             return []
@@ -185,10 +186,10 @@ class SourcePlaces:
         file, line = unit.line(address)
         places = []
         for entry in reversed(self._inlined(unit, address)):
-            places.append(SourcePlace(_name(entry), file, line))
+            places.append(CodeSource(_name(entry), file, line))
             file = unit.file(_number(entry, "DW_AT_call_file"))
             line = _number(entry, "DW_AT_call_line")
-        places.append(SourcePlace("", file, line))
+        places.append(CodeSource("", file, line))
         return places
 
     def _unit(self, offset: int) -> _Unit:

@@ -10,14 +10,14 @@ from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Reader
 from dprobed.program.exec.interface import Registers as Words
-from dprobed.program.user_stack import End, UserStack
+from dprobed.program.user_stack import StackEnd, UserStack
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.ptrace import FixedBuffer, Registers
 
 
 def no_stack(context: HitContext, depth: int) -> UserStack:
     """The walk where nobody can: no frames."""
-    return UserStack(End.NONE, (), ())
+    return UserStack(StackEnd.NONE, (), ())
 
 
 class Facts:

@@ -147,7 +147,7 @@ class ProgramRunner:
         if context.fp_dirty:
             context.leave()
         if self.metered:
-            self._charge(attachments, now)
+            self.charge(attachments, now)
         self.served = served = self.served + 1
         if not served % _REVIEW:
             cpu = context.cpu
@@ -187,11 +187,6 @@ class ProgramRunner:
             ))  # fmt: skip
         return []
 
-    def charge(self, attachments: Iterable[Attachment], now: int) -> None:
-        """Charge what was done since ``now`` to the accounts of these probes, if any has some."""
-        if self.metered:
-            self._charge(attachments, now)
-
     def _follow(self, thread: Thread, probe: Probe, outcome: Outcome) -> None:
         """Do what seldom follows a hit: the probe is over, threads are held or resumed."""
         if probe.hits >= probe.last or outcome.exit == REM:
@@ -210,7 +205,7 @@ class ProgramRunner:
             if probe is not None:
                 probe.faulted += 1
 
-    def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
+    def charge(self, attachments: Iterable[Attachment], now: int) -> None:
         """Charge the cost of this hit to the accounts of its probes."""
         after = time.monotonic_ns()
         for account in {each for hit in attachments for each in hit.probe.accounts}:

@@ -246,6 +246,28 @@ def as_signed(word: int) -> int:
     return word - _WORD - 1 if word >= _HALF else word
 
 
+#: Words of a cell by kind; of the others how many make one of its parts.
+_WORDS: Final = {"value": 1, "count": 1, "sum": 2, "min": 1, "max": 1, "avg": 3, "stats": 5}
+_PART: Final = {"hist": 2, "lhist": 2, "tseries": 3}
+
+
+def is_entry(one: MapDefinition, entry: Entry) -> bool:
+    """Whether this can be a key and its cell, whoever says so."""
+    key, cell = entry
+    if len(key) != one.keys:
+        return False
+    part = _PART.get(one.kind)
+    if part is None:
+        return not cell or (len(cell) == _WORDS[one.kind] and min(cell) >= 0)
+    numbers = cell[::part]
+    if not cell or len(cell) % part:
+        return not cell
+    if one.kind == "tseries":
+        return min(numbers) >= 0
+    high = power_bucket(_WORD, *one.arguments) if one.kind == "hist" else MAX_BUCKETS
+    return min(numbers) >= -1 and max(numbers) <= high
+
+
 def halves(total: int) -> list[int]:
     """A sum as its low and its high word."""
     return [total & _WORD, (total >> 64) & _WORD]

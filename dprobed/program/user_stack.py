@@ -3,7 +3,7 @@
 As bytes it stands for itself, in a log and in a key: the same stack is the same bytes in every
 process. All numbers are little-endian; a *text* is a 16-bit count of bytes and that much::
 
-    u8   how it ended (``End``)
+    u8   how it ended (``StackEnd``)
     u8   number of modules
     u8   number of frames
     each module, in the order in which the frames name them
@@ -42,7 +42,7 @@ _MODULE_SHIFT: Final = 56
 _MOST_PATH: Final = 4096
 
 
-class End(IntEnum):
+class StackEnd(IntEnum):
     """How a walk of a stack ended."""
 
     WHOLE = 0
@@ -59,16 +59,16 @@ class End(IntEnum):
 
 #: Why there are no more frames; nothing where there are none.
 REASONS: Final[dict[int, str]] = {
-    End.WHOLE: "",
-    End.DEPTH: "more frames than were asked for",
-    End.ROOM: "more frames than the log has room for",
-    End.UNREADABLE: "the memory of the stack cannot be read",
-    End.NO_CFI: "the code has neither unwinding information nor frame pointers",
-    End.NOT_GROWING: "the stack is corrupt: the caller's frame is not above",
-    End.NO_CODE: "the stack is corrupt: the return address is not code",
-    End.NO_TABLE: "the unwinding information could not be read",
-    End.NO_RULE: "the unwinding information cannot be used",
-    End.NONE: "there is no stack here",
+    StackEnd.WHOLE: "",
+    StackEnd.DEPTH: "more frames than were asked for",
+    StackEnd.ROOM: "more frames than the log has room for",
+    StackEnd.UNREADABLE: "the memory of the stack cannot be read",
+    StackEnd.NO_CFI: "the code has neither unwinding information nor frame pointers",
+    StackEnd.NOT_GROWING: "the stack is corrupt: the caller's frame is not above",
+    StackEnd.NO_CODE: "the stack is corrupt: the return address is not code",
+    StackEnd.NO_TABLE: "the unwinding information could not be read",
+    StackEnd.NO_RULE: "the unwinding information cannot be used",
+    StackEnd.NONE: "there is no stack here",
 }
 
 
@@ -133,7 +133,7 @@ def _shortened(stack: UserStack, room: int) -> bytes | None:
         named, kept = max(named, number), kept + 1
     if not kept:
         return None
-    return stack_bytes(UserStack(End.ROOM, stack.modules[:named], stack.frames[:kept]), room)
+    return stack_bytes(UserStack(StackEnd.ROOM, stack.modules[:named], stack.frames[:kept]), room)
 
 
 def unpacked(data: bytes) -> tuple[list[StackFrame], int]:

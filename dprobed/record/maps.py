@@ -15,6 +15,7 @@ from dprobed.program.maps import (
     as_signed,
     bounds,
     halves,
+    is_entry,
     key_bytes,
     whole,
 )
@@ -40,6 +41,10 @@ class MapSums:
         """Add those of one process, or the sums of several."""
         self.lost += lost
         for items, cell in entries:
+            if not is_entry(self.definition, (items, cell)):
+                # No tracer of ours says so.
+                self.left_out += 1
+                continue
             key = tuple(items)
             known = self._cells.get(key)
             if known is None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from dprobed import __version__
-from dprobed.program.user_stack import End
+from dprobed.program.user_stack import StackEnd
 from dprobed.trace.shape import fields
 
 #: The first line: without it, text metadata is not accepted.
@@ -167,7 +167,7 @@ def head(uuid: UUID, hostname: str, offset_ns: int, exits: Mapping[int, str]) ->
         version=__version__,
         exits=_escape(urlencode({str(number): name for number, name in exits.items()})),
         exit_labels=",\n".join(labels),
-        stack_ends=",\n".join(f"        {end.name.lower()} = {end.value}" for end in End),
+        stack_ends=",\n".join(f"        {end.name.lower()} = {end.value}" for end in StackEnd),
         offset_s=offset_s,
         offset=offset,
     )

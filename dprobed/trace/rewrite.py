@@ -27,7 +27,7 @@ from dprobed.program.user_stack import (
     MOST_FRAMES,
     MOST_MODULES,
     REASONS,
-    End,
+    StackEnd,
     UserStack,
     frame_word,
     module_bytes,
@@ -193,7 +193,7 @@ def _user_stack(frames: list[dict[str, Any]], ended: str) -> UserStack:
                 number = 0
         exact, signal = frame.get("exact", False), frame.get("signal", False)
         words.append(frame_word(number, address, exact=exact, signal=signal))
-    end = next((code for code, text in REASONS.items() if text == ended), End.NONE)
+    end = next((code for code, text in REASONS.items() if text == ended), StackEnd.NONE)
     return UserStack(end, list(modules), words)
 
 

@@ -36,6 +36,8 @@ class EngineStops:
         self.deliver: Final = trap.stops.deliver
         self.moved: Final = trap.stops.moved
         self.give_up: Final = trap.stops.give_up
+        #: Those whose returns are waited for.
+        self.calls: Final = trap.stops.returns.calls
 
     def serve(self, thread: Thread) -> None:
         """Serve a SIGTRAP stop: breakpoint, watchpoint, handler's entry, or the target's own."""

@@ -13,7 +13,6 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.engine import TrapEngine
-from dprobed.engine.trap.running_calls import RunningCalls
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
 from dprobed.engine.trap.view import OriginalView
@@ -276,11 +275,6 @@ class Engines:
         self.runner.forget(thread.tid)
         for engine in self._all:
             engine.forget(thread)
-
-    @property
-    def calls(self) -> RunningCalls:
-        """The calls whose returns are waited for."""
-        return self._trap.stops.returns.calls
 
     def apply_unreached(self) -> None:
         """See WatchEngine."""

@@ -93,7 +93,7 @@ class Inheritance:
         it will return from."""
         if self._target.programs.that_follow():
             self._at_fork[child] = self._target.programs.variables_now()
-            self._target.engines.calls.forking(thread, child)
+            self._target.engines.stops.calls.forking(thread, child)
 
     def forget(self, tid: int) -> None:
         """A child ended, perhaps before its first stop."""
@@ -206,7 +206,7 @@ class Inheritance:
     def _part(self, thread: Thread) -> None:
         """A vfork child did ``exec``, and has memory of its own now: follow or detach."""
         child = None
-        self._target.engines.calls.ended(thread.tid)
+        self._target.engines.stops.calls.ended(thread.tid)
         try:
             if self._target.programs.that_follow():
                 child = self._follow(thread, copied=False)

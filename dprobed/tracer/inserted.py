@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Self
 
 import msgspec
 
@@ -11,7 +12,7 @@ from dprobed.engine.budget import Account
 from dprobed.engine.probe import Probe
 from dprobed.program.exec.interface import Executor
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.maps import VALUE, MapContents, MapRoom
+from dprobed.program.maps import VALUE, MapContents, MapRoom, is_entry
 from dprobed.program.model import Program
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
@@ -44,6 +45,23 @@ class Inserted(msgspec.Struct):
     probes: list[Probe] = msgspec.field(default_factory=list)
     #: What its local variables were when a ``fork`` made this target.
     inherited: list[int] = msgspec.field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, request: protocol.Insert, program: Program, executor: Executor[ListVariables]
+    ) -> Self:
+        """What a request asks for; no probes yet."""
+        return cls(
+            request.program,
+            program,
+            executor,
+            request.check_opcode,
+            request.engine,
+            request.label,
+            request.budget,
+            request.follow_forks,
+            request.max_hits,
+        )
 
     def cap(self, max_hits: int) -> None:
         """Set what no probe's own ``max_hits`` may exceed, unless it is free of that."""
@@ -104,8 +122,9 @@ class Inserted(msgspec.Struct):
             self.inherited = variables.inherited
         for state in former.maps:
             if state.number < len(self.executor.maps):
-                contents = MapContents(state.lost, state.entries)
-                self.executor.maps[state.number].load(contents)
+                held = self.executor.maps[state.number]
+                entries = [each for each in state.entries if is_entry(held.definition, each)]
+                held.load(MapContents(state.lost, entries))
 
     def twin(self, variables: ListVariables, room: MapRoom) -> Inserted:
         """The same for a fork child, which has its own global ``variables`` and ``room`` for maps;

@@ -29,6 +29,7 @@ from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.maps import TargetMaps
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.tables import Tables
 from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES
@@ -49,15 +50,14 @@ class Programs:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
-        stacks: TargetStacks,
+        tables: Tables,
         tell: Callable[[str, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
         self.maps: Final = TargetMaps(self.inserted)
-        self.places: Final = Places(
-            pid, group, engines, reporter, resolver, stacks, self.inserted, tell
-        )
+        stacks, own = TargetStacks(pid, engines, tables), self.inserted
+        self.places: Final = Places(pid, group, engines, reporter, resolver, stacks, own, tell)
         #: Fork children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
@@ -93,16 +93,14 @@ class Programs:
 
     def sums(self) -> tuple[int, int, int]:
         """What changes whenever something is counted, a variable is set, or a program comes."""
-        words = sum(sum(each.executor.locals.read()) for each in self.inserted.values())
+        words = [sum(each.executor.locals.read()) for each in self.inserted.values()]
         hits = sum(probe.hits for probe in self.probes())
-        return len(self.inserted), hits, words + sum(self.globals.read())
+        return len(words), hits, sum(words) + sum(self.globals.read())
 
     def describe(self, number: int) -> dict[str, object]:
         """Facts about a program, for the JSON file beside a core."""
-        inserted = self.inserted.get(number)
-        if inserted is None:
-            return {}
-        return {"program": inserted.label, "id": inserted.program.header.id}
+        found = self.inserted.get(number)
+        return {"program": found.label, "id": found.program.header.id} if found else {}
 
     # --- address spaces ---
 
@@ -144,17 +142,7 @@ class Programs:
         if request.engine not in ENGINES:
             raise RequestError(f"no engine is called {request.engine}: {', '.join(ENGINES)}")
         program, executor = self._read(request.bytecode, facilities)
-        inserted = Inserted(
-            request.program,
-            program,
-            executor,
-            request.check_opcode,
-            request.engine,
-            request.label,
-            request.budget,
-            request.follow_forks,
-            request.max_hits,
-        )
+        inserted = Inserted.of(request, program, executor)
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
             inserted.count_on(request.former, request.former_time)
@@ -216,10 +204,8 @@ class Programs:
         return VariableValues.of(self.globals, self.inserted)
 
     def take_over(self, other: Programs, variables: VariableValues) -> None:
-        """Inherit the programs of the parent that follow; ``variables``: its values at the fork.
-
-        Their probes have no places yet: ``take_over_places`` or ``enter_image`` comes next.
-        """
+        """Inherit the programs of the parent that follow, with its ``variables`` at the fork; they
+        have no places yet: ``take_over_places`` or ``enter_image`` comes next."""
         self.globals.grow(len(other.globals))
         # A program may have come since, with more.
         self.globals.write(0, other.globals.read())

@@ -30,7 +30,6 @@ from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.listener import DeferredWork, EngineListener
 from dprobed.tracer.namespace_init import NamespaceInit
 from dprobed.tracer.programs import Programs
-from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
@@ -60,9 +59,9 @@ class TracedProcess:
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.stops.serve_hit
         self.rewind: Final = self.engines.stops.rewind
-        stacks = TargetStacks(pid, self.engines, context.tables)
+        reporter, resolver, tables = context.reporter, context.resolver, context.tables
         self.programs: Final = Programs(
-            pid, self.group, self.engines, context.reporter, context.resolver, stacks, self.tell
+            pid, self.group, self.engines, reporter, resolver, tables, self.tell
         )
         callbacks = TracerCallbacks(self.tell, self.programs.places.remove)
         self.debugger: Final = Debugger(self.engines, pid, callbacks)
@@ -173,12 +172,10 @@ class TracedProcess:
             self.group.unpin(thread)
 
     def _keep_budgets(self) -> None:
-        try:
+        with contextlib.suppress(Gone):  # its end comes next
             self.throttle.attend()
-        except Gone:
-            return  # its end comes next
-        if self.throttle.is_throttling:
-            self._context.reporter.arm()
+            if self.throttle.is_throttling:
+                self._context.reporter.arm()
 
     def tick(self) -> None:
         """Periodic work: throttled and pending probes, unreached threads, children not begun."""
@@ -291,8 +288,7 @@ class TracedProcess:
         )
 
     def _conclude(self) -> None:
-        """None of its threads is left: it has ended, or only we have, with its last thread that
-        could not be detached from."""
+        """No thread is left: it has ended, or only we, with one that could not be detached from."""
         self.end = self._end_status
         if self.detachment.is_due and self.end[0] == "gone" and not procfs.has_ended(self.pid):
             self.end = "detached", 0

@@ -75,6 +75,8 @@ class FakeBackend:
         self.asked: list[protocol.Request] = []
         self.closed = False
         self.programs: dict[int, dict[int, int]] = {}
+        #: What is in maps.
+        self.maps: list[protocol.MapState] = []
         self._on_event = on_event
         self._pauses: dict[type, list[Pause]] = {}
         self._refusals: dict[type, list[str]] = {}
@@ -111,6 +113,8 @@ class FakeBackend:
                 self.programs[request.pid].pop(request.program, None)
             case protocol.Query():
                 return protocol.Ok(request.seq, self.statuses(request.pid))
+            case protocol.Maps():
+                return protocol.Ok(request.seq, maps=self.maps)
             case protocol.Detach():
                 statuses = self.statuses(request.pid)
                 self.programs.pop(request.pid, None)

@@ -113,3 +113,26 @@ def test_the_tracer_is_killed_inside(program: Path, start: Start, trace: Trace) 
     target.go()
     target.expect("stopped")
     target.finish()
+
+
+def test_in_and_out_under_fire(program: Path, start: Start, trace: Trace) -> None:
+    """Threads are in the functions, in slots, at breakpoints; results are right all the time, and
+    each time the code is as it was."""
+    target = start(program, "hammers")
+    tracer = trace(target)
+    before = text(target.pid)
+    target.go()
+    target.expect("hammering")
+    functions = ("deep", "handing", "leaf", "flees")
+    for _ in range(25):
+        number = tracer.put(returning(program, *functions))
+        while not all(each.hits or each.unwound for each in tracer.query(number)):
+            assert not target.has_said()
+        found = tracer.remove(number)
+        assert all(each.missed == each.dropped == 0 for each in found)
+        assert [each.unwound > 0 for each in found] == [False, False, False, True]
+    tracer.detach()
+    assert text(target.pid) == before
+    target.go()
+    target.expect("stopped")
+    target.finish()

@@ -66,7 +66,7 @@ from dprobed.program.exits import ABORT, BUDGET, DUMP_ONCE, EXCEPTION, EXIT, REM
 from dprobed.program.isa import KEPT_WORDS, WORD_MASK
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
-from dprobed.program.user_stack import End, UserStack, frame_word, module_bytes
+from dprobed.program.user_stack import StackEnd, UserStack, frame_word, module_bytes
 from dprobed.record.log import decode_log, typed_value, with_text
 
 FOLDER = Path(__file__).parent
@@ -124,7 +124,7 @@ class FakeContext:
             for number, (module, address) in enumerate(found)
         ]
         modules = [module_bytes("/bin/target", "abcd"), module_bytes("/lib/c.so", "")]
-        end = End.DEPTH if depth < self.frames else End.WHOLE
+        end = StackEnd.DEPTH if depth < self.frames else StackEnd.WHOLE
         return UserStack(end, modules[: max((module for module, _ in found), default=0)], words)
 
     def _region(self, address: int) -> Region | None:

@@ -159,6 +159,49 @@ static void crowd(void)
         CHECK(!pthread_join(thread[i], NULL));
 }
 
+/* Threads that are in and out of it all the time, one of them by a jump. */
+static volatile int over;
+ALONE long deep(long depth)
+{
+    long below = depth > 0 ? deep(depth - 1) : 0;
+    HERE(below);
+    return below + 1;
+}
+
+ALONE long flees(jmp_buf where)
+{
+    if (!over)
+        longjmp(where, 1);
+    return 3;
+}
+
+static void *hammer(void *unused)
+{
+    while (!over)
+        CHECK(deep(5) == 6 && handing(4) == 9);
+    return unused;
+}
+
+static void *hammer_and_flee(void *unused)
+{
+    jmp_buf where;
+    while (!over)
+        if (!setjmp(where))
+            flees(where);
+    return unused;
+}
+
+static void hammers(void)
+{
+    pthread_t thread[4];
+    for (int i = 0; i < 4; i++)
+        CHECK(!pthread_create(&thread[i], NULL, i ? hammer : hammer_and_flee, NULL));
+    gate("hammering");
+    over = 1;
+    for (int i = 0; i < 4; i++)
+        CHECK(!pthread_join(thread[i], NULL));
+}
+
 /* -- stacks that are switched ----------------------------------------------- */
 
 static ucontext_t main_context, contexts[3];
@@ -339,6 +382,8 @@ int main(int count, char **arguments)
         threads();
     else if (!strcmp(how, "crowd"))
         crowd();
+    else if (!strcmp(how, "hammers"))
+        hammers();
     else if (!strcmp(how, "coroutines"))
         coroutines();
     else if (!strcmp(how, "signals"))

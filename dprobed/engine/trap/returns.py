@@ -73,8 +73,8 @@ class Returns:
         """Whether nothing is to be done yet before the thread, whose registers are loaded at a
         function's entry, may go on into it."""
         frame = self._words[RSP]
-        data = self._sites.space.memory.read_partial(thread.tid, frame, 8)
-        address = int.from_bytes(data, "little") if len(data) == 8 else 0
+        # The page is there: the call has just written to it.
+        address = int.from_bytes(self._sites.space.memory.glance(frame, 8), "little")
         self._read = thread.tid, frame, address
         return address in self.armed or address in self._obstacles
 
@@ -158,7 +158,8 @@ class Returns:
             target.users.add(attachment)
             who = thread.tid, thread.tgid
             self.calls.add(RunningCall(attachment, who, frame, address, kept))
-        self._runner.charge(site.entered, now)
+        if self._runner.metered:
+            self._runner.charge(site.entered, now)
         return altered
 
     # --- at a return ---
@@ -176,7 +177,7 @@ class Returns:
         for call in returning:
             self._runner.context.kept = call.kept
             altered |= self._runner.run(thread, (call.attachment,), False, now)
-        if not returning:
+        if not returning and self._runner.metered:
             self._runner.charge(site.users, now)
         self.calls.look(thread)
         return altered

@@ -86,21 +86,31 @@ class RunningCalls:
 
     def add(self, call: RunningCall) -> None:
         """A call begins."""
-        self._by_frame.setdefault(call.frame, []).append(call)
-        self._by_tid.setdefault(call.tid, []).append(call)
+        sharing = self._by_frame.get(call.frame)
+        if sharing is None:
+            self._by_frame[call.frame] = [call]
+        else:
+            sharing.append(call)
+        among = self._by_tid.get(call.tid)
+        if among is None:
+            self._by_tid[call.tid] = [call]
+        else:
+            among.append(call)
         self.count += 1
 
     def drop(self, calls: Iterable[RunningCall]) -> None:
         """Follow these no more."""
         for call in calls:
-            for found, key in ((self._by_frame, call.frame), (self._by_tid, call.tid)):
-                among = found[key]
-                if among[-1] is call:
-                    among.pop()
-                else:
-                    among.remove(call)
-                if not among:
-                    del found[key]
+            sharing = self._by_frame[call.frame]
+            sharing.remove(call)
+            if not sharing:
+                del self._by_frame[call.frame]
+            # Kept when it is empty, until the thread ends: there will be others.
+            among = self._by_tid[call.tid]
+            if among[-1] is call:
+                among.pop()
+            else:
+                among.remove(call)
             self.count -= 1
 
     def drop_of(self, gone: Collection[Attachment]) -> None:
@@ -115,12 +125,23 @@ class RunningCalls:
         if not calls or calls[-1].returns_to != address or calls[-1].tgid != thread.tgid:
             return []
         # Who catches an exception comes to the same place by a jump, and has called others since.
-        if self._word(thread, frame) != address:
+        data = self._sites.space.memory.glance(frame, 8)  # just read by ``ret``: the page is there
+        if int.from_bytes(data, "little") != address:
             self.unwind(list(calls))
             return []
-        found = calls[::-1]
-        self.drop(found)
-        return found
+        if len(calls) > 1:
+            found = calls[::-1]
+            self.drop(found)
+            return found
+        # As ``drop`` does; this is most of what a return costs over another hit.
+        del self._by_frame[frame]
+        among = self._by_tid[calls[0].tid]
+        if among[-1] is calls[0]:
+            among.pop()
+        else:
+            among.remove(calls[0])
+        self.count -= 1
+        return calls
 
     def _word(self, thread: Thread, address: int) -> int:
         data = self._sites.space.memory.read_partial(thread.tid, address, 8)
@@ -137,6 +158,7 @@ class RunningCalls:
     def ended(self, tid: int) -> None:
         """A thread ended, or has another address space now."""
         self.unwind(list(self._by_tid.get(tid, ())))
+        self._by_tid.pop(tid, None)
         self._of_children.pop(tid, None)
         self._stacks.pop(tid, None)
 

@@ -58,6 +58,10 @@ class HeldMap:
         self.lost += 1
         return False
 
+    def _give(self, size: int) -> None:
+        self._used -= size
+        self._room.give(size)
+
     def _has_room(self, key: KeyItems) -> bool:
         """Whether a new key may come in."""
         if len(self.cells) < self._size:
@@ -136,9 +140,7 @@ class ValueMap(HeldMap):
     def delete(self, key: KeyItems) -> None:
         """There is none any more."""
         if self.cells.pop(key, None) is not None:
-            size = self._bytes_of(key)
-            self._used -= size
-            self._room.give(size)
+            self._give(self._bytes_of(key))
 
     def _cell(self, cell: object) -> list[int]:
         assert isinstance(cell, int)
@@ -263,7 +265,7 @@ class StatsMap(AddingMap):
 class BucketMap(AddingMap):
     """How many in each bucket, at each key."""
 
-    __slots__ = ("_arguments", "_powers")
+    __slots__ = ("_arguments", "_plain", "_powers")
     cells: dict[KeyItems, dict[int, int]]  # type: ignore[assignment]
     BYTES = 232
 
@@ -271,23 +273,30 @@ class BucketMap(AddingMap):
         super().__init__(definition, room)
         self._arguments = definition.arguments
         self._powers = definition.kind == "hist"
+        self._plain = self._powers and definition.arguments == (0,)
 
     def add(self, key: KeyItems, word: int) -> None:
         """Count a word in its bucket."""
         value = as_signed(word) if self._signed else word
-        if self._powers:
+        if self._plain and value >= 0:
+            bucket = value.bit_length()  # as ``power_bucket`` says, without a call
+        elif self._powers:
             bucket = power_bucket(value, *self._arguments)
         else:
             bucket = linear_bucket(value, *self._arguments)
+        try:
+            self.cells[key][bucket] += 1
+        except KeyError:
+            self._begin_bucket(key, bucket)
+
+    def _begin_bucket(self, key: KeyItems, bucket: int) -> None:
+        """The first word in a bucket, maybe the first at its key."""
         cell = self.cells.get(key)
         if cell is None:
             if not self._has_room(key):
                 return
             cell = self.cells[key] = {}
-        now = cell.get(bucket)
-        if now is not None:
-            cell[bucket] = now + 1
-        elif self._take(BUCKET_BYTES):
+        if self._take(BUCKET_BYTES):
             cell[bucket] = 1
 
     def _cell(self, cell: object) -> list[int]:
@@ -300,8 +309,7 @@ class BucketMap(AddingMap):
         self.cells[key] = {n: count for n, count in pairs if self._take(BUCKET_BYTES)}
 
     def _give_up(self, buckets: int) -> None:
-        self._used -= buckets * BUCKET_BYTES
-        self._room.give(buckets * BUCKET_BYTES)
+        self._give(buckets * BUCKET_BYTES)
 
 
 class SeriesMap(BucketMap):

@@ -12,7 +12,7 @@ _FIXED: Final = {0x08: (1, False), 0x09: (1, True), 0x0A: (2, False), 0x0B: (2, 
                  0x0C: (4, False), 0x0D: (4, True), 0x0E: (8, False), 0x0F: (8, True)}  # fmt: skip
 
 
-class ExpressionError(Exception):
+class EvaluationError(Exception):
     """An expression that is damaged, or uses what is not known here."""
 
 
@@ -25,7 +25,7 @@ def evaluate(
     """What an expression computes; ``pushed`` is on its stack at first.
 
     ``register`` gives the value of a register by DWARF's number, ``load`` the word at an address;
-    what they raise goes through. Raises ExpressionError.
+    what they raise goes through. Raises EvaluationError.
     """
     stack = list(pushed)
     at = steps = 0
@@ -33,7 +33,7 @@ def evaluate(
         while at < len(code):
             steps += 1
             if steps > _MOST_STEPS:
-                raise ExpressionError("too long")
+                raise EvaluationError("too long")
             op = code[at]
             at += 1
             if 0x30 <= op <= 0x4F:  # lit
@@ -75,10 +75,10 @@ def evaluate(
                 top = stack.pop()
                 stack.append(_BINARY[op](stack.pop(), top) & WORD)
             elif op != 0x96:  # nop
-                raise ExpressionError(f"operation {op:#x}")
+                raise EvaluationError(f"operation {op:#x}")
         return stack[-1]
     except IndexError as error:
-        raise ExpressionError("damaged") from error
+        raise EvaluationError("damaged") from error
 
 
 def _signed(word: int) -> int:
@@ -118,7 +118,7 @@ def _leb(code: bytes, at: int, *, signed: bool) -> tuple[int, int]:
         if byte < 0x80:
             break
         if shift > 63:
-            raise ExpressionError("a number of more than 64 bits")
+            raise EvaluationError("a number of more than 64 bits")
     if signed and byte & 0x40:
         value -= 1 << shift
     return value, at

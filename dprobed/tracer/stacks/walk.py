@@ -18,8 +18,8 @@ from typing import Final, NamedTuple, Protocol
 
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RIP, RSP
 from dprobed.program.exec.interface import Registers
-from dprobed.program.user_stack import ADDRESS, EXACT, MOST_MODULES, SIGNAL, End, UserStack
-from dprobed.tracer.stacks.expression import WORD, ExpressionError, evaluate
+from dprobed.program.user_stack import ADDRESS, EXACT, MOST_MODULES, SIGNAL, StackEnd, UserStack
+from dprobed.tracer.stacks.expression import WORD, EvaluationError, evaluate
 from dprobed.tracer.stacks.layout import Code, Layout
 from dprobed.wire.resolver import RETURN, How, Rule
 
@@ -50,7 +50,7 @@ _MOST_STEPS: Final = 1 << 16
 _MOST_SIGNALS: Final = 16
 
 
-class Hit(Protocol):
+class HitThread(Protocol):
     """What is needed of a ``Context``."""
 
     regs: Registers
@@ -84,7 +84,7 @@ class _Step(NamedTuple):
 class _Stop(Exception):
     """The walk ends here."""
 
-    def __init__(self, end: End) -> None:
+    def __init__(self, end: StackEnd) -> None:
         super().__init__(end)
         self.end = end
 
@@ -92,7 +92,7 @@ class _Stop(Exception):
 class _Memory:
     """The stack, read in pieces."""
 
-    def __init__(self, hit: Hit, address: int) -> None:
+    def __init__(self, hit: HitThread, address: int) -> None:
         self._hit = hit
         self.low = 0
         self.words = memoryview(b"").cast("Q")
@@ -107,18 +107,18 @@ class _Memory:
     def load(self, address: int) -> int:
         """The word at an address; raises _Stop."""
         if not 0 < address < 1 << 56:
-            raise _Stop(End.UNREADABLE)
+            raise _Stop(StackEnd.UNREADABLE)
         if address & 7:
             data = self._hit.read_partial(address, 8)
             if len(data) < 8:
-                raise _Stop(End.UNREADABLE)
+                raise _Stop(StackEnd.UNREADABLE)
             return int.from_bytes(data, "little")
         index = address - self.low >> 3
         if not 0 <= index < len(self.words):
             self._read(address)
             index = 0
             if not self.words:
-                raise _Stop(End.UNREADABLE)
+                raise _Stop(StackEnd.UNREADABLE)
         return self.words[index]
 
 
@@ -133,7 +133,7 @@ class Walker:
         self._original: Final = original
         self._steps: dict[int, _Step] = {}
 
-    def walk(self, hit: Hit, depth: int) -> UserStack:
+    def walk(self, hit: HitThread, depth: int) -> UserStack:
         """The stack of the thread that hit, at most ``depth`` frames."""
         return _Walk(self, hit).run(depth)
 
@@ -141,7 +141,7 @@ class Walker:
         """How to go on from an address; raises _Stop."""
         code = self._layout.code(lookup, tid)
         if code is None:
-            raise _Stop(End.NO_CODE)
+            raise _Stop(StackEnd.NO_CODE)
         step = _step(code)
         # What cannot be told now may be told later; where code is made, there is other code soon.
         if not code.missing and not code.anonymous:
@@ -166,7 +166,7 @@ class Walker:
 class _Walk:
     """One walk."""
 
-    def __init__(self, walker: Walker, hit: Hit) -> None:
+    def __init__(self, walker: Walker, hit: HitThread) -> None:
         self._walker = walker
         self._hit = hit
         self._memory = _Memory(hit, hit.regs[RSP])
@@ -181,11 +181,11 @@ class _Walk:
             end = self._run(depth, frames, modules)
         except _Stop as stop:
             end = stop.end
-        except ExpressionError:
-            end = End.NO_RULE
+        except EvaluationError:
+            end = StackEnd.NO_RULE
         return UserStack(end, list(modules), frames)
 
-    def _run(self, depth: int, frames: list[int], modules: dict[bytes, int]) -> End:
+    def _run(self, depth: int, frames: list[int], modules: dict[bytes, int]) -> StackEnd:
         regs = self._hit.regs
         walker, memory, left = self._walker, self._memory, self._left
         steps = walker.known()
@@ -222,22 +222,22 @@ class _Walk:
             elif base == 2:
                 assert rule is not None
                 if _ends(rule):
-                    return End.WHOLE
+                    return StackEnd.WHOLE
                 cfa = self._cfa(rule, sp, bp)
             else:
                 rule = self._by_frame_pointer(step, sp, bp, bool(exact))
                 if rule is None:
-                    return End.WHOLE
+                    return StackEnd.WHOLE
                 cfa = (sp if rule.cfa_register == _RSP else bp) + rule.cfa_offset
                 returns, saved = -8, 0 if rule is _BEGUN else -16
             if len(frames) >= depth:
-                return End.DEPTH
+                return StackEnd.DEPTH
             assert rule is not None
             is_signal = rule.signal
             if cfa <= sp:
                 signals += is_signal
                 if not is_signal or signals > _MOST_SIGNALS:
-                    raise _Stop(End.NOT_GROWING)
+                    raise _Stop(StackEnd.NOT_GROWING)
             left.append((cfa, rule))
             if base == 2:
                 pc = self._value(rule.return_register, len(left))
@@ -256,7 +256,7 @@ class _Walk:
                     bp = memory.load(cfa + saved)
                 sp = cfa
             if not pc:
-                return End.WHOLE
+                return StackEnd.WHOLE
             exact = EXACT if is_signal else 0
 
     # -- what few frames need ------------------------------------------------------------------
@@ -297,7 +297,7 @@ class _Walk:
             return cfa + how.value & WORD
         if how.kind == _REGISTER:
             if not 0 <= how.value <= RETURN:
-                raise _Stop(End.NO_RULE)
+                raise _Stop(StackEnd.NO_RULE)
             return None
         if how.kind in (_AT, _COMPUTED):
             found = evaluate(
@@ -307,7 +307,7 @@ class _Walk:
                 cfa,
             )
             return self._memory.load(found) if how.kind == _AT else found
-        raise _Stop(End.NO_RULE)
+        raise _Stop(StackEnd.NO_RULE)
 
     def _by_frame_pointer(self, step: _Step, sp: int, bp: int, exact: bool) -> Rule | None:
         """The rule for code that has none; None: this is the outermost frame."""
@@ -322,7 +322,7 @@ class _Walk:
         if not bp and not exact:
             return None
         if bp < sp or bp & 7:
-            raise _Stop(End.NO_TABLE if step.code.missing else End.NO_CFI)
+            raise _Stop(StackEnd.NO_TABLE if step.code.missing else StackEnd.NO_CFI)
         if not memory.load(bp) and not memory.load(bp + 8):
             return None
         return _FRAMED

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dprobed.program.maps import (
+    Entry,
     MapDefinition,
     MapRoom,
     as_signed,
@@ -14,6 +15,7 @@ from dprobed.program.maps import (
     definition_error,
     definitions_error,
     halves,
+    is_entry,
     linear_bucket,
     power_bucket,
     whole,
@@ -136,3 +138,26 @@ def test_room_is_within_what_is_above_it() -> None:
     assert other.take(20)
     one.give(80)
     assert (above.left, one.left, other.left) == (80, 80, 60)
+
+
+@pytest.mark.parametrize(
+    ("definition", "entry", "can_be"),
+    [
+        (MapDefinition("a", "count", keys=1), ([1], [2]), True),
+        (MapDefinition("a", "count", keys=1), ([1], []), True),
+        (MapDefinition("a", "count", keys=1), ([], [2]), False),
+        (MapDefinition("a", "count"), ([], [2, 3]), False),
+        (MapDefinition("a", "count"), ([], [-2]), False),
+        (MapDefinition("a", "stats"), ([], [1, 2, 0, 1, 1]), True),
+        (MapDefinition("a", "stats"), ([], [1, 2, 0]), False),
+        (MapDefinition("a", "hist", (0,)), ([], [-1, 2, 64, 1]), True),
+        (MapDefinition("a", "hist", (0,)), ([], [-2, 2]), False),
+        (MapDefinition("a", "hist", (0,)), ([], [1 << 62, 2]), False),
+        (MapDefinition("a", "hist", (0,)), ([], [1]), False),
+        (MapDefinition("a", "lhist", (0, 5, 1)), ([], [1001, 1]), False),
+        (MapDefinition("a", "tseries", (1, 2)), ([], [-1, 1, 1]), False),
+        (MapDefinition("a", "tseries", (1, 2)), ([], [1, 1]), False),
+    ],
+)
+def test_what_can_be_in_a_map(definition: MapDefinition, entry: Entry, can_be: bool) -> None:
+    assert is_entry(definition, entry) == can_be

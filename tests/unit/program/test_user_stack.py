@@ -7,7 +7,7 @@ import random
 import pytest
 
 from dprobed.program.user_stack import (
-    End,
+    StackEnd,
     StackFrame,
     StackModule,
     UserStack,
@@ -19,7 +19,7 @@ from dprobed.program.user_stack import (
 
 PROGRAM, LIBC = module_bytes("/bin/x", "abcd"), module_bytes("/lib/libc.so.6", "")
 STACK = UserStack(
-    End.WHOLE,
+    StackEnd.WHOLE,
     [LIBC, PROGRAM],
     [
         frame_word(1, 0x1000, exact=True),
@@ -41,7 +41,7 @@ def test_comes_back() -> None:
             StackFrame(program, 0x3000, True, False),
             StackFrame(None, 0x7F00_0000_0000, False, False),
         ],
-        End.WHOLE,
+        StackEnd.WHOLE,
     )
 
 
@@ -56,7 +56,7 @@ def test_as_many_frames_as_fit() -> None:
             continue
         assert len(data) <= room
         frames, end = unpacked(data)
-        assert end == End.ROOM
+        assert end == StackEnd.ROOM
         assert frames == unpacked(whole)[0][: len(frames)]
         counts.append(len(frames))
     assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dprobed.tracer.stacks.expression import ExpressionError, evaluate
+from dprobed.tracer.stacks.expression import EvaluationError, evaluate
 
 
 def run(code: str, *pushed: int) -> int:
@@ -56,7 +56,7 @@ def test_a_plt_entry_behind_its_push() -> None:
 
 @pytest.mark.parametrize("code", ["", "06", "22", "31 22", "2f 00 00", "03 00", "31 15", "10 80"])
 def test_damaged(code: str) -> None:
-    with pytest.raises(ExpressionError):
+    with pytest.raises(EvaluationError):
         run(code)
 
 
@@ -66,7 +66,7 @@ def test_any_bytes_end() -> None:
         code = drawn.randbytes(drawn.randrange(30))
         try:
             assert 0 <= evaluate(code, lambda number: number, lambda address: address, 5) < 1 << 64
-        except ExpressionError:
+        except EvaluationError:
             continue
-    with pytest.raises(ExpressionError):
+    with pytest.raises(EvaluationError):
         evaluate(b"\x12" * 500, lambda number: number, lambda address: address, 5)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RSP
-from dprobed.program.user_stack import ADDRESS, End, UserStack, module_bytes
+from dprobed.program.user_stack import ADDRESS, StackEnd, UserStack, module_bytes
 from dprobed.tracer.stacks.layout import Code, Layout
 from dprobed.tracer.stacks.walk import Walker
 from dprobed.wire.resolver import How, Rule
@@ -66,7 +66,7 @@ def test_return_addresses() -> None:
     hit = FakeHit([0x1105, 0x2205, 0x9005], rip=0x1000)
     found = walk({0x1000: PLAIN, 0x2000: PLAIN}, hit)
     assert addresses(found) == [0x1000, 0x1105, 0x2205, 0x9005]
-    assert (found.end, list(found.modules), hit.reads) == (End.WHOLE, [FILE], 1)
+    assert (found.end, list(found.modules), hit.reads) == (StackEnd.WHOLE, [FILE], 1)
 
 
 def test_a_call_as_the_last_instruction_of_a_function() -> None:
@@ -76,7 +76,7 @@ def test_a_call_as_the_last_instruction_of_a_function() -> None:
         {0x1000: PLAIN, 0x2000: bigger, 0x3000: END}, FakeHit([0x3000, 7, 0x9005], rip=0x1000)
     )
     assert addresses(found) == [0x1000, 0x3000, 0x9005]
-    assert found.end == End.WHOLE
+    assert found.end == StackEnd.WHOLE
 
 
 def test_the_depth_that_was_asked_for() -> None:
@@ -85,7 +85,7 @@ def test_the_depth_that_was_asked_for() -> None:
     for depth in range(1, 6):
         found = walk(rules, hit, depth)
         assert len(found.frames) == min(depth, 4)
-        assert found.end == (End.DEPTH if depth < 4 else End.WHOLE)
+        assert found.end == (StackEnd.DEPTH if depth < 4 else StackEnd.WHOLE)
 
 
 def test_registers_are_found_where_inner_frames_kept_them() -> None:
@@ -118,18 +118,18 @@ def test_kinds_of_rules(how: How, words: list[int]) -> None:
 @pytest.mark.parametrize(
     ("words", "rules", "end", "frames"),
     [
-        ([], {0x1000: PLAIN}, End.UNREADABLE, 1),
-        ([0x7777], {0x1000: PLAIN}, End.NO_CODE, 1),
-        ([0], {0x1000: PLAIN}, End.WHOLE, 1),
-        ([0x1105], {0x1000: PLAIN._replace(cfa_offset=-8)}, End.NOT_GROWING, 1),
-        ([0x1105], {0x1000: PLAIN._replace(cfa_offset=0)}, End.NOT_GROWING, 1),
-        ([0x1105], {0x1000: Rule(-1, 0, b"\x06", (RETURNS,), 16, False)}, End.NO_RULE, 1),
-        ([0x1105, 0x1105], {0x1000: PLAIN}, End.UNREADABLE, 3),
-        ([0x1105], {0x1000: None}, End.NO_CFI, 1),
+        ([], {0x1000: PLAIN}, StackEnd.UNREADABLE, 1),
+        ([0x7777], {0x1000: PLAIN}, StackEnd.NO_CODE, 1),
+        ([0], {0x1000: PLAIN}, StackEnd.WHOLE, 1),
+        ([0x1105], {0x1000: PLAIN._replace(cfa_offset=-8)}, StackEnd.NOT_GROWING, 1),
+        ([0x1105], {0x1000: PLAIN._replace(cfa_offset=0)}, StackEnd.NOT_GROWING, 1),
+        ([0x1105], {0x1000: Rule(-1, 0, b"\x06", (RETURNS,), 16, False)}, StackEnd.NO_RULE, 1),
+        ([0x1105, 0x1105], {0x1000: PLAIN}, StackEnd.UNREADABLE, 3),
+        ([0x1105], {0x1000: None}, StackEnd.NO_CFI, 1),
     ],
 )
 def test_why_it_ended(
-    words: list[int], rules: dict[int, Rule | None], end: End, frames: int
+    words: list[int], rules: dict[int, Rule | None], end: StackEnd, frames: int
 ) -> None:
     found = walk(rules, FakeHit(words, rip=0x1000, rbp=3))
     assert (found.end, len(found.frames)) == (end, frames)
@@ -139,7 +139,7 @@ def test_a_signal_that_leads_to_itself_ends() -> None:
     """Behind a signal's frame may be another stack, but not for ever."""
     signal = Rule(7, 0, b"", (How(16, 2, 0, b""), How(7, 3, 0, b"")), 16, True)
     found = walk({0x1000: signal}, FakeHit([0x1100] * 4, rip=0x1000), 255)
-    assert found.end == End.NOT_GROWING
+    assert found.end == StackEnd.NOT_GROWING
     assert len(found.frames) < 40
 
 

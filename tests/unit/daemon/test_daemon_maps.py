@@ -1,0 +1,170 @@
+"""Maps in the daemon: what ends while they are read, and what there is no room for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from dprobed.daemon import maps
+from dprobed.daemon.client import Refusal
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import messages, protocol
+from tests.fakes.backend import PID, FakeBackend, FakeClient, FakeDaemon
+
+Script = Callable[[FakeDaemon], Awaitable[None]]
+Run = Callable[[Script], None]
+
+SOURCE = """
+name = libc.so.6
+map = calls, count, keys=1
+map = seen, value
+offset = getppid
+  key comm
+  minc calls
+  minc seen
+  abort
+"""
+PROGRAM = encode(assemble(SOURCE, "x.rpn"))
+
+
+def state(program: int, calls: int, key: bytes = b"cat") -> list[protocol.MapState]:
+    """What a tracer says of both."""
+    return [
+        protocol.MapState(program, 0, 0, [([key], [calls])]),
+        protocol.MapState(program, 1, 0, [([], [calls])]),
+    ]
+
+
+async def insert(daemon: FakeDaemon, client: FakeClient, pid: int = PID) -> int:
+    """Keep the program in a process; its number."""
+    upload = messages.Upload(label="x", bytecode=PROGRAM)
+    request = messages.Insert(id=2, pid=pid, programs=[upload], keep=True)
+    answer = await daemon.ask(client, request, messages.Inserted)
+    return answer.programs[0].number
+
+
+async def read(daemon: FakeDaemon, client: FakeClient, **options: object) -> dict[object, int]:
+    """Counts by key, and values by process."""
+    request = messages.Maps(id=5, **options)  # type: ignore[arg-type]
+    answer = await daemon.ask(client, request, messages.MapListing)
+    return {
+        info.pid if info.map == "seen" else entry.key[0]: entry.cell[0]
+        for info in answer.maps
+        for entry in info.entries
+    }
+
+
+def ends(backend: FakeBackend, pid: int, last: list[protocol.MapState]) -> None:
+    """The process ends, with this in its maps."""
+    statuses = backend.statuses(pid)
+    backend.tell(protocol.Ended(pid, "exited", 0, statuses, 0, maps=last))
+
+
+@pytest.mark.parametrize("reset", ["", "clear", "zero"])
+def test_what_ends_while_it_is_asked_is_counted_once(run: Run, reset: str) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        pause = backend.pause(protocol.Maps)
+        backend.refuse(protocol.Maps, f"process {PID} is gone")
+        asked = asyncio.ensure_future(read(daemon, client, reset=reset))
+        await pause.came.wait()
+        ends(backend, PID, state(number, 7))
+        pause.go.set()
+        first = await asked
+        second = await read(daemon, client)
+        if reset:
+            # It was not reset, and so it is not told of before it is.
+            assert (first, second) == ({}, {"cat": 7})
+        else:
+            assert (first, second) == ({"cat": 7, PID: 7}, {"cat": 7})
+
+    run(script)
+
+
+def test_what_ends_after_it_has_answered_is_counted_once(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        other = await daemon.attach(client, PID + 1)
+        number, second = await insert(daemon, client), await insert(daemon, client, PID + 1)
+        backend.maps = state(number, 3)
+        other.maps = state(second, 4, b"ls")
+        pause = other.pause(protocol.Maps)
+        asked = asyncio.ensure_future(read(daemon, client))
+        await pause.came.wait()
+        while not backend.of(protocol.Maps):
+            await asyncio.sleep(0)
+        for _ in range(10):  # Until the answer is in.
+            await asyncio.sleep(0)
+        ends(backend, PID, state(number, 3))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        pause.go.set()
+        assert await asked == {"cat": 3, "ls": 4, PID: 3, PID + 1: 4}
+        assert await read(daemon, client) == {"cat": 3, "ls": 4, PID + 1: 4}
+
+    run(script)
+
+
+def test_those_of_ended_processes_are_reset_too(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        ends(backend, PID, state(number, 7))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await read(daemon, client, reset="clear") == {"cat": 7}
+        assert await read(daemon, client) == {}
+
+    run(script)
+
+
+def test_others_do_not_see_them(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        backend.maps = state(await insert(daemon, client), 1)
+        assert await read(daemon, FakeClient(1001)) == {}
+        with pytest.raises(Refusal, match="there is no map calls"):
+            await read(daemon, FakeClient(1001), name="calls")
+        assert await read(daemon, FakeClient(0)) == {"cat": 1, PID: 1}
+
+    run(script)
+
+
+def test_what_does_not_fit_into_a_message_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "_MESSAGE", 150)
+    entries = [messages.MapEntry([number], [1]) for number in range(10)]
+    info = messages.MapInfo(
+        number=1, program="x", pid=None, processes=1, map="m", kind="count", arguments=[],
+        keys=1, size=9, signed=False, lost=0, left_out=1, entries=entries,
+    )  # fmt: skip
+    first, second = maps.bounded([info, info])
+    assert (len(first.entries), first.left_out) == (10, 1)
+    assert (len(second.entries), second.left_out) == (0, 11)
+
+
+def test_nonsense_of_a_tracer_is_left_alone(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        bad = [([1, 2], [1]), ([1], [1, 2]), ([], [1])]
+        backend.maps = [
+            protocol.MapState(number, 99, 0, [([1], [1])]),
+            protocol.MapState(number, 0, 0, bad),
+            *state(number, 2),
+        ]
+        assert await read(daemon, client) == {"cat": 2, PID: 2}
+        ends(backend, PID, [protocol.MapState(number, 0, 0, bad), *state(number, 3)])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await read(daemon, client) == {"cat": 3}
+
+    run(script)
