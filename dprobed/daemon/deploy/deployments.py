@@ -7,8 +7,9 @@ as for any client.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -269,21 +270,15 @@ class Deployments:
                 deployment.excluded.add(pid)
         removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
         if programs or not chosen:
-            try:
+            others = any(each.matches(select) for each in self._all.values())
+            with _forbidden(select.pid) if others else contextlib.nullcontext():
                 removed = await self._removal.remove(client, request, asked=asked)
-            except Refusal as refusal:
-                if any(each.matches(select) for each in self._all.values()):
-                    raise Forbidden(str(refusal), "another user's program", select.pid) from None
-                raise
         for deployment, pid in instances:
             deployment.leave(pid)
         for each in chosen:
             await each.settled()
         self._stop_if_idle()
-        variables = [info for each in chosen if (info := each.variables()) is not None]
-        numbers = {info.number for info in variables}
-        # Summed over all its processes, not only those that it was in at the end.
-        variables += [info for info in removed.variables if info.number not in numbers]
+        variables = _summed_variables(chosen, removed.variables)
         maps = self._targets.ended_maps.taken_out({each.number for each in chosen}, removed.maps)
         infos = [each.info() for each in chosen]
         return msgspec.structs.replace(removed, deployments=infos, variables=variables, maps=maps)
@@ -346,3 +341,22 @@ class Deployments:
             self._pool.keep_warm(False)
             self._queue.stop()
             self._decisions.forget()
+
+
+@contextlib.contextmanager
+def _forbidden(pid: int | None) -> Iterator[None]:
+    """What is refused in here is so because it is another user's."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise Forbidden(str(refusal), "another user's program", pid) from None
+
+
+def _summed_variables(
+    removed: Sequence[Deployment], last: Sequence[messages.VariablesInfo]
+) -> list[messages.VariablesInfo]:
+    """The variables of these summed over all their processes, not only those that they were in at
+    the end; and the ``last`` ones of others."""
+    variables = [info for each in removed if (info := each.variables()) is not None]
+    numbers = {info.number for info in variables}
+    return variables + [info for info in last if info.number not in numbers]
