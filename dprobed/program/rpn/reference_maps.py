@@ -71,7 +71,7 @@ again:
   same stack is the same key in all processes; who shows it says function and line.
 - Where a program stands in a key is known before it runs: on all paths to an instruction the key
   has the same items (`word`, `string`, `name`, `stack`); none is open at a `call`, a `ret` or the
-  end, nor behind an exception. All keys of a map are of items of the same kinds. Else it is refused.
+  end, nor behind an exception. All keys of a map are of items of the same kinds; else refused.
 - `madd` of a `count` is `minc`, and takes no value. A `value` is a word that wraps round; `mget` of
   a key that is not there pushes 0, which `mhas` tells apart. Sums have 128 bits, and do not.
 - A `hist` has buckets of powers of two; with `hist,BITS` each is divided into 2^BITS equal ones (0
