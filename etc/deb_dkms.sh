@@ -13,7 +13,7 @@ staged=build/deb-dkms
 rm -rf "$staged"
 source=$staged/usr/src/dprobes-$version
 mkdir -p "$staged/DEBIAN" "$source"
-(cd kernel_bridge && find . \( -name '*.[ch]' -o -name Kbuild -o -name Makefile \) ! -name '*.mod.c' | sort) |
+(cd kernel_bridge && find . \( -name '*.[ch]' -o -name '*.rpn' -o -name Kbuild -o -name Makefile \) ! -name '*.mod.c' | sort) |
     while read -r file; do
         install -D -m 644 "kernel_bridge/$file" "$source/$file"
     done

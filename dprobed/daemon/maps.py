@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from dprobed.daemon.target import InsertedProgram
-from dprobed.program.maps import PROGRAM_BYTES, VALUE, MapRoom
+from dprobed.program.maps import PROGRAM_BYTES, STACK_MARK, VALUE, MapRoom
 from dprobed.program.model import Header
 from dprobed.record.maps import MapSums
 from dprobed.wire import messages, protocol
@@ -103,6 +103,8 @@ class ProgramMaps:
 
 
 def _text(item: int | bytes) -> int | str:
+    if isinstance(item, bytes) and item.startswith(STACK_MARK):
+        return item.decode("latin-1")
     return item if isinstance(item, int) else item.decode(errors="backslashreplace")
 
 

@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 #: The checksum of ``kernel_bridge/interp/isa.h``.
-ISA: Final = 0xDDA3BE95
+ISA: Final = 0xA926F4FA

@@ -337,6 +337,10 @@ def _maps() -> list[Instruction]:
             "Add the string at address TOS, at most NOS bytes, up to its NUL, to the key.",
             pops=2, raises=(_X.INVALID_ADDR, _X.INVALID_OPERAND), varies=True),
         one("key comm", 0xDA, "Add the thread's name to the key."),
+        one("key ustack", 0xE2, "Add the thread's stack in user mode to the key, 127 frames at "
+            "most, and as many as have room.", varies=True),
+        one("key ustack", 0xE3, "Add so many frames of the thread's stack in user mode to the key "
+            "at most.", operands=(Operand.DEPTH,), varies=True),
         one("madd", 0xDB, "Add TOS to what the map has at the key.", operands=of_map, pops=1),
         one("minc", 0xDC, "Count 1 at the key: of a `count` map, or add it to a `value`.",
             operands=of_map),

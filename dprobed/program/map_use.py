@@ -29,17 +29,23 @@ class KeyItem(Enum):
     WORD = "word"
     STRING = "string"
     NAME = "name"
+    STACK = "stack"
 
 
 Key = tuple[KeyItem, ...]
-_ITEMS: Final = {"key": KeyItem.WORD, "key str": KeyItem.STRING, "key comm": KeyItem.NAME}
+_ITEMS: Final = {
+    "key": KeyItem.WORD,
+    "key str": KeyItem.STRING,
+    "key comm": KeyItem.NAME,
+    "key ustack": KeyItem.STACK,
+}
 
 
 def key_after(instruction: Instruction, operands: Sequence[int], key: Key) -> Key:
     """The key behind an instruction, with ``key`` before it."""
     item = _ITEMS.get(instruction.name)
     if item is not None:
-        return key + (item,) * (operands[0] if operands else 1)
+        return key + (item,) * (operands[0] if item is KeyItem.WORD else 1)
     return () if Operand.MAP in instruction.operands else key
 
 

@@ -31,6 +31,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from dprobed.program.user_stack import UserStack, stack_bytes
 from dprobed.program.values import MAX_NAME
 
 #: Maps of a program, items of a key, and bytes of one, at most.
@@ -51,6 +52,10 @@ DEFAULT_SIZE: Final = 4096
 MAX_SIZE: Final = 1 << 16
 #: Buckets of an ``lhist``, and intervals of a ``tseries``, at most.
 MAX_BUCKETS: Final = 1000
+
+#: Before a stack that is an item of a key; and one that has no room at all.
+STACK_MARK: Final = b"\0"
+NO_STACK: Final = b"\2\0\0"
 
 _WORD: Final = (1 << 64) - 1
 _HALF: Final = 1 << 63
@@ -277,6 +282,11 @@ def whole(words: Sequence[int], *, signed: bool) -> int:
     """The sum that travels as these two words."""
     low, high = words
     return low | ((as_signed(high) if signed else high) << 64)
+
+
+def stack_item(stack: UserStack, room: int) -> bytes:
+    """A stack as an item of a key: behind a NUL, which no string has."""
+    return STACK_MARK + (stack_bytes(stack, room - len(STACK_MARK)) or NO_STACK)
 
 
 def key_bytes(key: Iterable[Item]) -> int:

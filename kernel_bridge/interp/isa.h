@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0xdda3be95u
+#define DP_ISA_CRC 0xa926f4fau
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -219,6 +219,8 @@ enum dp_op {
 	DP_OP_MSET_MAP = 0xdf,
 	DP_OP_EXIT_FACILITY_ONCE = 0xe0,
 	DP_OP_MDEL_MAP = 0xe1,
+	DP_OP_KEY_USTACK = 0xe2,
+	DP_OP_KEY_USTACK_DEPTH = 0xe3,
 	DP_OP_LOG_USTACK = 0xe8,
 	DP_OP_LOG_USTACK_DEPTH = 0xe9,
 };
@@ -1136,6 +1138,14 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_MDEL_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_USTACK] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_USTACK_DEPTH] = {
+		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
 		DP_INSN_MAPS, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_LOG_USTACK] = {

@@ -212,10 +212,9 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 
 	if (insn->flags & DP_INSN_KERNEL && !dp_is_kernel(program))
 		return DPROBES_NOT_KERNEL;
-	if (insn->flags & DP_INSN_KERNEL && opcode != DP_OP_CALLK)
-		return DPROBES_NOT_YET;
-	if (opcode == DP_OP_LOG_USTACK || opcode == DP_OP_LOG_USTACK_DEPTH ||
-	    (insn->flags & DP_INSN_MAPS))
+	if ((insn->flags & DP_INSN_KERNEL && opcode != DP_OP_CALLK) ||
+	    insn->flags & DP_INSN_MAPS || opcode == DP_OP_LOG_USTACK ||
+	    opcode == DP_OP_LOG_USTACK_DEPTH)
 		return DPROBES_NOT_YET;
 	if ((insn->flags & DP_INSN_WRITES) && !program->alter)
 		return DPROBES_NO_ALTER;

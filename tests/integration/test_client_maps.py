@@ -282,3 +282,14 @@ def test_what_is_wrong_is_one_line(
     assert (done.returncode, done.stdout) == (2, "")
     assert text in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_at_exec_values_are_forgotten_and_counts_go_on(tmp_path: Path) -> None:
+    text = SIZES.replace("push pid\n    key 1\n    mset seen", "key 1\n    minc seen")
+    path = program(tmp_path, text.replace("    push r,rdx\n    push r,rdx\n", "    push r,rdx\n"))
+    done = dprobe("run", "--json", path, "--", "bash", "-c", "echo a; exec /bin/echo bcd")
+    assert done.stdout == "a\nbcd\n"
+    found = parsed(done.stderr)[-1]["maps"]
+    assert counts(maps(found)["lengths"]) == {(2,): 1, (4,): 1}
+    (seen,) = [row for row in found if row["map"] == "seen"]
+    assert counts(seen) == {(4,): 1}

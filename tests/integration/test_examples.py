@@ -318,3 +318,26 @@ def test_gc_pauses(tmp_path: Path) -> None:
     # The interpreter collects once more when it ends.
     assert [2, collected] in [each[:2] for each in logged]
     assert all(generation in (0, 1, 2) and 0 < ns < 60e9 for generation, _, ns in logged)
+
+
+def test_alloc_stacks(tmp_path: Path) -> None:
+    """The stacks of a program's own allocations, each with its callers and what they ask for."""
+    code = tmp_path / "asks.c"
+    code.write_text(
+        "#include <stdlib.h>\n"
+        "__attribute__((noipa)) static void *small(void) { return malloc(100) ?: (void *)1; }\n"
+        "__attribute__((noipa)) static void *large(void) { return malloc(5000) ?: (void *)1; }\n"
+        "int main(void)\n"
+        "{ for (volatile int n = 0; n < 3; n++) small(); large(); return 0; }\n"
+    )
+    binary = tmp_path / "asks"
+    subprocess.run(["gcc", "-O2", "-o", binary, code], check=True, timeout=60)
+    run("alloc_stacks", binary, tmp=tmp_path)
+    maps = _maps(tmp_path / "report")
+    for name, small, large in (("bytes", 300, 5000), ("calls", 3, 1)):
+        found = {
+            tuple(frame.get("function") for frame in entry["key"][0]["ustack"][:3]): entry["value"]
+            for entry in maps[name]["entries"]
+        }
+        assert found["malloc", "small", "main"] == small
+        assert found["malloc", "large", "main"] == large

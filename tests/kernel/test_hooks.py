@@ -304,10 +304,10 @@ def test_a_set_is_seen_as_one(machine: Machine, exits: Callable[[str], None]) ->
     for number, flags in enumerate((0, 0, 0, LAST)):
         exits(f"add {number} dpexits_plain {flags} 0 0")
     # A processor that waits lets the other one go ahead: they take turns.
-    write_text(machine, SLOW, "10")
+    write_text(machine, SLOW, "100")
     exits("arm 9")
     with fired(machine):
-        for _ in range(30):
+        for _ in range(15):
             exits("arm 6")
             exits("disarm 6")
         while not exit_hits(machine)[1]:

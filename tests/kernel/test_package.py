@@ -45,7 +45,8 @@ def test_what_is_in_it(unpacked: Path) -> None:
     packed = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     made_of = {str(path.relative_to(BRIDGE)) for path in BRIDGE.glob("**/*.[ch]")}
     built = {name for name in made_of if name.endswith(".mod.c")}
-    assert packed == made_of - built | {"Kbuild", "Makefile", "dkms.conf"}
+    samples = {"samples/Kbuild", "samples/ledger.rpn"}
+    assert packed == made_of - built | samples | {"Kbuild", "Makefile", "dkms.conf"}
     settings = unpacked / "usr/lib/systemd/system/dprobed.service.d/kernel.conf"
     assert "CAP_SYS_MODULE" in settings.read_text()
     for path in (*unpacked.glob("DEBIAN/*"), source / "dkms.conf"):

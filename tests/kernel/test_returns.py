@@ -150,7 +150,7 @@ def test_closed_under_fire(machine: Machine, device: Device) -> None:
     machine.run_on(1)
     pid = check(machine.for_ever(GETPPID))
     machine.run_on(0)
-    for _ in range(10):
+    for _ in range(3):
         loaded = _placed(device, "entry:\npush tid\npop e,0\nreturn:\npush tid\npush e,0\nlog 2")
         schedule = _placed(device, "exit", "schedule")
         assert loaded.ready(60_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dprobed.program.exec import ir_maps
 from dprobed.program.exec.interface import ADDRESS_END
 from dprobed.program.exec.maps import AddingMap, KeyItems, SeriesMap, ValueMap
-from dprobed.program.maps import STRING_BYTES
+from dprobed.program.maps import STRING_BYTES, stack_item
 from tests.programs.walking import Hit, walks
 
 
@@ -22,6 +22,13 @@ def _key_word(hit: Hit, op: ir_maps.KeyWord) -> None:
 @walks(ir_maps.KeyName)
 def _key_name(hit: Hit, op: ir_maps.KeyName) -> None:
     hit.key[op.item] = hit.context.comm
+
+
+@walks(ir_maps.KeyStack)
+def _key_stack(hit: Hit, op: ir_maps.KeyStack) -> None:
+    others = [hit.key[item] for item in op.strings]
+    room = STRING_BYTES - sum(len(each) for each in others if isinstance(each, bytes))
+    hit.key[op.item] = stack_item(hit.context.user_stack(op.depth), room)
 
 
 @walks(ir_maps.KeyString)

@@ -280,39 +280,6 @@ def test_reload(service: Container) -> None:
     assert main_pid(service) == before
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:9464", "/run/dprobed/metrics.sock"])
-def test_metrics_are_served_as_the_documentation_says(
-    service: Container, beat: Beat, listen: str
-) -> None:
-    """With what the package brings, within what the unit allows."""
-    conf, drop_in = "/etc/dprobed/dprobed.toml", f"/etc/systemd/system/{SERVICE}.d/metrics.conf"
-    before = service.out("cat", conf)
-    service.write(conf, f'{before}\n[metrics]\nlisten = "{listen}"\n')
-    service.write(drop_in, "[Service]\nIPAddressAllow=localhost\n")
-    try:
-        service.run("systemctl", "daemon-reload")
-        service.run("systemctl", "restart", SERVICE)
-        insert(service, beat)
-        reads = (
-            "import socket, sys; where = sys.argv[1]; unix = where.startswith('/'); "
-            "sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET); sock.settimeout(60);"
-            "sock.connect(where if unix else ('127.0.0.1', 9464)); "
-            "sock.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); "
-            "print(sock.makefile().read())"
-        )
-        page = service.out("python3", "-c", reads, listen)
-        assert "dprobed_targets 1.0" in page
-        assert 'process="bash"' in page
-        # A port that nothing reaches would be told by now.
-        told = service.journal(f"--unit={SERVICE}", "--boot")
-        assert not [each for each in told if "nothing reaches" in str(each.get("MESSAGE"))]
-    finally:
-        service.write(conf, f"{before}\n")
-        service.run("rm", drop_in)
-        service.run("systemctl", "daemon-reload")
-        service.run("systemctl", "restart", SERVICE)
-
-
 def test_stop_takes_all_probes_out(service: Container, beat: Beat) -> None:
     insert(service, beat)
     assert beat.tracer() != "0"

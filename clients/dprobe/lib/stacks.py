@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,6 +116,12 @@ class StackNames:
             return {}
         start, name = found
         return {"function": demangled(name), "plus": address - start}
+
+
+@cache
+def shared_names() -> StackNames:
+    """Those of this process."""
+    return StackNames()
 
 
 def _opened(path: str, build_id: str, pid: int) -> Binary | None:

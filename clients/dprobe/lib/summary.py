@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from dprobed.program.maps import MapDefinition
+from dprobed.program.maps import STACK_MARK, MapDefinition
 from dprobed.program.values import EXACT
+from dprobed.record.log import stack_value
 from dprobed.record.maps import merged, values, weight
 from dprobed.wire import messages
 
@@ -177,8 +178,26 @@ def shown(info: messages.MapInfo) -> SummaryMap:
         size=info.size,
         lost=info.lost,
         left_out=info.left_out,
-        entries=[{"key": each.key, **values(definition, each.cell)} for each in entries],
+        entries=[
+            {"key": [_item(item, info.pid) for item in each.key], **values(definition, each.cell)}
+            for each in entries
+        ],
     )
+
+
+def _item(item: int | str, pid: int | None) -> Any:
+    """An item of a key: a word, a text, or a stack as records have it, its frames named."""
+    mark = STACK_MARK.decode()
+    if not isinstance(item, str) or not item.startswith(mark):
+        return item
+    stack = stack_value(item.removeprefix(mark).encode("latin-1", "replace"))
+    if stack is None:
+        return item
+    # Only here: it reads debug information.
+    from dprobe.lib.stacks import shared_names
+
+    shared_names().name_frames([stack], pid or 0)
+    return stack
 
 
 def plain(one: SummaryMap, top: int | None = None) -> dict[str, Any]:

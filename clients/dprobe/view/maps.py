@@ -8,6 +8,8 @@ from typing import Any, Final
 from dprobe.lib.summary import SummaryMap
 from dprobed.printable import printable
 from dprobed.program.maps import MapDefinition, bounds, linear_bucket, power_bucket
+from dprobed.program.user_stack import REASONS, StackEnd
+from dprobed.record.text import stack_lines
 
 #: Keys that are shown of a map, where nobody says how many.
 TOP: Final = 100
@@ -40,7 +42,7 @@ def map_lines(
         if of:
             lines.append(f"{', '.join(of)}:")
         lines += _one(each, name, width, top)
-    return [printable(line) for line in lines]
+    return [printable(part) for line in lines for part in line.split("\n")]
 
 
 def _one(one: SummaryMap, name: str, width: int | None, top: int) -> Iterator[str]:
@@ -67,8 +69,18 @@ def losses(lost: int, left_out: int, size: int) -> Iterator[str]:
         yield f"{left_out:,} keys of processes left out: no room to merge them"
 
 
-def _key(items: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, items))}]" if items else ""
+def _key(items: Sequence[int | str | dict[str, Any]]) -> str:
+    return f"[{', '.join(map(_item, items))}]" if items else ""
+
+
+def _item(item: int | str | dict[str, Any]) -> str:
+    """An item of a key; a stack has a line for each frame."""
+    if not isinstance(item, dict):
+        return printable(str(item))
+    if item.get("ended") == REASONS[StackEnd.DEPTH]:
+        # As it was asked for, of each of them.
+        item = {"ustack": item["ustack"]}
+    return "\n" + "".join(f"    {line}\n" for line in stack_lines(item))
 
 
 def _scalar(kind: str, entry: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.deploy.decisions import Decisions
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.ending import DeploymentEnds, note_deployed
@@ -269,7 +269,12 @@ class Deployments:
                 deployment.excluded.add(pid)
         removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
         if programs or not chosen:
-            removed = await self._removal.remove(client, request, asked=asked)
+            try:
+                removed = await self._removal.remove(client, request, asked=asked)
+            except Refusal as refusal:
+                if any(each.matches(select) for each in self._all.values()):
+                    raise Forbidden(str(refusal), "another user's program", select.pid) from None
+                raise
         for deployment, pid in instances:
             deployment.leave(pid)
         for each in chosen:

@@ -55,7 +55,10 @@ class MetricsServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open[writer] = None
         if len(self._open) > self._most:
-            next(iter(self._open)).transport.abort()
+            # Out of the list at once: many may come before it has noticed.
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
         # So that `drain` waits until all of it is with the kernel.
         writer.transport.set_write_buffer_limits(high=0)
         try:

@@ -30,7 +30,8 @@ class KeyName(msgspec.Struct):
 class KeyString(msgspec.Struct):
     """An item of the key becomes the string at ``address``, up to its NUL.
 
-    ``strings``: the items before it that are strings, too: together they have STRING_BYTES at most.
+    ``strings``: the items before it that are strings or stacks: together they have STRING_BYTES at
+    most.
     ``bad``: the address that could not be read (``fault``), or ``length`` where that is
     ``too_long``.
     """
@@ -42,6 +43,17 @@ class KeyString(msgspec.Struct):
     strings: tuple[int, ...]
     fault: Raise
     too_long: Raise
+
+
+class KeyStack(msgspec.Struct):
+    """An item of the key becomes the thread's stack, ``depth`` frames of it at most.
+
+    ``strings``: as of a ``KeyString``; so many frames as have room.
+    """
+
+    item: int
+    depth: int
+    strings: tuple[int, ...]
 
 
 class UpdateMap(msgspec.Struct):
@@ -69,4 +81,4 @@ class WriteMap(msgspec.Struct):
     word: Word | None
 
 
-MapOp: TypeAlias = KeyWord | KeyName | KeyString | UpdateMap | ReadMap | WriteMap
+MapOp: TypeAlias = KeyWord | KeyName | KeyString | KeyStack | UpdateMap | ReadMap | WriteMap

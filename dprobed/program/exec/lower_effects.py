@@ -14,7 +14,7 @@ from dprobed.program.exceptions import FATAL_EX_MASK, OPERAND_FACILITY, ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Depth, Shown, Test, TopWords, Word, WordOp
 from dprobed.program.exec.lower_table import LOWERINGS, SIZES, SPACES, lowers, variable_count
-from dprobed.program.exec.lowering import UNROLL, Lowering
+from dprobed.program.exec.lowering import FRAME_COST, UNROLL, Lowering
 from dprobed.program.exits import ABORT, DUMP_ONCE, EXIT, REM
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS
 from dprobed.program.items import value_frame
@@ -136,8 +136,8 @@ def _log_memory(to: Lowering, step: Step) -> None:
 @lowers("log ustack", "log ustack,depth")
 def _log_user_stack(to: Lowering, step: Step) -> None:
     depth = step.operands[0] if step.operands else USUAL_FRAMES
-    # A frame costs about as much as eight instructions, also when there is no room for it.
-    to.charge(8 * depth, 0)
+    # Also when there is no room for it.
+    to.charge(FRAME_COST * depth, 0)
     to.add(ir.LogUserStack(depth, to.overflow()))
 
 

@@ -6,9 +6,10 @@ from dprobed.program.blocks import Step
 from dprobed.program.exceptions import OPERAND_KEY, ExCode
 from dprobed.program.exec import ir_maps
 from dprobed.program.exec.lower_table import lowers
-from dprobed.program.exec.lowering import Lowering
+from dprobed.program.exec.lowering import FRAME_COST, Lowering
 from dprobed.program.map_use import KeyItem, key_after
 from dprobed.program.maps import STRING_BYTES
+from dprobed.program.user_stack import USUAL_FRAMES
 
 
 def _after(to: Lowering, step: Step) -> None:
@@ -28,14 +29,26 @@ def _key_comm(to: Lowering, step: Step) -> None:
     _after(to, step)
 
 
+@lowers("key ustack", "key ustack,depth")
+def _key_stack(to: Lowering, step: Step) -> None:
+    depth = step.operands[0] if step.operands else USUAL_FRAMES
+    to.charge(FRAME_COST * depth, 0)
+    to.add(ir_maps.KeyStack(len(to.key), depth, _sharing(to)))
+    _after(to, step)
+
+
+def _sharing(to: Lowering) -> tuple[int, ...]:
+    """The items of the key so far that share their room."""
+    return tuple(n for n, item in enumerate(to.key) if item in (KeyItem.STRING, KeyItem.STACK))
+
+
 @lowers("key str")
 def _key_str(to: Lowering, step: Step) -> None:
     address, length, bad = to.pop(), to.pop(), to.new()
     to.charge(length, 6, STRING_BYTES)
-    strings = tuple(n for n, item in enumerate(to.key) if item is KeyItem.STRING)
     fault = to.fault(ExCode.INVALID_ADDR, bad)
     too_long = to.fault(ExCode.INVALID_OPERAND, OPERAND_KEY, bad)
-    to.add(ir_maps.KeyString(len(to.key), bad, address, length, strings, fault, too_long))
+    to.add(ir_maps.KeyString(len(to.key), bad, address, length, _sharing(to), fault, too_long))
     _after(to, step)
 
 

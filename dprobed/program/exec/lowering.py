@@ -29,6 +29,8 @@ _STATIC_DEPTH: Final = 64
 UNROLL: Final = 8
 #: What an instruction whose cost depends on a value costs at most: `malloc` of 1 MiB.
 _VARYING_COST: Final = 1 << 14
+#: A frame of a stack costs about as much as so many instructions.
+FRAME_COST: Final = 8
 
 #: Made once: values are many, and the same in every program.
 _SLOTS: Final = tuple(map(Slot, range(_STATIC_DEPTH)))

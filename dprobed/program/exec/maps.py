@@ -25,6 +25,7 @@ from dprobed.program.maps import (
     key_bytes,
     linear_bucket,
     power_bucket,
+    stack_item,
     whole,
 )
 
@@ -391,3 +392,8 @@ def key_string(
     if len(data) < wanted:
         return b"", address + len(data), False
     return (b"", length, True) if len(data) > room else (data, None, False)
+
+
+def key_stack(context: Context, depth: int, used: int) -> bytes:
+    """The stack for a key, of which strings have ``used`` bytes: as many frames as have room."""
+    return stack_item(context.user_stack(depth), STRING_BYTES - used)

@@ -17,7 +17,7 @@ from dprobed.program.exec import log, machine, python_maps  # noqa: F401
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
-from dprobed.program.exec.maps import held_maps, key_string
+from dprobed.program.exec.maps import held_maps, key_stack, key_string
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import Operand, decode_at
@@ -43,6 +43,7 @@ _NAMES: Final[dict[str, object]] = {
     "fp_get": machine.fp_get,
     "fp_set": machine.fp_set,
     "from_bytes": int.from_bytes,
+    "key_stack": key_stack,
     "key_string": key_string,
     "load_elements": machine.load_elements,
     "memory_item": log.memory_item,

@@ -24,11 +24,19 @@ def _key_name(to: Printer, op: ir_maps.KeyName) -> None:
     to.line(f"k{op.item} = ctx.comm")
 
 
+@prints(ir_maps.KeyStack)
+def _key_stack(to: Printer, op: ir_maps.KeyStack) -> None:
+    to.line(f"k{op.item} = key_stack(ctx, {op.depth}, {_used(op.strings)})")
+
+
+def _used(strings: tuple[int, ...]) -> str:
+    return " + ".join(f"len(k{item})" for item in strings) or "0"
+
+
 @prints(ir_maps.KeyString)
 def _key_string(to: Printer, op: ir_maps.KeyString) -> None:
     long, bad = to.other(), word(op.bad)
-    used = " + ".join(f"len(k{item})" for item in op.strings) or "0"
-    arguments = f"ctx, {word(op.address)}, {word(op.length)}, {used}"
+    arguments = f"ctx, {word(op.address)}, {word(op.length)}, {_used(op.strings)}"
     to.line(f"k{op.item}, {bad}, {long} = key_string({arguments})")
     with to.under(f"if {bad} is not None:"):
         to.fail_if(long, op.too_long)

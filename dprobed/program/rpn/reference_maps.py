@@ -66,8 +66,11 @@ again:
 - `key N` pops N words, the former TOS becomes the first of these items. `key str` reads a string;
   the strings of a key have {STRING_BYTES} bytes together, and one that is longer raises
   INVALID_OPERAND (5, the length asked for). One that cannot be read raises INVALID_ADDR.
+- `key ustack` takes the thread's stack, and `key ustack,8` eight frames of it at most; stacks share
+  the room of strings, and have as many frames as fit. A frame is module and offset, so that the
+  same stack is the same key in all processes; who shows it says function and line.
 - Where a program stands in a key is known before it runs: on all paths to an instruction the key
-  has the same items (`word`, `string`, `name`); none is open at a `call`, a `ret` or the end, nor
+  has the same items (`word`, `string`, `name`, `stack`); none is open at a `call`, a `ret` or the end, nor
   behind an exception. All keys of a map are of items of the same kinds. Else it is refused.
 - `madd` of a `count` is `minc`, and takes no value. A `value` is a word that wraps round; `mget` of
   a key that is not there pushes 0, which `mhas` tells apart. Sums have 128 bits, and do not.

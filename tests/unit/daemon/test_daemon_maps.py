@@ -10,6 +10,7 @@ import pytest
 from dprobed.daemon import maps
 from dprobed.daemon.client import Refusal
 from dprobed.program.bytecode import encode
+from dprobed.program.maps import Entry
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
 from tests.fakes.backend import PID, FakeBackend, FakeClient, FakeDaemon
@@ -155,7 +156,7 @@ def test_nonsense_of_a_tracer_is_left_alone(run: Run) -> None:
         client = FakeClient()
         backend = await daemon.attach(client)
         number = await insert(daemon, client)
-        bad = [([1, 2], [1]), ([1], [1, 2]), ([], [1])]
+        bad: list[Entry] = [([1, 2], [1]), ([1], [1, 2]), ([], [1])]
         backend.maps = [
             protocol.MapState(number, 99, 0, [([1], [1])]),
             protocol.MapState(number, 0, 0, bad),

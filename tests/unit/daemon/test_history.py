@@ -130,6 +130,11 @@ def test_each_refusal_of_who_asks_is_one_entry(
         await refused(own, messages.Resume(id=1, pid=PID))
         await refused(own, messages.Vars(id=1, number=1))
         await refused(own, messages.Remove(id=1, select=messages.Select(number=1)))
+        selection = messages.Selection(exe="/none")
+        uploads = [messages.Upload(label="far", bytecode=PROGRAM)]
+        deploy = messages.Deploy(id=1, programs=uploads, selection=selection, keep=True)
+        await daemon.ask(root, deploy, messages.Deployed)
+        await refused(own, messages.Remove(id=1, select=messages.Select(label="far")))
         await daemon.attach(own, PID + 1)
         backend = daemon.backends.made[-1]
         backend.tell(protocol.TargetEvent("debugged", PID + 1, PID + 1, "77 0"))
@@ -151,6 +156,8 @@ def test_each_refusal_of_who_asks_is_one_entry(
         ("refused", "dump", "another user's target", str(PID)),
         ("refused", "resume", "another user's target", str(PID)),
         ("refused", "vars", "another user's program", None),
+        ("refused", "remove", "another user's program", None),
+        ("deployed", None, None, None),
         ("refused", "remove", "another user's program", None),
         ("debugged", "debugger", "debugger", str(PID + 1)),
         ("refused", "debugger", "debugger", str(PID + 1)),

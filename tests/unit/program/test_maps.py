@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dprobed.program.maps import (
+    STACK_MARK,
     Entry,
     MapDefinition,
     MapRoom,
@@ -18,10 +19,12 @@ from dprobed.program.maps import (
     is_entry,
     linear_bucket,
     power_bucket,
+    stack_item,
     whole,
 )
 from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import assemble
+from dprobed.program.user_stack import StackEnd, UserStack, frame_word, module_bytes, unpacked
 
 
 def source(*maps: str) -> str:
@@ -161,3 +164,18 @@ def test_room_is_within_what_is_above_it() -> None:
 )
 def test_what_can_be_in_a_map(definition: MapDefinition, entry: Entry, can_be: bool) -> None:
     assert is_entry(definition, entry) == can_be
+
+
+def test_a_stack_as_an_item_has_as_many_frames_as_have_room() -> None:
+    module = module_bytes("/bin/true", "ab")
+    frames = [frame_word(1, address, exact=False) for address in (16, 32, 48)]
+    stack = UserStack(StackEnd.WHOLE, [module], frames)
+    whole = stack_item(stack, 912)
+    assert whole[:1] == STACK_MARK
+    assert unpacked(whole[1:])[1] == StackEnd.WHOLE
+    for room in range(len(whole)):
+        item = stack_item(stack, room)
+        found, end = unpacked(item[1:])
+        assert end == StackEnd.ROOM
+        assert [each.address for each in found] == [16, 32, 48][: len(found)]
+        assert len(item) <= max(room, 4)
