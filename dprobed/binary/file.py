@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from dprobed.binary import debug_files
 from dprobed.binary.boundary import Boundaries, Boundary
 from dprobed.binary.cfi import UnwindRows
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.lines import LineCache
-from dprobed.binary.static_probes import StaticProbe, static_probes
 from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
+
+if TYPE_CHECKING:
+    from dprobed.binary.static_probes import StaticProbe
 
 #: From a file and its raw symbol tables (with what to add to their addresses) to all its symbols.
 Packer = Callable[[ElfFile, list[tuple[RawSymbols, int]]], SymbolTable]
@@ -60,6 +63,9 @@ class Binary(ElfFile):
     @cached_property
     def static_probes(self) -> list[StaticProbe]:
         """Its static probes; raises LocationError."""
+        # Here: it reads notes with pyelftools, whose import takes 60 ms.
+        from dprobed.binary.static_probes import static_probes
+
         return static_probes(self)
 
     def boundary(self, vaddr: int, name: str) -> Boundary:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import translate
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from dprobed.arch.x86_64.argument import MOST, Argument, ArgumentError, parse
 from dprobed.binary.boundary import Boundary
@@ -22,7 +22,6 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.numbers import number_of
 from dprobed.binary.relocations import imports
-from dprobed.binary.static_probes import StaticProbe
 from dprobed.binary.suggest import similar
 from dprobed.binary.symbols import (
     CODE_TYPES,
@@ -33,6 +32,9 @@ from dprobed.binary.symbols import (
     Symbol,
     SymbolTable,
 )
+
+if TYPE_CHECKING:
+    from dprobed.binary.static_probes import StaticProbe
 
 _NUMBER: Final = r"0[xX][0-9a-fA-F]+|[0-9]+"
 _OFFSET_SPEC: Final = re.compile(rf"(?:{_NUMBER})\Z")
