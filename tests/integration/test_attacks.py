@@ -78,12 +78,19 @@ def test_what_is_roots_alone(place: Place) -> None:
         {"type": "tracesave", "name": "a"},
         {"type": "tracelist"},
         {"type": "policyreload"},
-        {"type": "insertkernel", "programs": [upload()]},
     ]
     with place.daemon() as daemon, asking(daemon) as peer:
         for request in requests:
             text = refused(answer(peer, {**request, "id": 1}))
             assert noted(place, "root only", str(request["type"])).endswith(text)
+        # Whom the configuration names may have some there.
+        kernel = upload("name = kernel\nmodtype = kernel\noffset = vfs_read\nexit\n")
+        message = {"type": "insertkernel", "id": 1, "programs": [kernel]}
+        text = refused(answer(peer, message))
+        assert text.startswith("only root may insert programs into the kernel")
+        entry = place.entry()
+        assert (entry["DPROBE_EVENT"], entry["DPROBE_RULE"]) == ("denied", "kernel")
+        assert entry["MESSAGE"].endswith(text)
 
 
 def test_dprobed_itself(place: Place) -> None:
