@@ -156,7 +156,7 @@ def test_maps_reads_while_it_goes_on(daemon: Daemon, target: Cat, tmp_path: Path
             other.pid: {(other.pid,): 3},
         }
         text = daemon.dprobe("maps", "lengths", "--top", "1").stdout
-        assert text == "@lengths[3]: 2\n(1 keys with less are not shown)\n"
+        assert text == "@lengths[3]: 2\n(1 key with less not shown)\n"
         offered = subprocess.run(
             [DPROBE],
             env={
@@ -293,3 +293,29 @@ def test_at_exec_values_are_forgotten_and_counts_go_on(tmp_path: Path) -> None:
     assert counts(maps(found)["lengths"]) == {(2,): 1, (4,): 1}
     (seen,) = [row for row in found if row["map"] == "seen"]
     assert counts(seen) == {(4,): 1}
+
+
+def test_stacks_as_keys_are_shown_and_folded(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    source = (
+        "name = libc.so.6\nmap = stacks, count, keys=2\nmap = sizes, hist\n"
+        "offset = write\n push r,rdx\n madd sizes\n key comm\n key ustack\n minc stacks\n abort\n"
+    )
+    daemon.json("insert", program(tmp_path, source, "who"), "-p", target.pid)
+    for _ in range(3):
+        target.say("a")
+    (row,) = daemon.json("maps", "stacks")
+    (entry,) = row["entries"]
+    name, stack = entry["key"]
+    assert (name, entry["value"], stack["ustack"][0]["function"]) == ("cat", 3, "write")
+    text = daemon.dprobe("maps", "stacks").stdout.splitlines()
+    assert text[0] == "@stacks[cat, "
+    assert text[1].startswith("    write+0x0 (libc.so.6)")
+    assert text[-1] == "]: 3"
+    folded = daemon.dprobe("maps", "stacks", "--format", "folded").stdout
+    assert folded.startswith("cat;")
+    assert folded.endswith(";write 3\n")
+    done = daemon.dprobe("maps", "--format", "folded")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "dprobe: sizes is a hist: count and sum and value can be folded; name one of these\n"
+    )

@@ -13,6 +13,7 @@ import click
 from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.view import maps as view
+from dprobe.view.folded import folded_lines
 from dprobe.view.tables import encoded, width_of
 from dprobed.wire import messages
 
@@ -32,6 +33,7 @@ examples:
   dprobe maps sizes --every 1s --clear
   dprobe maps calls --top 10 --by-process
   dprobe maps start -p 1234 --json
+  dprobe maps bytes --format folded | flamegraph.pl > bytes.svg
 """,
 )
 @processes.only
@@ -45,14 +47,12 @@ examples:
 @click.option(
     "--top",
     type=click.IntRange(1),
-    default=view.TOP,
-    show_default=True,
     metavar="N",
-    help="Only the N keys of a map with most.",
+    help=f"Only the N keys of a map with most; {view.TOP} where nothing is said, folded all.",
 )
 @click.option("--clear", is_flag=True, help="Then forget all keys.")
 @click.option("--zero", is_flag=True, help="Then begin anew at each key.")
-@options.json
+@options.formats("folded", also=", or stacks for flame graphs (folded)")
 @click.argument("name", required=False, shell_complete=complete.maps)
 @click.pass_context
 def maps_command(
@@ -61,10 +61,10 @@ def maps_command(
     pids: tuple[int, ...],
     by_process: bool,
     every: float | None,
-    top: int,
+    top: int | None,
     clear: bool,
     zero: bool,
-    json: bool,
+    form: str,
 ) -> None:
     """Show the maps of programs, or those of one NAME, while they go on.
 
@@ -79,12 +79,12 @@ def maps_command(
         while True:
             now = time.time()
             found = _read(daemon, name, pids, by_process=by_process, reset=reset)
-            if every is not None and not json:
+            if every is not None and form == "text":
                 print(time.strftime("%H:%M:%S", time.localtime(now)))
-            _show(found, top, by_process=by_process or bool(pids), json=json)
+            _show(found, top, by_process=by_process or bool(pids), form=form)
             if every is None:
                 return
-            if not json:
+            if form == "text":
                 print()
             sys.stdout.flush()
             time.sleep(max(0.0, every - math.fmod(time.time() - now, every)))
@@ -112,14 +112,18 @@ def _read(
     return [shown(each) for each in infos] if by_process else of_programs(infos)
 
 
-def _show(found: Sequence[SummaryMap], top: int, *, by_process: bool, json: bool) -> None:
+def _show(found: Sequence[SummaryMap], top: int | None, *, by_process: bool, form: str) -> None:
     from dprobe.lib import quiet
     from dprobe.lib.summary import plain
 
-    if json:
+    most = top or view.TOP
+    if form == "json":
         for each in found:
-            print(encoded("map", plain(each, top)))
+            print(encoded("map", plain(each, most)))
+    elif form == "folded":
+        for line in list(folded_lines(found, top)):
+            print(line)
     elif found:
-        print("\n".join(view.map_lines(found, width_of(1), top=top, by_process=by_process)))
+        print("\n".join(view.map_lines(found, width_of(1), top=most, by_process=by_process)))
     elif not quiet.quiet:
         print("no program with maps is in a process", file=sys.stderr)

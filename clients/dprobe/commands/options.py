@@ -151,23 +151,32 @@ private = click.option(
 program_file = FilePath()
 
 
+def formats(*more: str, also: str = "") -> Callable[[F], F]:
+    """``--format`` and ``--json``, as ``form``: text, json, or one of ``more``, which the help text
+    says ``also``."""
+
+    def add(function: F) -> F:
+        @functools.wraps(function)
+        def merged(*arguments: Any, form: str | None, as_json: bool, **rest: Any) -> Any:
+            if as_json and form not in (None, "json"):
+                raise click.UsageError(f"--json and --format {form} exclude each other")
+            return function(*arguments, form="json" if as_json else form or "text", **rest)
+
+        same = click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+        form = click.option(
+            "--format",
+            "form",
+            type=click.Choice(["text", "json", *more]),
+            help=f"Lines for people (text, the default), or one JSON object a line{also}.",
+        )
+        return cast("F", form(same(merged)))
+
+    return add
+
+
 def format_(function: F) -> F:
-    """``--format`` and ``--json``, as ``form``: text or json."""
-
-    @functools.wraps(function)
-    def merged(*arguments: Any, form: str | None, as_json: bool, **rest: Any) -> Any:
-        if as_json and form == "text":
-            raise click.UsageError("--json and --format text exclude each other")
-        return function(*arguments, form="json" if as_json else form or "text", **rest)
-
-    same = click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-    form = click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        help="Lines for people (text, the default), or one JSON object a line.",
-    )
-    return cast("F", form(same(merged)))
+    """The two formats of most commands."""
+    return formats()(function)
 
 
 def json(function: F) -> F:

@@ -56,7 +56,8 @@ def _one(one: SummaryMap, name: str, width: int | None, top: int) -> Iterator[st
         else:
             yield f"{label} {_scalar(one.kind, entry)}"
     if len(one.entries) > top:
-        yield f"({len(one.entries) - top:,} keys with less are not shown)"
+        left = len(one.entries) - top
+        yield f"({left:,} {'keys' if left > 1 else 'key'} with less not shown)"
     for text in losses(one.lost, one.left_out, one.size):
         yield f"{name}: {text}"
 

@@ -65,7 +65,7 @@ def test_a_series_says_how_long_ago() -> None:
 def test_scalars_are_a_line_each_the_greatest_last() -> None:
     one = info("count", MapEntry(["a b", 7], [3]), MapEntry(["c", 1], [9]), keys=2)
     assert lines(one) == ["@m[a b, 7]: 3", "@m[c, 1]: 9"]
-    assert lines(one, top=1) == ["@m[c, 1]: 9", "(1 keys with less are not shown)"]
+    assert lines(one, top=1) == ["@m[c, 1]: 9", "(1 key with less not shown)"]
     assert lines(info("avg", MapEntry([1], [4, 10, 0]))) == ["@m[1]: average 2.5, count 4"]
     stats = info("stats", MapEntry([1], [2, 10, 0, 4, 6]), MapEntry([2], []))
     assert lines(stats) == [
