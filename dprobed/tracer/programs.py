@@ -140,7 +140,8 @@ class Programs:
         if request.program in self.inserted:
             raise RequestError(f"program {request.program} is inserted already")
         if request.engine not in ENGINES:
-            raise RequestError(f"no engine is called {request.engine}: {', '.join(ENGINES)}")
+            known = ", ".join(ENGINES)
+            raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
         program, executor = self._read(request.bytecode, facilities)
         inserted = Inserted.of(request, program, executor)
         inserted.probes = self._probes_of(inserted)
