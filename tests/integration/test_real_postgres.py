@@ -94,8 +94,16 @@ def test_by_a_policy_alone_every_query_is_counted_and_none_fails(
         followed(daemon, tmp_path) as records,
     ):
 
+        def lacking() -> dict[str, set[int]]:
+            found = {each: service.processes() - active(daemon, each) for each in PLACES}
+            return {name: missing for name, missing in found.items() if missing}
+
         def started() -> None:
-            wait_until(lambda: all(service.processes() <= active(daemon, each) for each in PLACES))
+            try:
+                wait_until(lambda: not lacking())
+            except AssertionError:
+                said = daemon.dprobe("query", "-x").stdout + daemon.dprobe("status").stdout
+                raise AssertionError(f"not in {lacking()}:\n{said}") from None
 
         done = go_through_everything(service, started)
         assert done == CLIENTS * (KEPT + 2 * FRESH)

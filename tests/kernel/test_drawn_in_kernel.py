@@ -79,12 +79,14 @@ def test_drawn_programs_agree(device: Device, drawn: Program) -> None:
     outcomes, locals_, globals_ = _expected(program)
     # Its global variables are those of a device that nobody else has.
     alone = Device(device.machine)
-    loaded = alone.load(program, ring=RING, facilities=FACILITIES)
     try:
-        found, after, shared = _run(loaded, program)
-        assert loaded.query().runs == len(outcomes)
+        loaded = alone.load(program, ring=RING, facilities=FACILITIES)
+        try:
+            found, after, shared = _run(loaded, program)
+            assert loaded.query().runs == len(outcomes)
+        finally:
+            loaded.close()
     finally:
-        loaded.close()
         alone.close()
     assert list(map(_outcome, found)) == [each for each in outcomes if each.exit != ABORT]
     assert (after, shared) == (locals_, globals_)
