@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from dprobed.binary import debug_files
 from dprobed.binary.boundary import Boundaries, Boundary
-from dprobed.binary.cfi import UnwindRows
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.lines import LineCache
 from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
 
 if TYPE_CHECKING:
+    from dprobed.binary.cfi import UnwindRows
     from dprobed.binary.static_probes import StaticProbe
 
 #: From a file and its raw symbol tables (with what to add to their addresses) to all its symbols.
@@ -50,6 +50,9 @@ class Binary(ElfFile):
     @cached_property
     def unwind_rows(self) -> UnwindRows:
         """How callers' frames are found; raises LocationError."""
+        # Here: who only looks for places needs none of it.
+        from dprobed.binary.cfi import UnwindRows
+
         return UnwindRows(self)
 
     @property
@@ -80,7 +83,7 @@ class Binary(ElfFile):
         sections = 300 * len(self.__dict__.get("sections", ()))
         table = len(symbols.data) if isinstance(symbols, SymbolTable) else 0
         table += 500 * len(self.__dict__.get("static_probes", ()))
-        rows = self.__dict__.get("unwind_rows")
-        unwound = rows.size if isinstance(rows, UnwindRows) else 0
+        rows: UnwindRows | None = self.__dict__.get("unwind_rows")
+        unwound = rows.size if rows is not None else 0
         kept = table + len(unwind) + sections + unwound
         return kept + self.lines.size + self.boundaries.size

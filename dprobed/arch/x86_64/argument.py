@@ -23,11 +23,12 @@ _SSE: Final = tuple(f"xmm{number}" for number in range(16))
 #: Kinds that need no register.
 _WITHOUT: Final = ("constant", "memory")
 
-_SIZE: Final = re.compile(r"(-?)([1248])(f?)@(.+)", re.DOTALL)
+# Patterns, compiled when the first argument is met: most who import this never meet one.
+_SIZE: Final = r"(?s)(-?)([1248])(f?)@(.+)"
 _NUMBER: Final = r"[-+]?(?:0[xX][0-9a-fA-F]+|[0-9]+)"
-_CONSTANT: Final = re.compile(rf"\$({_NUMBER})")
-_REGISTER: Final = re.compile(r"%([a-z0-9]+)")
-_MEMORY: Final = re.compile(
+_CONSTANT: Final = rf"\$({_NUMBER})"
+_REGISTER: Final = r"%([a-z0-9]+)"
+_MEMORY: Final = (
     rf"(?P<symbol>[A-Za-z_.$][\w.$@]*)?(?P<more>{_NUMBER})?"
     r"(?:\((?:%(?P<base>[a-z0-9]+))?(?:,%(?P<index>[a-z0-9]+)(?:,(?P<scale>[1248]))?)?\))?"
 )
@@ -79,21 +80,21 @@ def parse(text: str, symbol: Callable[[str], int]) -> Argument:
 
     Raises ArgumentError, and what ``symbol`` does.
     """
-    sized = _SIZE.fullmatch(text)
+    sized = re.fullmatch(_SIZE, text)
     if sized is None:
         raise ArgumentError(f"{text!r}: its size is not given")
     size, signed, operand = int(sized[2]), bool(sized[1]), sized[4]
-    constant = _CONSTANT.fullmatch(operand)
+    constant = re.fullmatch(_CONSTANT, operand)
     if constant:
         return Argument(size, signed, "constant", int(constant[1], 0))
-    register = _REGISTER.fullmatch(operand)
+    register = re.fullmatch(_REGISTER, operand)
     if register:
         name = register[1]
         if name in _SSE:
             return Argument(size, signed, "sse", base=name)
         whole, shift = _whole(text, name)
         return Argument(size, signed, "register", shift, whole)
-    memory = _MEMORY.fullmatch(operand)
+    memory = re.fullmatch(_MEMORY, operand)
     if memory is None or not operand:
         raise ArgumentError(f"{text!r}: its place is of no form that is known")
     return _memory(text, size, signed, memory, symbol)
