@@ -142,8 +142,13 @@ class Engines:
         """See Engine."""
         refused, ready = count_up(self.space, plans)
         armed: list[Armed] = []
-        for engine in self._all:
-            armed += engine.arm([each for each in ready if each.engine == engine.name], unstoppable)
+        try:
+            for engine in self._all:
+                its = [each for each in ready if each.engine == engine.name]
+                armed += engine.arm(its, unstoppable)
+        except BaseException:
+            count_down(self.space, (plan.location for plan in ready))
+            raise
         count_down(self.space, (plan.location for plan, it in armed if isinstance(it, Refusal)))
         self._classify()
         return refused + armed

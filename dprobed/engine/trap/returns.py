@@ -33,6 +33,8 @@ from dprobed.tracee.thread import Thread
 
 #: Return sites of one target; calls from elsewhere are missed.
 MAX_SITES: Final = 4096
+#: Addresses at which no site can be that are remembered: a target may return to any number.
+MAX_OBSTACLES: Final = 4096
 
 
 class Returns:
@@ -99,6 +101,8 @@ class Returns:
             made = self._sites.make(address)
             self._arm(made)
         except SpaceError as error:
+            if len(self._obstacles) >= MAX_OBSTACLES:
+                self._obstacles.clear()
             self._obstacles[address] = str(error)
             if made is not None:
                 self._sites.discard(made)
