@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from dprobed.binary import debug_files
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.headers import SHT_NOBITS
+from dprobed.binary.leb128 import sleb, uleb
 
 #: DWARF's numbers of rbp, rsp and the return address; no other registers than 0 to 16 are kept.
 RBP, RSP, RETURN = 6, 7, 16
@@ -294,7 +295,7 @@ class UnwindRows:
         start, position = _pointer(data, position, cie.encoding, address)
         length, position = _pointer(data, position, cie.encoding & 0xF, 0)
         if cie.augmented:
-            size, position = _uleb(data, position)
+            size, position = uleb(data, position)
             position += size
         start = start + shift & _MASK
         return start, start + length, number, cie_at, position, end
@@ -322,15 +323,15 @@ class UnwindRows:
         position = stop + 1
         if version >= 4:
             position += 2
-        code_factor, position = _uleb(data, position)
-        data_factor, position = _sleb(data, position)
+        code_factor, position = uleb(data, position)
+        data_factor, position = sleb(data, position)
         if version == 1:
             return_register, position = data[position], position + 1
         else:
-            return_register, position = _uleb(data, position)
+            return_register, position = uleb(data, position)
         encoding, signal = 0, False
         if augmentation.startswith(b"z"):
-            size, position = _uleb(data, position)
+            size, position = uleb(data, position)
             program = position + size
             for letter in augmentation[1:].decode("latin-1"):
                 if letter == "R":
@@ -401,14 +402,14 @@ def _execute(data: bytes, at: int, end: int, cie: _Cie, state: _State) -> _Rows:
             row()
             where += (op & 0x3F) * factor
         elif high == 0x80:
-            value, at = _uleb(data, at)
+            value, at = uleb(data, at)
             keep(op & 0x3F, OFFSET, value * data_factor)
         elif high:
             _restore(registers, cie, op & 0x3F)
         elif not op:
             pass
         elif op == 0x0E:  # def_cfa_offset
-            value, at = _uleb(data, at)
+            value, at = uleb(data, at)
             state.cfa = state.cfa[0], value, b""
         elif 2 <= op <= 4:  # advance_loc1, 2, 4
             row()
@@ -425,48 +426,48 @@ def _execute(data: bytes, at: int, end: int, cie: _Cie, state: _State) -> _Rows:
             state.cfa, registers = kept.pop()
             state.registers = registers
         elif op in (0x0C, 0x12):  # def_cfa, _sf
-            register, at = _uleb(data, at)
-            value, at = _uleb(data, at) if op == 0x0C else _sleb(data, at)
+            register, at = uleb(data, at)
+            value, at = uleb(data, at) if op == 0x0C else sleb(data, at)
             state.cfa = register, value if op == 0x0C else value * data_factor, b""
         elif op == 0x0D:  # def_cfa_register
-            register, at = _uleb(data, at)
+            register, at = uleb(data, at)
             state.cfa = register, state.cfa[1], b""
         elif op == 0x13:  # def_cfa_offset_sf
-            value, at = _sleb(data, at)
+            value, at = sleb(data, at)
             state.cfa = state.cfa[0], value * data_factor, b""
         elif op == 0x0F:  # def_cfa_expression
             expression, at = _expression(data, at, end)
             state.cfa = -1, 0, expression
         elif op in (0x05, 0x14):  # offset_extended, val_offset
-            register, at = _uleb(data, at)
-            value, at = _uleb(data, at)
+            register, at = uleb(data, at)
+            value, at = uleb(data, at)
             keep(register, OFFSET if op == 0x05 else VALUE, value * data_factor)
         elif op in (0x11, 0x15):  # the same, signed
-            register, at = _uleb(data, at)
-            value, at = _sleb(data, at)
+            register, at = uleb(data, at)
+            value, at = sleb(data, at)
             keep(register, OFFSET if op == 0x11 else VALUE, value * data_factor)
         elif op == 0x06:  # restore_extended
-            register, at = _uleb(data, at)
+            register, at = uleb(data, at)
             _restore(registers, cie, register)
         elif op == 0x07:  # undefined
-            register, at = _uleb(data, at)
+            register, at = uleb(data, at)
             keep(register, UNDEFINED)
         elif op == 0x08:  # same_value
-            register, at = _uleb(data, at)
+            register, at = uleb(data, at)
             registers.pop(register, None)
         elif op == 0x09:  # register
-            register, at = _uleb(data, at)
-            value, at = _uleb(data, at)
+            register, at = uleb(data, at)
+            value, at = uleb(data, at)
             keep(register, REGISTER, value)
         elif op in (0x10, 0x16):  # expression, val_expression
-            register, at = _uleb(data, at)
+            register, at = uleb(data, at)
             expression, at = _expression(data, at, end)
             keep(register, AT if op == 0x10 else COMPUTED, 0, expression)
         elif op == 0x2E:  # GNU_args_size
-            _, at = _uleb(data, at)
+            _, at = uleb(data, at)
         elif op == 0x2F:  # GNU_negative_offset_extended
-            register, at = _uleb(data, at)
-            value, at = _uleb(data, at)
+            register, at = uleb(data, at)
+            value, at = uleb(data, at)
             keep(register, OFFSET, -value * data_factor)
         else:  # set_loc, which no compiler writes, and unknown ones
             raise _Damaged
@@ -487,7 +488,7 @@ def _restore(registers: dict[int, How], cie: _Cie, register: int) -> None:
 
 
 def _expression(data: bytes, at: int, end: int) -> tuple[bytes, int]:
-    size, at = _uleb(data, at)
+    size, at = uleb(data, at)
     if size > _LONGEST_EXPRESSION or at + size > end:
         raise _Damaged
     return data[at : at + size], at + size
@@ -502,9 +503,9 @@ def _pointer(data: bytes, at: int, encoding: int, address: int) -> tuple[int, in
         (value,) = unpack_from(_FIXED[kind], data, at)
         following = at + _SIZES[kind]
     elif kind == 1:
-        value, following = _uleb(data, at)
+        value, following = uleb(data, at)
     elif kind == 9:
-        value, following = _sleb(data, at)
+        value, following = sleb(data, at)
     else:
         raise _Damaged
     if encoding & 0x70 == 0x10:
@@ -512,30 +513,3 @@ def _pointer(data: bytes, at: int, encoding: int, address: int) -> tuple[int, in
     elif encoding & 0x70:
         raise _Damaged
     return value & _MASK, following
-
-
-def _uleb(data: bytes, at: int) -> tuple[int, int]:
-    byte = data[at]
-    if byte < 0x80:
-        return byte, at + 1
-    value, shift = byte & 0x7F, 7
-    while True:
-        at += 1
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & _MASK, at + 1
-        shift += 7
-        if shift > 63:
-            raise _Damaged
-
-
-def _sleb(data: bytes, at: int) -> tuple[int, int]:
-    start = at
-    value, at = _uleb(data, at)
-    bits = 7 * (at - start)
-    if bits <= 63 and value >> bits - 1:
-        value -= 1 << bits
-    elif bits > 63 and value >> 63:
-        value -= 1 << 64
-    return value, at

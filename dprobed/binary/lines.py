@@ -18,6 +18,7 @@ import msgspec
 from dprobed.binary import debug_files
 from dprobed.binary.elf import ElfFile, name_bytes, string_at, text_of
 from dprobed.binary.errors import LocationError
+from dprobed.binary.leb128 import sleb, uleb
 from dprobed.binary.suggest import similar
 
 _LNCT_PATH, _LNCT_DIRECTORY_INDEX = 1, 2
@@ -184,9 +185,9 @@ class Lines:
         number = 1
         while data[position]:
             raw = string_at(data, position)
-            index, position = _uleb(data, position + len(raw) + 1)
-            _, position = _uleb(data, position)
-            _, position = _uleb(data, position)
+            index, position = uleb(data, position + len(raw) + 1)
+            _, position = uleb(data, position)
+            _, position = uleb(data, position)
             yield number, _joined(folders, index, text_of(raw))
             number += 1
 
@@ -195,15 +196,15 @@ class Lines:
         position += 1
         formats = []
         for _ in range(count):
-            content, position = _uleb(self._data, position)
-            form, position = _uleb(self._data, position)
+            content, position = uleb(self._data, position)
+            form, position = uleb(self._data, position)
             formats.append((content, form))
         return formats, position
 
     def _entries(self, unit: _Unit, position: int) -> tuple[list[tuple[bytes, int]], int]:
         """The directories or files of a version 5 header: (path, directory index)."""
         formats, position = self._formats(position)
-        count, position = _uleb(self._data, position)
+        count, position = uleb(self._data, position)
         entries = []
         if not formats:
             return [], position
@@ -223,7 +224,7 @@ class Lines:
     def _value(self, unit: _Unit, form: int, position: int) -> tuple[bytes | int, int]:
         data = self._data
         if form == _FORM_UDATA:
-            return _uleb(data, position)
+            return uleb(data, position)
         if form == _FORM_STRING:
             raw = string_at(data, position)
             return raw, position + len(raw) + 1
@@ -233,7 +234,7 @@ class Lines:
             strings = self._line_strings if form == _FORM_LINE_STRP else self._strings
             return string_at(strings, offset), position + width
         if form == _FORM_BLOCK:
-            size, position = _uleb(data, position)
+            size, position = uleb(data, position)
             return b"", position + size
         if form in _FIXED_FORMS:
             end = position + _FIXED_FORMS[form]
@@ -272,13 +273,13 @@ class Lines:
             elif opcode == _COPY:
                 yield address, file, line, statement
             elif opcode == _ADVANCE_PC:
-                advance, position = _uleb(data, position)
+                advance, position = uleb(data, position)
                 address = address + advance * minimum & _MASK
             elif opcode == _ADVANCE_LINE:
-                step, position = _sleb(data, position)
+                step, position = sleb(data, position)
                 line += step
             elif opcode == _SET_FILE:
-                file, position = _uleb(data, position)
+                file, position = uleb(data, position)
             elif opcode == _NEGATE_STMT:
                 statement = not statement
             elif opcode == _CONST_ADD_PC:
@@ -288,9 +289,9 @@ class Lines:
                 position += 2
             elif opcode:
                 for _ in range(unit.lengths[opcode]):
-                    _, position = _uleb(data, position)
+                    _, position = uleb(data, position)
             else:
-                length, position = _uleb(data, position)
+                length, position = uleb(data, position)
                 if not length:
                     raise IndexError
                 kind = data[position]
@@ -301,31 +302,6 @@ class Lines:
                     yield address, -1, 0, True
                     address, file, line, statement = 0, 1, 1, unit.statement
                 position += length
-
-
-def _uleb(data: bytes, position: int) -> tuple[int, int]:
-    byte = data[position]
-    if byte < 0x80:
-        return byte, position + 1
-    value, shift = byte & 0x7F, 7
-    while True:
-        position += 1
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & _MASK, position + 1
-        shift += 7
-        if shift > 70:
-            raise IndexError
-
-
-def _sleb(data: bytes, position: int) -> tuple[int, int]:
-    start = position
-    value, position = _uleb(data, position)
-    bits = 7 * (position - start)
-    if bits <= 63 and value >> bits - 1:
-        value -= 1 << bits
-    return value, position
 
 
 def _joined(folders: list[str], index: int, name: str) -> str:
