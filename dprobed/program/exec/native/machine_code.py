@@ -45,6 +45,8 @@ class MachineCode(msgspec.Struct, frozen=True):
 def _machine() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    # Of inline assembly: system calls.
+    llvm.initialize_native_asmparser()
     return llvm.Target.from_triple(_TRIPLE).create_target_machine(
         cpu="x86-64", features=_FEATURES, opt=_SPEED, reloc="pic", codemodel="small"
     )
