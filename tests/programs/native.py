@@ -282,14 +282,14 @@ class NativeExecutor:
         pairs = words(Hit.RAW_COUNT)[0] if blob.raw_pairs else 0
         if exit_ == ABORT:
             assert (log_size, pairs) == (0, 0)
-        exception = words(Hit.EXCEPTION, 3) if exit_ == EXCEPTION else None
+        code, parm1, parm2 = words(Hit.EXCEPTION, 3)
         return Outcome(
             exit_,
             log[:log_size],
             struct.unpack(f"<{2 * pairs}H", raw[: 4 * pairs]),
             major,
             minor,
-            exception and (exception[0], exception[1], exception[2]),
+            (code, parm1, parm2) if exit_ == EXCEPTION else None,
             bool(flags & Flags.SUSPEND),
             bool(flags & Flags.RESUME),
         )

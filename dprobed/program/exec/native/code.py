@@ -28,7 +28,7 @@ def word(number: int) -> Value:
     return ir.Constant(I64, number & ((1 << 64) - 1))
 
 
-class Code:
+class CodeWriter:
     """One function in the making. A *variable* is a word in its frame, until LLVM finds it a
     register."""
 

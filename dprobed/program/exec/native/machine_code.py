@@ -80,10 +80,11 @@ def _text_of(data: bytes) -> bytes:
             raise MachineCodeError(f"there is a section {section.name}")
         if section["sh_type"] in ("SHT_REL", "SHT_RELA"):
             raise MachineCodeError("there are relocations")
-    symbols = file.get_section_by_name(".symtab")
+    symbols: Any = file.get_section_by_name(".symtab")
     if [s["st_value"] for s in symbols.get_symbol_by_name("run")] != [0]:
         raise MachineCodeError("`run` is not at the beginning")
-    return bytes(file.get_section_by_name(".text").data())
+    text: Any = file.get_section_by_name(".text")
+    return bytes(text.data())
 
 
 def checked(code: bytes) -> MachineCode:
@@ -172,8 +173,10 @@ class _Walk:
     @staticmethod
     def _moved(one: Any, depth: int) -> int:
         """The depth where an instruction adds to rsp, or takes from it."""
-        writes_rsp = one.op_count and one.op_kind(0) == iced.OpKind.REGISTER and (
-            one.op0_register == iced.Register.RSP
+        writes_rsp = (
+            one.op_count
+            and one.op_kind(0) == iced.OpKind.REGISTER
+            and (one.op0_register == iced.Register.RSP)
         )
         if not writes_rsp or one.mnemonic in (iced.Mnemonic.CMP, iced.Mnemonic.TEST):
             return depth
