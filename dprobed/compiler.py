@@ -27,12 +27,12 @@ from dprobed.program.exec.native.refusals import why_not
 PATIENCE: Final = 3.0
 #: Bytes of address space besides what it begins with.
 _ADDRESS_SPACE: Final = 1 << 30
-#: Units whose code is kept, the one that was made first goes first.
+#: Units whose code, or why there is none, is kept; the one that was asked first goes first.
 _MOST_KEPT: Final = 1024
 
 _units: Final = msgspec.msgpack.Decoder(Unit)
 _blobs: Final = msgspec.msgpack.Decoder(Blob)
-_kept: Final[dict[Unit, Blob]] = {}
+_kept: Final[dict[Unit, Blob | str]] = {}
 
 #: That of this process.
 COMPILER: Final = Helper()
@@ -54,6 +54,14 @@ def compiled(unit: Unit) -> Blob | str:
         return str(refused)
     if not is_there():
         return "llvmlite is not installed, by which native code is made"
+    while len(_kept) >= _MOST_KEPT:
+        del _kept[next(iter(_kept))]
+    # What took too long would do so at each insertion: it is not tried again.
+    found = _kept[unit] = _asked(unit)
+    return found
+
+
+def _asked(unit: Unit) -> Blob | str:
     try:
         values, _ = COMPILER.do(unit, _compile, [msgspec.msgpack.encode(unit)], (), PATIENCE)
     except SilentError as error:
@@ -61,10 +69,7 @@ def compiled(unit: Unit) -> Blob | str:
     (answer,) = values
     if not isinstance(answer, bytes):
         return f"it could not be compiled: {answer}"
-    while len(_kept) >= _MOST_KEPT:
-        del _kept[next(iter(_kept))]
-    blob = _kept[unit] = _blobs.decode(answer)
-    return blob
+    return _blobs.decode(answer)
 
 
 @job

@@ -76,7 +76,9 @@ def test_a_compiler_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) 
     found = compiler.compiled(unit_of("inc lv,0"))
     assert found == "it could not be compiled: the helper process ended"
     monkeypatch.delitem(sys.modules, _COMPILER)
-    assert isinstance(compiler.compiled(unit_of("inc lv,0")), Blob)
+    assert isinstance(compiler.compiled(unit_of("dec lv,0")), Blob)
+    # It is not tried again, as often as it is asked for.
+    assert compiler.compiled(unit_of("inc lv,0")) == found
 
 
 def test_a_compiler_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +103,16 @@ def test_an_internal_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, _COMPILER, SimpleNamespace(compile_unit=fail))
     found = compiler.compiled(unit_of("inc lv,0"))
     assert found == "it could not be compiled: ValueError: what it is"
+
+
+def test_a_program_that_only_counts_is_told_from_others() -> None:
+    def adds(*lines: str) -> bool:
+        found = compiler.compiled(unit_of(*lines))
+        assert isinstance(found, Blob)
+        return found.adds
+
+    assert adds("inc lv,0", "push r,rdi", "log 1")
+    assert not adds("inc lv,0", "push lv,0", "log 1")
+    assert not adds("push r,rdi", "pop lv,0")
+    assert not adds("push 0", "push 1", "log lv")
+    assert not adds("push 0", "push 1", "trace lv", "log st")

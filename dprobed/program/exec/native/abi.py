@@ -180,7 +180,9 @@ class Blob(msgspec.Struct, frozen=True):
     among what is read, since it need not be written on every path. ``clobbers``: of
     these, those that ``run`` leaves with another value in the processor; the flags always.
     ``stack_bytes``, ``scratch_bytes``, ``log_bytes``, ``raw_pairs``, ``facilities``, ``needs``: see
-    above.
+    above. ``adds``: local variables are only counted up and down. Where that holds for all blobs of
+    a program, each CPU may have a ``data`` of its own, in which nobody waits for another's line of
+    the cache: a variable is then the sum of all.
     """
 
     code: bytes
@@ -194,6 +196,7 @@ class Blob(msgspec.Struct, frozen=True):
     raw_pairs: int
     facilities: tuple[int, ...] = ()
     abi: int = ABI
+    adds: bool = False
 
 
 class ArgumentKind(IntEnum):
