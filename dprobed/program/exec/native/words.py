@@ -290,12 +290,12 @@ def _guard_run(to: Emitter, op: ir.GuardRun) -> None:
 
 @emits(ir.StackLoad)
 def _stack_load(to: Emitter, op: ir.StackLoad) -> None:
-    to.give(op.result, to.c.load(to.stack_word(op.base, op.plus, op.index)))
+    to.give(op.result, to.load_stack(to.position(op.base, op.plus, op.index)))
 
 
 @emits(ir.StackStore)
 def _stack_store(to: Emitter, op: ir.StackStore) -> None:
-    to.c.store(to.word(op.word), to.stack_word(op.base, op.plus, op.index))
+    to.store_stack(to.position(op.base, op.plus, op.index), to.word(op.word))
 
 
 @emits(ir.MoveDepth)
@@ -321,7 +321,7 @@ def _set_depth(to: Emitter, op: ir.SetDepth) -> None:
 def _push_copies(to: Emitter, op: ir.PushCopies) -> None:
     count, value = to.word(op.count), to.word(op.word)
     with to.c.each(count):
-        to.c.store(value, to.stack_word(ir.Base.DEPTH, 0))
+        to.store_stack(to.position(ir.Base.DEPTH, 0), value)
         to.c.add_to(to.depth, word(1))
 
 
