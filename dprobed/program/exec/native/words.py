@@ -112,15 +112,22 @@ def _fail(to: Emitter, op: ir.Fail) -> None:
 _FACTS: Final = {
     Fact.TID: (Hit.TID, Needs.TID),
     Fact.PID: (Hit.PID, Needs.PID),
-    Fact.UID: (Hit.UID, Needs.UID),
-    Fact.GID: (Hit.GID, Needs.GID),
     Fact.CPU: (Hit.CPU, Needs.CPU),
     Fact.NOW: (Hit.TIME, Needs.TIME),
 }
 
 
+#: The number of the system call that says it.
+_ASKED: Final = {Fact.UID: (102, Needs.UID), Fact.GID: (104, Needs.GID)}
+
+
 @emits(ir.ReadFact)
 def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
+    if op.fact in _ASKED:
+        number, need = _ASKED[op.fact]
+        to.needs |= need
+        to.give(op.result, to.c.b.and_(to.c.system_call(number), word(0xFFFF_FFFF)))
+        return
     field, need = _FACTS[op.fact]
     to.needs |= need
     to.give(op.result, to.c.load(to.hit, field))
@@ -129,8 +136,9 @@ def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
 @emits(ir.ReadName)
 def _read_name(to: Emitter, op: ir.ReadName) -> None:
     to.needs |= Needs.COMM
-    to.give(op.low, to.c.load(to.hit, Hit.COMM))
-    to.give(op.high, to.c.load(to.hit, Hit.COMM + 8))
+    name = to.c.call(to.library("name"))
+    to.give(op.low, to.c.first(name))
+    to.give(op.high, to.c.second(name))
 
 
 @emits(ir.ReadRegister)
