@@ -239,7 +239,8 @@ class Programs:
 
     def complete(self) -> None:
         """Place what could not be taken over, because it came into the parent after the fork."""
-        self.places.tell_changed(self.places.place_again(list(self.inserted.values())))
+        if not self.launching and any(p.state is ProbeState.PENDING for p in self.probes()):
+            self.places.tell_changed(self.places.complete(list(self.inserted.values())))
 
     # --- removing ---
 
