@@ -51,8 +51,6 @@ class Places:
         """``inserted``: the target's programs, by number; kept up to date by ``Programs``."""
         #: Whether the list of modules was read.
         self.is_prepared = False
-        #: We are just about that: a child that is made now has not all of it.
-        self._is_preparing = False
         self._pid: Final = pid
         self._group: Final = group
         self._engines: Final = engines
@@ -93,13 +91,6 @@ class Places:
         breakpoint."""
         if self.is_prepared:
             return
-        self._is_preparing = True
-        try:
-            self._prepare()
-        finally:
-            self._is_preparing = False
-
-    def _prepare(self) -> None:
         sigtrap, group = self._engines.sigtrap, self._group
         with group.borrower.borrowed(self._pid) as lender:
             self._placement.refresh(lender.tid)
@@ -112,6 +103,7 @@ class Places:
         if reason is not None:
             self._report_unprobed(f"later modules get no probes: {reason}")
         self._internal.set_signals(self.modules())
+        self._internal.are_set = True
 
     def modules(self) -> list[LoadedModule]:
         """The mapped modules."""
@@ -162,15 +154,6 @@ class Places:
         except (SpaceError, MapsError, LocationError, Gone) as error:
             _log.warning("process %d: %s", self._pid, error)
             return []
-
-    def complete(self, programs: Iterable[Inserted]) -> list[Probe]:
-        """Place in a copy of an address space what the parent was about to place, which it may have
-        been preparing for; returns the probes whose state changed."""
-        try:
-            self.prepare()
-        except (SpaceError, MapsError, LocationError, Gone) as error:
-            _log.warning("process %d: %s", self._pid, error)
-        return self.place_again(programs)
 
     def place(self, programs: Iterable[Inserted], among: list[LoadedModule]) -> list[Probe]:
         """Insert probes of these programs into these modules; returns those whose state changed.
@@ -267,7 +250,7 @@ class Places:
         the parent's."""
         self.begin()
         self._placement.take_over(other._placement)
-        self.is_prepared = other.is_prepared and not other._is_preparing
+        self.is_prepared = other.is_prepared and other._internal.are_set
         self._internal.take_over(other._internal)
 
         def twin(old: Attachment) -> tuple[Probe, int] | None:
