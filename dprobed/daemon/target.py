@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from dprobed.backend import Backend, BackendGone, BackendRefused
-from dprobed.daemon.client import Client, Refusal, User
+from dprobed.backend import PATIENCE, Backend, BackendGone, BackendRefused, BackendSilent
+from dprobed.daemon.client import Client, NoAnswer, Refusal, User
 from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
@@ -344,6 +344,8 @@ class Target:
         self.finished = asyncio.Event()
         #: Its tracer is to detach, and cannot before a thread wakes.
         self.asleep = False
+        #: Its tracer did not answer when it was last asked for its counters.
+        self.is_stale = False
 
     def take_name(self) -> None:
         """Learn its name: at first, and when it executes another program."""
@@ -391,13 +393,21 @@ class Target:
             if inserted is not None and use.number < len(inserted.program.header.map):
                 inserted.map_use[use.number] = use
 
-    async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """Send a request to the tracer, and take over what it answers; raises Refusal."""
+    async def ask(
+        self,
+        make: Callable[[int], protocol.Request],
+        patience: float | None = PATIENCE,
+        late: Callable[[], None] | None = None,
+    ) -> protocol.Ok:
+        """Send a request to the tracer, and take over what it answers; raises Refusal, which is
+        NoAnswer where it does not come in time (see ``Backend.request``)."""
         if self.tracer is None or self.finished.is_set():
             # Its tracer may have another process of that number by now.
             raise Refusal(self.reason or f"{self.what}: {self.end or 'not traced'}")
         try:
-            answer = await self.tracer.backend.request(make)
+            answer = await self.tracer.backend.request(make, patience, late)
+        except BackendSilent as error:
+            raise NoAnswer(f"{self.what}: its tracer {error}") from None
         except (BackendRefused, BackendGone) as error:
             if isinstance(error, BackendGone):
                 await self.finished.wait()
@@ -449,6 +459,7 @@ class Target:
         ended = (self.reason or self.end) if self.finished.is_set() else ""
         # What was suspended when it ended is not any more.
         suspended = self.suspended if not ended else []
+        backend = self.tracer.backend if self.tracer is not None else None
         since = [self.suspended_at[tid] for tid in suspended if tid in self.suspended_at]
         return messages.TargetInfo(
             pid=self.pid,
@@ -457,8 +468,9 @@ class Target:
             overhead_ns=self.overhead_ns,
             suspended=suspended,
             debugger=self._debugger_info() if not ended else None,
-            backend=self.tracer.backend.name if self.tracer is not None else "",
+            backend=backend.name if backend is not None else "",
             suspended_seconds=time.monotonic() - min(since) if since else 0.0,
+            silent_seconds=backend.waits if backend and self.is_stale and not ended else 0.0,
         )
 
     def _debugger_info(self) -> messages.DebuggerInfo | None:

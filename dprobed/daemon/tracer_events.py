@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from dprobed.backend import BackendGone, BackendRefused, Backends
+from dprobed.backend import BackendGone, BackendRefused, Backends, BackendSilent
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.ends import Ends
@@ -215,9 +215,9 @@ class TracerEvents:
     @staticmethod
     async def _detach_tracer(tracer: TargetsTracer, pid: int) -> None:
         try:
-            await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid))
-        except (BackendRefused, BackendGone) as error:
-            _log.warning("process %d: %s", pid, error)
+            await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid), None)
+        except (BackendRefused, BackendGone, BackendSilent) as error:
+            _log.warning("process %d: its tracer %s", pid, error)
 
     # -- the end of a tracer ---------------------------------------------------------------------
 
