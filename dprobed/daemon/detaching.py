@@ -214,10 +214,7 @@ class Detaching:
             return
         except Refusal:
             return  # It ended meanwhile; its last counters are known.
-        target.is_stale = False
-        target.suspended = answer.suspended
-        target.debugger = answer.debugger
-        target.unguarded = answer.unguarded
+        target.take_state(answer)
 
     def remove_unheard(self, inserted: InsertedProgram) -> None:
         """A program is in after all, of which its user was told that it is not: take it out."""
