@@ -8,7 +8,7 @@ event loop does something else meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -85,6 +85,14 @@ class KnownFiles:
             facts = answer_of(answer, FileFacts)
         _remember(self._facts, key, facts, _MOST_FILES)
         return facts
+
+    @staticmethod
+    def words(pid: int, memory: int, addresses: Sequence[int]) -> Steps[tuple[int | None, ...]]:
+        """The words at these addresses of a process, by a descriptor of its memory; None: nothing
+        can be read there. They may be in a page that does not come: not read where one waits."""
+        question = wire.MemoryWords(f"process {pid}", "", tuple(addresses))
+        answer = yield Ask(question, memory)
+        return answer_of(answer, wire.Words).words
 
     @staticmethod
     def _prove(module: Module, opened: Opened, facts: FileFacts) -> Steps[None]:

@@ -221,6 +221,11 @@ def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
     """A line for each process that stands: for how long, until when, and how it goes on."""
     for target in targets:
         name = f"process {target.pid} ({target.comm})"
+        if target.silent_seconds:
+            yield (
+                f"{name}: its tracer does not answer, for {target.silent_seconds:.0f} s; what is "
+                "shown of it is from before"
+            )
         found = target.debugger
         if found is not None and found.held and not found.attached:
             threads = ", ".join(map(str, found.held))

@@ -366,7 +366,8 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     for how long the first of them has been.
 
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
-    its threads spent stopped for probes. ``backend``: who holds its probes.
+    its threads spent stopped for probes. ``backend``: who holds its probes. ``silent_seconds``: for
+    how long that has not answered (0: it has); what is shown of the process is from before.
     """
 
     pid: int
@@ -377,3 +378,4 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     debugger: DebuggerInfo | None = None
     backend: str = TRACER
     suspended_seconds: float = 0.0
+    silent_seconds: float = 0.0

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from dprobed.proc.maps import Mapping, Module
 from dprobed.resolver import client, limits, service
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError
-from dprobed.resolver.files import Ask
+from dprobed.resolver.files import Ask, KnownFiles
 from dprobed.wire import resolver as wire
 from tests.unit.location_files import (
     LIBC,
@@ -110,6 +111,18 @@ def test_answers_are_those_of_the_file() -> None:
             file.resolve("mainn")
         assert "main" in caught.value.candidates
         assert len(processes) == 1
+
+
+def test_words_of_a_process() -> None:
+    """What cannot be read is told as such, wherever it is said to be."""
+    kept = array("Q", [7, 1 << 63])
+    there = kept.buffer_info()[0]
+    memory = os.open("/proc/self/mem", os.O_RDONLY)
+    with running() as (resolver, _):
+        asked = (0, there, 1 << 63, (1 << 64) - 1, there + 8)
+        words = resolver.run(KnownFiles.words(os.getpid(), memory, asked))
+        assert words == (None, 7, None, None, 1 << 63)
+    os.close(memory)
 
 
 @pytest.mark.parametrize("deadline", [limits.DEADLINE, 0.0])
@@ -324,6 +337,9 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
     (wire.ImportSlots, wire.pack(wire.Slots((0x10, -8)))),
     (wire.ThreadLocal, wire.pack(wire.Offset(0x1000, 0))),
     (wire.ThreadLocal, wire.pack(wire.Offset(0x10, 1 << 40))),
+    (wire.MemoryWords, wire.pack(wire.Words(()))),
+    (wire.MemoryWords, wire.pack(wire.Words((1, 2)))),
+    (wire.MemoryWords, wire.pack(wire.Words((1 << 63,))).replace(b"\xcf\x80", b"\xd3\x80")),
     (wire.Resolve, wire.pack(wire.Refused("x" * 5000))),
 ]
 
@@ -350,6 +366,8 @@ def test_answers_that_break_the_protocol_are_refused(kind: type[wire.Question], 
             resolver.ask(file, wire.ResolveEach("a file", "", ("f", "g")))
         elif kind is wire.ThreadLocal:
             file.thread_local("f")
+        elif kind is wire.MemoryWords:
+            resolver.ask(file, wire.MemoryWords("a process", "", (8,)))
         else:
             file.resolve("f")
     thread.join()
