@@ -8,6 +8,7 @@ from typing import Final
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
@@ -42,7 +43,9 @@ class Engines:
         self.runner: Final = ProgramRunner(listener, registers, affinity)
         self._trap: Final = TrapEngine(group, listener, self.runner)
         self._watch: Final = WatchEngine(group, listener, self.runner)
-        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch)
+        self._inline: Final = InlineEngine(group, listener)
+        self._inline.is_displaced = lambda address, length: self.view.displaces(address, length)
+        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch, self._inline)
         self.stops: Final = EngineStops(self._trap, self._watch, registers)
 
     @property
@@ -61,7 +64,7 @@ class Engines:
 
         Raises Gone and SpaceError.
         """
-        adoption.adopt(self._trap)
+        adoption.adopt(self._trap, self._inline)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
@@ -121,7 +124,7 @@ class Engines:
         offers = [
             found
             for engine in self._all
-            if location.kind or asked in (AUTO, engine.name)
+            if location.kind or asked == engine.name or self._is_automatic(engine, asked)
             if (found := engine.offer(probe, location)) is not None
         ]
         difference = self._code_difference(location)
@@ -129,6 +132,13 @@ class Engines:
             return Refusal(ProbeState.MISMATCH, difference)
         plans = [each for each in offers if isinstance(each, Plan)]
         return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
+
+    def _is_automatic(self, engine: Engine, asked: str) -> bool:
+        return asked == AUTO and engine is not self._inline
+
+    def sync(self) -> None:
+        """Take over what was counted without us."""
+        self._inline.sync()
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from dprobed.program.exec import log, machine, python_maps  # noqa: F401
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
+from dprobed.program.exec.ir import Function
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
 from dprobed.program.exec.maps import held_maps, key_stack, key_string
@@ -148,7 +149,11 @@ class PythonExecutor:
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return source(lower(self._unit(probe, probe.start)[0], self._static))
+        return source(self.function(probe))
+
+    def function(self, probe: ProbeDefinition) -> Function:
+        """What is run at a probe's hits, as any executor begins with it."""
+        return lower(self._unit(probe, probe.start)[0], self._static)
 
     def _unit(self, probe: ProbeDefinition, begins: int) -> tuple[Unit, int]:
         """What is compiled for the part of a probe that begins there, and where in the program's

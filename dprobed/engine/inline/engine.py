@@ -1,0 +1,289 @@
+"""The inline engine: a hit is a jump to native code, without a stop and without a system call.
+
+The probed instruction becomes a jump to a *trampoline* in the target, which runs the programs and
+the displaced instruction (``arch.x86_64.trampoline``). What programs count stands in memory that
+the target shares with us, and is read when it is asked for. So the target needs no tracer to go on:
+if we are killed, its probes count on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from dprobed.arch.x86_64.jump import JUMP_SIZE
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
+from dprobed.change_journal import Change, Kind
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.placing import Placer
+from dprobed.engine.inline.sites import JumpAttachment, Site
+from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.positions import move_to
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.tracee.ptrace import Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.protocol import State
+
+#: Of a hit, with a short program.
+_COST_NS: Final = 15
+#: Bytes of code that a probe takes at most, besides those of its program.
+_CODE: Final = 1536
+#: Bytes of data that a probe takes at most, besides its variables.
+_DATA: Final = 512
+
+
+class InlineEngine:
+    """The inline engine of one target."""
+
+    name: Final = "inline"
+
+    def __init__(self, group: ThreadGroup, listener: Listener) -> None:
+        self._group: Final = group
+        self._listener: Final = listener
+        self.placer = Placer(AddressSpace.unopened(0), group)
+        #: Whether an instruction is displaced by another engine.
+        self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
+        self._ready: Final[dict[int, Site]] = {}
+        self._released: Final[set[Site]] = set()
+
+    def use(self, space: AddressSpace) -> None:
+        """See Engine."""
+        self.placer = Placer(space, self._group)
+        self._ready.clear()
+        self._released.clear()
+
+    # --- putting in ---
+
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
+        """See Engine."""
+        if location.kind:
+            return None
+        opcode = location.opcode
+        if opcode:
+            actual = self.placer.text(location.address, len(opcode))
+            if actual != opcode:
+                found = actual.hex(" ") or "nothing"
+                return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
+        if reason := self._why_not(probe, location.address):
+            return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
+        return Plan(self.name, probe, location, _COST_NS)
+
+    def _why_not(self, probe: Probe, address: int) -> str:
+        native = probe.native
+        if not isinstance(native, InlineExecutor):
+            return "its program was not inserted for it"
+        if probe.definition.returns:
+            return "it is at the return of a function"
+        code = native.native(probe.definition)
+        if isinstance(code, str):
+            return code
+        try:
+            length = instruction_length(self.placer.text(address, 15), address)
+        except RelocationError as error:
+            return error.reason
+        if length < JUMP_SIZE:
+            return f"its instruction has {length} bytes, and a jump has {JUMP_SIZE}"
+        if self.is_displaced(address, length):
+            return "another engine has a probe there"
+        return ""
+
+    def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
+        """See Engine: room, code and data."""
+        if not plans:
+            return []
+        executors = {each.probe.native for each in plans}
+        code = _CODE
+        data = _DATA * len(plans)
+        for each in executors:
+            assert isinstance(each, InlineExecutor)
+            code += each.size
+            data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
+        self.placer.reserve([plan.location.address for plan in plans], code, data)
+        refused = []
+        for plan in plans:
+            address = plan.location.address
+            try:
+                if address not in self._ready:
+                    self._ready[address] = self._site(address)
+            except (SpaceError, RelocationError) as error:
+                refused.append((plan, Refusal(State.FAILED, str(error))))
+        return refused
+
+    def _site(self, address: int) -> Site:
+        known = self.placer.sites.by_address.get(address)
+        if known is not None:
+            return known
+        text = self.placer.text(address, 15)
+        return Site(address, text[: instruction_length(text, address)])
+
+    def arm(
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
+    ) -> list[tuple[Plan, Attachment | Refusal]]:
+        """See Engine."""
+        results: list[tuple[Plan, Attachment | Refusal]] = []
+        places = [plan.location.address for plan in plans]
+        shared = self.placer.space.in_shared(places) if places else {}
+        for plan in plans:
+            if reason := shared.get(plan.location.address):
+                results.append((plan, Refusal(State.FAILED, reason)))
+                continue
+            site = self._ready[plan.location.address]
+            attachment = JumpAttachment(plan.probe, plan.location, site)
+            site.attachments.append(attachment)
+            try:
+                reason = self._write(site)
+            except SpaceError as error:
+                reason = str(error)
+            if reason:
+                site.attachments.remove(attachment)
+                results.append((plan, Refusal(State.FAILED, reason)))
+            else:
+                results.append((plan, attachment))
+        return results
+
+    def _write(self, site: Site) -> str:
+        """Have a site lead to the programs of its probes; why it cannot. Raises SpaceError."""
+        placer = self.placer
+        made = placer.build(site, [each.probe for each in site.attachments])
+        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+            return f"the code at {site.address:#x} changed meanwhile"
+        placer.sites.by_address[site.address] = site
+        return ""
+
+    def abandon_reserved(self) -> None:
+        """See Engine."""
+        self._ready.clear()
+
+    # --- taking out ---
+
+    def attachments(self) -> list[Attachment]:
+        """See Engine."""
+        sites = self.placer.sites.by_address.values()
+        return [each for site in sites for each in site.attachments]
+
+    def release(self, attachments: Iterable[Attachment]) -> bool:
+        """See Engine."""
+        for each in attachments:
+            assert isinstance(each, JumpAttachment)
+            each.site.attachments.remove(each)
+            self._released.add(each.site)
+        return bool(self._released)
+
+    def disarm(self, unstoppable: list[Thread]) -> None:
+        """See Engine."""
+        for site in self._released:
+            if site.attachments:
+                self._write(site)
+            else:
+                self.placer.sites.disarm(site)
+        self._released.clear()
+        self.sync()
+
+    def unmapped(self, attachments: Iterable[Attachment]) -> None:
+        """See Engine."""
+        for each in attachments:
+            assert isinstance(each, JumpAttachment)
+            each.site.gone = True
+
+    def lost(self) -> list[Loss]:
+        """See Engine: no stop shows anything."""
+        return []
+
+    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
+        """See Engine."""
+        sites = {each.site for each in attachments if isinstance(each, JumpAttachment)}
+        lost = self.placer.sites.lost(sites)
+        gone: list[Attachment] = [each for site in lost for each in site.attachments]
+        for site in lost:
+            site.attachments.clear()
+            self._released.add(site)
+        return [Loss(gone, "the target changed its code there", False)] if gone else []
+
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
+        """See Engine."""
+        self._released.clear()
+        for site in list(self.placer.sites.by_address.values()):
+            self.placer.sites.disarm(site)
+        self.sync()
+        self.placer.keep_values()
+
+    # --- what was counted ---
+
+    def sync(self) -> None:
+        """Take over what was counted since the last time."""
+        retired = False
+        for probe, counter in self.placer.counters.items():
+            hits = min(counter.hits, probe.last)
+            new, probe.hits = hits - probe.hits, hits
+            if probe.over:
+                continue
+            probe.ran += max(0, hits - max(probe.pass_count, hits - new))
+            if counter.is_over:
+                probe.set(State.REMOVED)
+                retired = True
+            elif hits >= probe.last:
+                probe.set(State.DISABLED)
+                retired = True
+            else:
+                counter.limit(probe.last)
+                self._charge(probe, new)
+        if retired:
+            self._listener.retired()
+
+    def _charge(self, probe: Probe, hits: int) -> None:
+        now = time.monotonic_ns()
+        for account in probe.accounts:
+            if account.charge(hits * _COST_NS, now) and not account.noted:
+                account.noted = True
+                self._listener.overdrawn(account)
+
+    # --- threads and their stops ---
+
+    def begin(self, thread: Thread) -> None:
+        """See Engine."""
+
+    def forget(self, thread: Thread) -> None:
+        """See Engine."""
+
+    def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
+        """See Engine: no stop is this engine's."""
+        return False
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
+        found = self.placer.sites.trampoline_at(registers.words[RIP])
+        if found is None:
+            return False
+        position = found[1].position(registers.words[RIP])
+        if position is not None:
+            move_to(registers, position)
+        return position is not None
+
+    def original(self, address: int, data: bytearray) -> None:
+        """See Engine."""
+        self.placer.sites.original(address, data)
+
+    # --- other address spaces ---
+
+    def adopt(self, found: Iterable[Change]) -> None:
+        """Take over what another tracer left here when it was killed: jumps are taken out with
+        ``disarm_all``; what they led to stays, since a thread may be there."""
+        for change in found:
+            if change.kind is Kind.JUMP:
+                self.placer.sites.adopt(change)
+
+    def forked(self, child: InlineEngine, twin: Twin) -> list[Attachment]:
+        """See Engine."""
+        return []
+
+    def exec(self) -> None:
+        """See Engine."""
+        self.sync()
+        self.placer.keep_values()
+        self._ready.clear()
+        self._released.clear()
