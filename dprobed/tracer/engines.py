@@ -43,10 +43,10 @@ class Engines:
         self.runner: Final = ProgramRunner(listener, registers, affinity)
         self._trap: Final = TrapEngine(group, listener, self.runner)
         self._watch: Final = WatchEngine(group, listener, self.runner)
-        self._inline: Final = InlineEngine(group, listener)
+        self._inline: Final = InlineEngine(group, listener, registers)
         self._inline.is_displaced = lambda address, length: self.view.displaces(address, length)
         self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch, self._inline)
-        self.stops: Final = EngineStops(self._trap, self._watch, registers)
+        self.stops: Final = EngineStops(self._trap, self._watch, self._inline, registers)
 
     @property
     def space(self) -> AddressSpace:
@@ -81,6 +81,7 @@ class Engines:
         """Start in a copy of a parent's address space."""
         self._trap.use_sites(sites)
         self._watch.use(sites.space)
+        self._inline.use(sites.space)
         self._began()
         self._classify()
 
@@ -95,7 +96,11 @@ class Engines:
         self._classify()
 
     def release_child(self, thread: Thread) -> None:
-        """See TrapEngine."""
+        """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
+
+        Raises Gone, and SpaceError when there is no way into its memory.
+        """
+        self._inline.release_child(thread)
         self._trap.release_child(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
@@ -255,7 +260,8 @@ class Engines:
         """Start and end of each mapping of ours in the target."""
         guard = self._trap.sites.guard.mappings()
         areas = [(area.start, area.end) for area in self.space.resident.whole()]
-        return areas + [(start, start + size) for start, size in guard]
+        guards = [(start, start + size) for start, size in guard]
+        return areas + guards + self._inline.pages()
 
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
@@ -264,8 +270,10 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and (space.resident.areas or self._trap.sites.guard.base):
+        pages = space.resident.areas or self._trap.sites.guard.base or self._inline.pages()
+        if not unstoppable and pages:
             lender = self.group.borrower.lender(space.tgid)
+            self._inline.unmap(lender)
             self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
             self._trap.sites.guard.unmap(self.group, lender)
@@ -332,7 +340,11 @@ class Engines:
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found = [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        found = [
+            *self._trap.forked(child._trap, twin),
+            *self._watch.forked(child._watch, twin),
+            *self._inline.forked(child._inline, twin),
+        ]
         keep_up(child.space, found)
         return found
 

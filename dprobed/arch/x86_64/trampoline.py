@@ -27,30 +27,13 @@ from dprobed.arch.x86_64.registers import REGISTER_NAMES, RSP
 #: The x86-64 ABI lets a function use so much below rsp.
 RED_ZONE: Final = 128
 
-#: Numbers of the registers in instructions, by index in ``REGISTER_NAMES``.
-_HARDWARE: Final = {
-    REGISTER_NAMES.index(name): number
-    for number, name in enumerate(
-        [
-            "rax",
-            "rcx",
-            "rdx",
-            "rbx",
-            "rsp",
-            "rbp",
-            "rsi",
-            "rdi",
-            "r8",
-            "r9",
-            "r10",
-            "r11",
-            "r12",
-            "r13",
-            "r14",
-            "r15",
-        ]
-    )
-}
+#: Registers in the order of their numbers in instructions.
+_NUMBERED: Final = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+#: Their numbers, by index in ``REGISTER_NAMES``.
+_HARDWARE: Final = {REGISTER_NAMES.index(name): n for n, name in enumerate(_NUMBERED)}
 RAX: Final = REGISTER_NAMES.index("rax")
 RCX: Final = REGISTER_NAMES.index("rcx")
 RDX: Final = REGISTER_NAMES.index("rdx")

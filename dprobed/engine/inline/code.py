@@ -12,6 +12,7 @@ from dprobed.arch.x86_64.paging import NEAR, PAGE
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.remote_calls import note
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -88,6 +89,18 @@ class CodePages:
             raise SpaceError(f"the memory at {start:#x} cannot be written")
         self.areas.append(area)
         return area
+
+    def adopt(self, start: int, data: bytes) -> None:
+        """Another tracer has left these: what is in them stays."""
+        size = int.from_bytes(data, "little")
+        self.areas.append(CodeArea(start, size, size))
+
+    def copy_to(self, other: CodePages) -> None:
+        """The same in a copy of the address space."""
+        for area in self.areas:
+            size = (area.end - area.start).to_bytes(8, "little")
+            note(other._space.changes, Kind.CODE, area.start, size)
+            other.areas.append(area.copy())
 
     def put(self, address: int, code: bytes) -> None:
         """Write code where it was taken; raises SpaceError."""

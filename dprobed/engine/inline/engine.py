@@ -19,6 +19,7 @@ from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.sites import JumpAttachment, Site
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
@@ -42,9 +43,11 @@ class InlineEngine:
 
     name: Final = "inline"
 
-    def __init__(self, group: ThreadGroup, listener: Listener) -> None:
+    def __init__(self, group: ThreadGroup, listener: Listener, registers: Registers) -> None:
+        """``registers`` are those of all targets of this tracer."""
         self._group: Final = group
         self._listener: Final = listener
+        self._exits: Final = TrampolineExits(group, registers)
         self.placer = Placer(AddressSpace.unopened(0), group)
         #: Whether an instruction is displaced by another engine.
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
@@ -54,6 +57,7 @@ class InlineEngine:
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
         self.placer = Placer(space, self._group)
+        self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
 
@@ -270,16 +274,48 @@ class InlineEngine:
 
     # --- other address spaces ---
 
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered: its handler must not see our code."""
+        self._exits.deliver(thread)
+
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        return self.placer.pages()
+
+    def unmap(self, thread: Thread) -> None:
+        """Have a borrowed thread unmap what is ours, all threads are stopped; but not where one may
+        be in it. Raises SpaceError and Gone."""
+        if self._exits.leave_all():
+            self.placer.unmap(thread)
+
     def adopt(self, found: Iterable[Change]) -> None:
         """Take over what another tracer left here when it was killed: jumps are taken out with
         ``disarm_all``; what they led to stays, since a thread may be there."""
         for change in found:
             if change.kind is Kind.JUMP:
                 self.placer.sites.adopt(change)
+            elif change.kind is Kind.CODE:
+                self.placer.sites.pages.adopt(change.address, change.data)
+                self._exits.may_come_back = True
+
+    def release_child(self, thread: Thread) -> None:
+        """Undo our changes in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
+        if self.placer.sites.pages.areas:
+            self.placer.undo_in_copy(thread, unmap=not self._exits.may_come_back)
 
     def forked(self, child: InlineEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        return []
+        if not self.placer.sites.pages.areas:
+            return []
+        child._exits.may_come_back = self._exits.may_come_back
+        sites = child.placer.take_over(self.placer, twin)
+        for site, armed in sites:
+            site_has = len(site.attachments)
+            if not site_has:
+                child.placer.sites.disarm(site)
+            elif site_has != armed:
+                child._write(site)
+        return child.attachments()
 
     def exec(self) -> None:
         """See Engine."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.jump import jump
 from dprobed.arch.x86_64.relocation import RelocationError, displace
+from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.arch.x86_64.trampoline import (
     CONTROL_HITS,
     CONTROL_LAST,
@@ -18,15 +19,20 @@ from dprobed.arch.x86_64.trampoline import (
     flags_are_live,
     trampoline,
 )
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.shared import SharedMemory
-from dprobed.engine.inline.sites import Site, Sites, Trampoline
+from dprobed.engine.inline.sites import JumpAttachment, Site, Sites, Trampoline
+from dprobed.engine.interface import Location, Twin
 from dprobed.engine.probe import Probe
+from dprobed.engine.remote_calls import note
 from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data
 from dprobed.program.registers import USER_REGS
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
 _FRAME: Final = Frame(HIT_BYTES)
@@ -124,6 +130,100 @@ class Placer:
             executor.locals.keep()
         self._data.clear()
         self.counters.clear()
+
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        shared = [(each.address, each.address + len(each.view)) for each in self._shared]
+        return [(area.start, area.end) for area in self.sites.pages.areas] + shared
+
+    def unmap(self, thread: Thread) -> None:
+        """Have a borrowed thread unmap them: none is in them. Raises SpaceError and Gone."""
+        for start, end in self.pages():
+            self.space.calls.call(self._group, thread, SYS_MUNMAP, start, end - start)
+            self.space.changes.forget(Kind.CODE, start)
+        self.sites.pages.areas.clear()
+        self.sites.trampolines.clear()
+        self._functions.clear()
+        self._shared.clear()
+
+    # --- a fork child's copy ---
+
+    def undo_in_copy(self, thread: Thread, *, unmap: bool) -> None:
+        """Take the jumps out of a ``fork`` child in its first stop, and its copies of our pages.
+
+        Raises SpaceError and Gone.
+        """
+        try:
+            memory = self.space.open_copy(self._group, thread)
+        except OSError:
+            raise Gone(thread.tid) from None
+        try:
+            for site in self.sites.by_address.values():
+                found = memory.peek(site.address, len(site.jump))
+                if site.jump and found == site.jump and not site.gone:
+                    memory.poke(site.address, site.original)
+            if unmap:
+                calls = self.space.calls.of_copy(memory, self.space.changes.of_child(0, 0))
+                for start, end in self.pages():
+                    calls.call(self._group, thread, SYS_MUNMAP, start, end - start)
+        finally:
+            memory.close()
+
+    def take_over(self, parent: Placer, twin: Twin) -> list[tuple[Site, int]]:
+        """Take over the parent's jumps in a ``fork`` child's copy of its memory, all of whose
+        threads are stopped: what is shared is the child's own from now on.
+
+        The sites, each with how many probes the parent has there. Raises SpaceError and Gone.
+        """
+        parent.sites.pages.copy_to(self.sites.pages)
+        name = parent.sites.pages.areas[0].start
+        # Not ``borrowed``, which would have it go on.
+        thread = self._group.borrower.lender(self.space.tgid)
+        for shared in parent._shared:
+            made = SharedMemory.make(
+                self.space, self._group, thread, name, len(shared.view), shared.address
+            )
+            self._shared.append(shared.twin(made.address, made.view))
+        found = []
+        for site in parent.sites.by_address.values():
+            other = Site(site.address, site.original)
+            other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
+            note(self.space.changes, Kind.JUMP, other.address, other.change())
+            self.sites.by_address[other.address] = other
+            for old in site.attachments:
+                new = twin(old)
+                if new is not None:
+                    self._take_over_probe(parent, old.probe, new[0])
+                    location = Location(old.address, new[1], old.place, old.module_key)
+                    other.attachments.append(JumpAttachment(new[0], location, other))
+            found.append((other, len(site.attachments)))
+        for start, (site, made_there) in parent.sites.trampolines.items():
+            there = self.sites.by_address.get(site.address, site)
+            self.sites.trampolines[start] = there, made_there
+        return found
+
+    def _take_over_probe(self, parent: Placer, old: Probe, new: Probe) -> None:
+        theirs, ours = old.native, new.native
+        assert isinstance(theirs, InlineExecutor) and isinstance(ours, InlineExecutor)
+        if new not in self.counters:
+            address = parent.counters[old].address
+            self.counters[new] = Counter(address, self._words(address, CONTROL_SIZE // 8))
+            self.counters[new].begin(0, new.pass_count, new.last)
+        if ours not in self._data:
+            address = parent._data[theirs]
+            self._data[ours] = address
+            count = len(ours.locals)
+            ours.locals.bind(self._words(address + Data.LOCALS, count))
+        for (executor, index, area), at in parent._functions.items():
+            if executor is theirs and (mine := self.sites.pages.of(area.start)) is not None:
+                self._functions[ours, index, mine] = at
+
+    def _words(self, address: int, count: int) -> memoryview:
+        """Words of shared memory, by where the target has them."""
+        for shared in self._shared:
+            if shared.address <= address < shared.address + len(shared.view):
+                return shared.words(address - shared.address, count)
+        raise AssertionError("no shared memory is there")
 
     # --- what trampolines lead to ---
 
