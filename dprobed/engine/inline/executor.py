@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dprobed.engine.inline.native import native_code
+from dprobed.engine.inline.compiling import compiled
 from dprobed.engine.inline.shared import SharedVariables
 from dprobed.program.exec.interface import Context, KeyedMap, Outcome
 from dprobed.program.exec.native.abi import Blob
@@ -24,6 +24,8 @@ class InlineExecutor:
     def __init__(self, python: PythonExecutor) -> None:
         self._python: Final = python
         self.locals: Final = SharedVariables(len(python.locals))
+        #: What is added to the code offsets of each probe.
+        self.bases: Final[dict[int, int]] = {}
         self._codes: Final[dict[int, Blob | str]] = {}
 
     @property
@@ -53,7 +55,9 @@ class InlineExecutor:
         """The code of a probe, or why there is none."""
         found = self._codes.get(probe.index)
         if found is None:
-            found = self._codes[probe.index] = native_code(self._python.function(probe))
+            part = self._python.part(probe)
+            found = self._codes[probe.index] = compiled(part.unit)
+            self.bases[probe.index] = part.base
         return found
 
     @property
@@ -66,4 +70,5 @@ class InlineExecutor:
         other = InlineExecutor(self._python.copy(globals_, room))
         other.locals.write(0, self.locals.read())
         other._codes.update(self._codes)
+        other.bases.update(self.bases)
         return other

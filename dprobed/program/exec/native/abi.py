@@ -35,7 +35,11 @@ RAW             in     address of ``Blob.raw_pairs`` pairs of 16-bit numbers (no
 RAW_COUNT       out    pairs: byte offset in the log, number of words (``Blob.raw_pairs`` not 0)
 MAJOR MINOR     in/out of the record (``Needs.NUMBERS``; else they are neither read nor written)
 EXCEPTION       out    code, parm1, parm2: where ``run`` returned ``EXCEPTION``
+                       (``Needs.EXCEPTION``: it can)
 FLAGS           out    ``Flags`` (``Needs.FLAGS``)
+RED_ZONE        in     where what is the thread's own begins: its ``rsp`` - 128; 0: ``hit`` is not
+                       on its stack (``Needs.STORES``). What a program writes from 16 KiB below
+                       ``hit`` up to here is dropped: that is ours now, and was nobody's before
 =============== ====== ================================================================
 
 ``run`` returns what ``Outcome.exit`` says. There is no log where it returns ``ABORT``.
@@ -61,8 +65,9 @@ LOCALS          the local variables, ``Header.vars`` words; behind them the valu
 =============== =======================================================================
 ``Place``
 =============== =======================================================================
-CODE_BASE       what is added to the code offsets of the blob: ``Part.base``
-ARGUMENTS       of a static probe, two words each, see ``argument_words``
+CODE_BASE       what is added to the code offsets of the blob: ``unit.Part.base``
+ARGUMENTS       of a static probe, two words each, see ``argument_words``; the registers that
+                they name are read as well
 =============== =======================================================================
 
 **Variables.** A word of a variable is read and written whole; `inc` and `dec` add in one piece
@@ -71,8 +76,8 @@ piece, as it is where a tracer runs the program, with hits one after the other.
 
 **Memory** is read and written by ``process_vm_readv`` and ``process_vm_writev`` on the thread
 itself: the kernel copies, or says that it cannot. So an access never faults, whatever other threads
-map, unmap or protect before, meanwhile or after; measured 0.9 µs each, and `gettid` 0.1 µs once in
-a hit. (A check of the page before by ``rt_sigprocmask`` takes 0.12 µs, but what is unmapped between
+map, unmap or protect before, meanwhile or after; measured 1.0 µs each, `gettid` before it included
+(a child of `fork` has another). (A check of the page before by ``rt_sigprocmask`` takes 0.12 µs, but what is unmapped between
 the check and the read would end the target.) Without a system call are read: the page of ``hit``
 (above), whose loss would have faulted on the way here, and DIRECT. ``Needs.MEMORY`` says that there
 may be system calls: not in a target with a filter of them.
@@ -115,9 +120,10 @@ class Hit(IntEnum):
     MINOR = MAJOR + 8
     EXCEPTION = MINOR + 8
     FLAGS = EXCEPTION + 24
+    RED_ZONE = FLAGS + 8
 
 
-HIT_BYTES: Final = Hit.FLAGS + WORD
+HIT_BYTES: Final = Hit.RED_ZONE + WORD
 
 
 class Data(IntEnum):
@@ -164,12 +170,14 @@ class Needs(IntFlag):
     MEMORY = 2048
     MAPS = 4096
     EXCEPTION = 8192
+    STORES = 16384
 
 
 class Blob(msgspec.Struct, frozen=True):
     """The machine code of one part of a probe.
 
-    ``reads``, ``writes``: masks of registers, bit n is that of ``USER_REGS[n]``. ``clobbers``: of
+    ``reads``, ``writes``: masks of registers, bit n is that of ``USER_REGS[n]``; what is written is
+    among what is read, since it need not be written on every path. ``clobbers``: of
     these, those that ``run`` leaves with another value in the processor; the flags always.
     ``stack_bytes``, ``scratch_bytes``, ``log_bytes``, ``raw_pairs``, ``facilities``, ``needs``: see
     above.

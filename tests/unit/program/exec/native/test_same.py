@@ -1,0 +1,75 @@
+"""Native code does what the Python executor does: every case, and drawn programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dprobed.program.exec.variables import ListVariables
+from dprobed.program.model import Program
+from dprobed.program.rpn.parser import assemble
+from tests.programs.cases import Case, check
+from tests.programs.native import NativeExecutor, NotNativeError, Runner, build
+from tests.unit.program.exec.test_cases import RUN, _name, _with
+from tests.unit.program.exec.test_generated_programs import (
+    WITHOUT_MAPS,
+    drawing,
+    programs,
+    run_drawn,
+    verified,
+)
+
+pytest.importorskip("llvmlite", reason="native programs are an extra")
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    program = tmp_path_factory.mktemp("native") / "runner"
+    build(program)
+    runner = Runner(program)
+    yield runner
+    runner.close()
+
+
+class Native:
+    """Makes executors of native code."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def __call__(
+        self,
+        program: Program,
+        globals_: ListVariables,
+        facilities: dict[str, int],
+        *,
+        static: bool = True,
+    ) -> NativeExecutor:
+        return NativeExecutor(self._runner, program, globals_, facilities, static=static)
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "memory"])
+@pytest.mark.parametrize("case", RUN, ids=_name)
+def test_case(case: Case, static: bool, runner: Runner) -> None:
+    program = assemble(case.source(), case.place)
+    try:
+        check(case, program, _with(Native(runner), static=static))
+    except NotNativeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@drawing(int(os.environ.get("DPROBED_DRAWN", "300")))
+@given(programs(WITHOUT_MAPS), st.booleans())
+def test_drawn(runner: Runner, program: Program, static: bool) -> None:
+    verified(program)
+    try:
+        found = run_drawn(program, static, Native(runner))
+    except NotNativeError:
+        return
+    assert found.state()[:-1] == run_drawn(program, static).state()[:-1]
