@@ -141,9 +141,14 @@ class Engines:
     def _is_automatic(self, engine: Engine, asked: str) -> bool:
         return asked == AUTO and engine is not self._inline
 
-    def sync(self) -> None:
-        """Take over what was counted without us."""
-        self._inline.sync()
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted without us; ``final``: no thread runs any more."""
+        self._inline.sync(final=final)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records may come at any time, without a stop."""
+        return self._inline.has_records
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""

@@ -297,6 +297,7 @@ class TracedProcess:
     def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: report it with the last counters."""
         self.end = end
+        self.engines.sync(final=True)
         self.debugger.ended(*end)
         self.debugger.close()
         self.engines.space.memory.close()

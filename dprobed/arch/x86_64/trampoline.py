@@ -37,6 +37,10 @@ _HARDWARE: Final = {REGISTER_NAMES.index(name): n for n, name in enumerate(_NUMB
 RAX: Final = REGISTER_NAMES.index("rax")
 RCX: Final = REGISTER_NAMES.index("rcx")
 RDX: Final = REGISTER_NAMES.index("rdx")
+R8: Final = REGISTER_NAMES.index("r8")
+R9: Final = REGISTER_NAMES.index("r9")
+R10: Final = REGISTER_NAMES.index("r10")
+R11: Final = REGISTER_NAMES.index("r11")
 RDI: Final = REGISTER_NAMES.index("rdi")
 RSI: Final = REGISTER_NAMES.index("rsi")
 RIP: Final = REGISTER_NAMES.index("rip")
@@ -101,6 +105,10 @@ class Code:
         self.bytes.append(0xE8)
         self.bytes.extend((target - (self.here + 4)).to_bytes(4, "little", signed=True))
 
+    def number(self, value: int) -> None:
+        """Four bytes of the instruction that was begun."""
+        self.bytes.extend(value.to_bytes(4, "little", signed=True))
+
     def branch(self, opcode: str) -> int:
         """A conditional jump rel32, whose target is not known yet; to be given to ``land``."""
         self.raw(opcode)
@@ -141,36 +149,133 @@ def flags_are_live(code: bytes, address: int) -> bool:
 
 #: The words of one probe that its trampolines and we share, a cache line; by their offsets: how
 #: often it was come by; hits that do not run the program; the last one that does; not 0 once it is
-#: never to run again.
+#: never to run again; records that were lost.
 CONTROL_HITS: Final = 0
 CONTROL_PASSED: Final = 8
 CONTROL_LAST: Final = 16
 CONTROL_OVER: Final = 24
+CONTROL_LOST: Final = 32
 CONTROL_SIZE: Final = 64
+
+# A ring of records: words of its own, each in a line; behind them its bytes, mapped twice in a row,
+# so that a record may go over the end. What was reserved, ever; what was read, ever.
+RING_HEAD: Final = 0
+RING_TAIL: Final = 64
+RING_DATA: Final = 4096
+
+# A record: its bytes; 1 once it is whole; then words; behind them what is raw in its log, and that.
+RECORD_SIZE: Final = 0
+RECORD_STATE: Final = 4
+RECORD_SITE: Final = 8
+RECORD_TSC: Final = 16
+RECORD_THREAD: Final = 24
+RECORD_HIT: Final = 32
+RECORD_EXIT: Final = 40
+RECORD_CPU: Final = 48
+RECORD_LOG_SIZE: Final = 56
+RECORD_RAW_COUNT: Final = 64
+RECORD_MAJOR: Final = 72
+RECORD_MINOR: Final = 80
+RECORD_EXCEPTION: Final = 88
+RECORD_DATA: Final = 112
+
+#: The selector by whose limit the kernel tells the CPU (arch/x86/include/asm/segment.h), and the
+#: bits of it that are that.
+_CPU_SELECTOR: Final = 0x7B
+_CPU_BITS: Final = 0xFFF
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """Where fields are in a ``struct hit``, whose first words are the registers."""
+
+    tid: int
+    pid: int
+    cpu: int
+    time: int
+    scratch: int
+    log: int
+    log_size: int
+    raw: int
+    raw_count: int
+    major: int
+    minor: int
+    exception: int
+    size: int
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """The frame of a trampoline: a ``struct hit``, and behind it what is ours.
+    """The frame of a trampoline: a ``struct hit``, what is ours, and room for the programs.
 
-    ``size``: bytes of the ``struct hit``, whose first words are the registers.
+    ``room``: bytes of that.
     """
 
-    size: int
+    hit: Hit
+    room: int
 
     @property
     def number(self) -> int:
         """Where the number of the hit is."""
-        return self.size
+        return self.hit.size
 
     @property
     def flags(self) -> int:
         """Where the arithmetic flags are, as ``lahf`` and ``seto`` give them."""
-        return self.size + 8
+        return self.hit.size + 8
 
     @property
-    def room(self) -> int:
+    def exit(self) -> int:
+        """Where what the program has returned is."""
+        return self.hit.size + 16
+
+    @property
+    def log(self) -> int:
+        """Where the log is; what is raw in it, and the program's own room, come behind."""
+        return self.hit.size + 24
+
+    def raw(self, record: Record) -> int:
+        """Where it is noted what is raw in the log."""
+        return self.log + record.log
+
+    def scratch(self, record: Record | None) -> int:
+        """Where the program's own room is, rounded up to 16 bytes."""
+        return self.log if record is None else self.raw(record) + record.raw
+
+    @property
+    def size(self) -> int:
         """Bytes by which rsp is moved."""
-        return RED_ZONE + -(-(self.size + 16) // 16) * 16
+        return RED_ZONE + -(-(self.log + self.room + 16) // 16) * 16
+
+
+class Rings(msgspec.Struct, frozen=True):
+    """Where records go. ``address``: of the first ring; ``count``: a power of 2; ``size``: of each,
+    too; ``stride``: from one to the next."""
+
+    address: int
+    count: int
+    size: int
+    stride: int
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """Where what makes nanoseconds of the time stamp counter is: its value then, the nanoseconds
+    then, and nanoseconds of a tick, times 2**32."""
+
+    address: int
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What a program's records are made of. ``site``: the number of its place; ``raw``, ``log``:
+    bytes of room for these; ``major``, ``minor``: its numbers; ``alters_numbers``: it may give
+    others; ``raises``: it may end by an exception."""
+
+    rings: Rings
+    site: int
+    raw: int
+    log: int
+    major: int
+    minor: int
+    alters_numbers: bool
+    raises: bool
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -178,8 +283,9 @@ class Run(msgspec.Struct, frozen=True):
 
     ``code``: where its function is; ``data``, ``place``: its second and third argument;
     ``control``: that of its probe. ``reads`` and ``writes``: the registers of the thread that it
-    looks at and alters; ``clobbers``: those that its code leaves altered. ``numbered``: whether its
-    hits are counted one by one, because some do not run it. ``ends``: it may end by `rem`.
+    looks at and alters; ``clobbers``: those that its code leaves altered. ``counted``: whether its
+    hits are counted one by one, because some do not run it. ``ends``: it may end by `rem`. What
+    it is told: ``pid`` (0: not asked for), ``tid``, ``cpu``, ``clock``.
     """
 
     code: int
@@ -189,8 +295,14 @@ class Run(msgspec.Struct, frozen=True):
     reads: frozenset[int]
     writes: frozenset[int]
     clobbers: frozenset[int]
-    numbered: bool
+    counted: bool
     ends: bool
+    scratch: bool
+    record: Record | None
+    pid: int = 0
+    tid: bool = False
+    cpu: bool = False
+    clock: Clock | None = None
 
 
 def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flags: bool) -> bytes:
@@ -202,12 +314,16 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
     made = Code(at)
     nothing: frozenset[int] = frozenset()
     used = frozenset((RAX, RDI, RSI, RDX)).union(*(run.clobbers for run in runs))
-    if any(run.numbered for run in runs):
+    if any(run.counted or run.record or run.ends or run.tid or run.clock for run in runs):
         used |= {RCX}
+    if any(run.tid for run in runs):
+        used |= {R11}
+    if any(run.record for run in runs):
+        used |= {R8, R9, R10, RSI, RDI}
     read = nothing.union(*(run.reads for run in runs))
     written = nothing.union(*(run.writes for run in runs))
     kept = sorted((used | read | written) & _HARDWARE.keys() - {RSP})
-    made.lea(RSP, -frame.room)
+    made.lea(RSP, -frame.size)
     for register in kept:
         made.store(register * 8, register)
     if flags:
@@ -217,7 +333,7 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
         made.raw("9c 8f8424")  # pushfq; pop [rsp+...], which counts from where rsp is then
         made.bytes.extend((EFLAGS * 8).to_bytes(4, "little"))
     if RSP in read | written:
-        made.lea(RAX, frame.room)
+        made.lea(RAX, frame.size)
         made.store(RSP * 8, RAX)
     if RIP in read:
         made.store_constant(RIP * 8, address, RAX)
@@ -231,42 +347,197 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
     if RSP in written:
         made.load(RSP, RSP * 8)
     else:
-        made.lea(RSP, frame.room)
+        made.lea(RSP, frame.size)
     return bytes(made.bytes)
 
 
 def _run(made: Code, run: Run, frame: Frame) -> None:
     skip = []
     made.constant(RAX, run.control)
-    if run.numbered:
-        skip += [_number(made, frame), _past_last(made)]
-    else:
-        made.raw("f0 48 ff 00")  # lock inc qword [rax]
     if run.ends:
         made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
         skip.append(made.branch("0f85"))
+    if run.counted or run.record:
+        _number(made, frame)
+    else:
+        made.raw("f0 48 ff 00")  # lock inc qword [rax]
+    if run.counted:
+        made.raw("48 3b 48 08")  # cmp rcx,[rax+CONTROL_PASSED]
+        skip.append(made.branch("0f86"))  # jbe
+        made.raw("48 3b 48 10")  # cmp rcx,[rax+CONTROL_LAST]
+        skip.append(made.branch("0f87"))  # ja
+    _tell(made, run, frame)
+    if run.record is not None:
+        _make_room(made, run.record, frame)
     made.lea(RDI, 0)
     made.constant(RSI, run.data)
     made.constant(RDX, run.place)
     made.call(run.code)
+    if run.record is not None:
+        _commit(made, run, run.record, frame)
     if run.ends:
         made.raw("48 83 f8 fe")  # cmp rax,REM
         skip.append(made.branch("0f85"))
-        made.constant(RAX, run.control)
-        made.raw("c6 40 18 01")  # mov byte [rax+CONTROL_OVER],1
+        made.constant(RCX, run.control)
+        made.raw("c6 41 18 01")  # mov byte [rcx+CONTROL_OVER],1
     made.land(skip)
 
 
-def _number(made: Code, frame: Frame) -> int:
-    """The hit gets its number; a branch for those that are passed over."""
+def _number(made: Code, frame: Frame) -> None:
+    """The hit gets its number, in rcx, too."""
     made.raw("b9 01 00 00 00")  # mov ecx,1
     made.raw("f0 48 0f c1 08")  # lock xadd [rax+CONTROL_HITS],rcx
     made.raw("48 83 c1 01")  # add rcx,1
     made.store(frame.number, RCX)
-    made.raw("48 3b 48 08")  # cmp rcx,[rax+CONTROL_PASSED]
-    return made.branch("0f86")  # jbe
 
 
-def _past_last(made: Code) -> int:
-    made.raw("48 3b 48 10")  # cmp rcx,[rax+CONTROL_LAST]
-    return made.branch("0f87")  # ja
+def _tell(made: Code, run: Run, frame: Frame) -> None:
+    """What the program asks of the thread and of the moment."""
+    hit = frame.hit
+    if run.pid:
+        made.store_constant(hit.pid, run.pid, RAX)
+    if run.tid:
+        made.raw("b8 ba000000 0f05")  # mov eax,gettid; syscall
+        made.store(hit.tid, RAX)
+    if run.cpu:
+        _cpu(made)
+        made.store(hit.cpu, RAX)
+    if run.clock is not None:
+        _time(made, run.clock)
+        made.store(hit.time, RAX)
+    if run.scratch:
+        made.lea(RAX, frame.scratch(run.record) + 15)
+        made.raw("48 83 e0 f0")  # and rax,-16
+        made.store(hit.scratch, RAX)
+
+
+def _cpu(made: Code) -> None:
+    """eax becomes the number of the CPU."""
+    made.raw("b8 7b000000 0f03c0 25 ff0f0000")  # mov eax,7Bh; lsl eax,eax; and eax,0FFFh
+
+
+def _time(made: Code, clock: Clock) -> None:
+    """rax becomes nanoseconds."""
+    made.constant(RCX, clock.address)
+    made.raw("0f31 48c1e220 4809d0")  # rdtsc; shl rdx,32; or rax,rdx
+    made.raw("482b01 48f76110")  # sub rax,[rcx]; mul qword [rcx+16]
+    made.raw("480facd020 48034108")  # shrd rax,rdx,32; add rax,[rcx+8]
+
+
+def _make_room(made: Code, record: Record, frame: Frame) -> None:
+    """Where the program logs to."""
+    hit = frame.hit
+    if record.raw:
+        made.lea(RAX, frame.raw(record))
+        made.store(hit.raw, RAX)
+    if record.log:
+        made.lea(RAX, frame.log)
+        made.store(hit.log, RAX)
+    if record.alters_numbers:
+        made.store_constant(hit.major, record.major, RAX)
+        made.store_constant(hit.minor, record.minor, RAX)
+
+
+def _commit(made: Code, run: Run, record: Record, frame: Frame) -> None:
+    """Make a record of what the program has logged, in the ring of this CPU; rax is kept.
+
+    It is reserved here, when its size is known, so that there is little between that and its end.
+    """
+    hit = frame.hit
+    made.store(frame.exit, RAX)
+    made.raw("4883f8ff")  # cmp rax,ABORT
+    ends = [made.branch("0f84")]
+    _sizes(made, record, frame)
+    _cpu(made)
+    made.raw("4189c2 25")  # mov r10d,eax; and eax,count-1
+    made.number(record.rings.count - 1)
+    made.raw("4869f0")  # imul rsi,rax,stride
+    made.number(record.rings.stride)
+    made.constant(RAX, record.rings.address)
+    made.raw("4801c6")  # add rsi,rax
+    full = _reserve(made, record.rings)
+    made.raw("448909")  # mov [rcx+RECORD_SIZE],r9d
+    made.raw("4c895130")  # mov [rcx+RECORD_CPU],r10
+    made.raw("0f31 48c1e220 4809d0 48894110")  # rdtsc; shl rdx,32; or rax,rdx; mov [rcx+TSC],rax
+    made.raw("f3480faec0 48894118")  # rdfsbase rax; mov [rcx+RECORD_THREAD],rax
+    copied = [(frame.number, RECORD_HIT), (frame.exit, RECORD_EXIT)]
+    if record.log:
+        copied.append((hit.log_size, RECORD_LOG_SIZE))
+    if record.raw:
+        copied.append((hit.raw_count, RECORD_RAW_COUNT))
+    if record.raises:
+        copied += [(hit.exception + at, RECORD_EXCEPTION + at) for at in (0, 8, 16)]
+    set_ = [(record.site, RECORD_SITE)]
+    if record.alters_numbers:
+        copied += [(hit.major, RECORD_MAJOR), (hit.minor, RECORD_MINOR)]
+    else:
+        set_ += [(record.major, RECORD_MAJOR), (record.minor, RECORD_MINOR)]
+    for source, target in copied:
+        made.load(RAX, source)
+        made.raw("488941")  # mov [rcx+target],rax
+        made.bytes.append(target)
+    for value, target in set_:
+        made.raw("48c741")  # mov qword [rcx+target],value
+        made.bytes.append(target)
+        made.number(value)
+    made.raw("488d5170")  # lea rdx,[rcx+RECORD_DATA]
+    if record.raw:
+        made.lea(RSI, frame.raw(record))
+        _copy(made, "4d85c0", "4983e808")  # test r8,r8; sub r8,8
+    if record.log:
+        made.lea(RSI, frame.log)
+        _copy(made, "4885ff", "4883ef08")  # test rdi,rdi; sub rdi,8
+    made.raw("c74104 01000000")  # mov dword [rcx+RECORD_STATE],1
+    ends.append(made.branch("e9"))
+    made.land([full])
+    made.constant(RDX, run.control)
+    made.raw("f048ff4220")  # lock inc qword [rdx+CONTROL_LOST]
+    made.land(ends)
+    made.load(RAX, frame.exit)
+
+
+def _sizes(made: Code, record: Record, frame: Frame) -> None:
+    """Bytes of the record's parts, each rounded up to words: rdi of the log, r8 of what is raw in
+    it, r9 of all."""
+    made.raw("31ff 4531c0")  # xor edi,edi; xor r8d,r8d
+    if record.log:
+        made.load(RDI, frame.hit.log_size)
+        made.raw("4883c707 4883e7f8")  # add rdi,7; and rdi,-8
+    if record.raw:
+        made.load(R8, frame.hit.raw_count)
+        made.raw("4e8d048507000000 4983e0f8")  # lea r8,[r8*4+7]; and r8,-8
+    made.raw("4e8d4c0770")  # lea r9,[rdi+r8+RECORD_DATA]
+
+
+def _reserve(made: Code, rings: Rings) -> int:
+    """rcx becomes the address of r9 bytes in the ring at rsi; the branch taken if it is full."""
+    again = len(made)
+    made.raw("488b06")  # mov rax,[rsi+RING_HEAD]
+    made.raw("4a8d0c08")  # lea rcx,[rax+r9]
+    made.raw("4889ca 482b5640")  # mov rdx,rcx; sub rdx,[rsi+RING_TAIL]
+    made.raw("4881fa")  # cmp rdx,ring size
+    made.number(rings.size)
+    full = made.branch("0f87")
+    made.raw("f0480fb10e")  # lock cmpxchg [rsi+RING_HEAD],rcx
+    made.raw("0f85")
+    made.number(again - (len(made) + 4))
+    made.raw("25")  # and eax,ring size-1
+    made.number(rings.size - 1)
+    made.raw("488d8c06")  # lea rcx,[rsi+rax+RING_DATA]
+    made.number(RING_DATA)
+    return full
+
+
+def _copy(made: Code, test: str, less: str) -> None:
+    """Copy words from rsi to rdx, both of which are moved on; ``test`` and ``less`` are of the
+    register that has the bytes."""
+    made.raw(test)
+    none = made.branch("0f84")
+    again = len(made)
+    made.raw(
+        "488b06 488902 4883c608 4883c208"
+    )  # mov rax,[rsi]; mov [rdx],rax; add rsi,8; add rdx,8
+    made.raw(less)
+    made.raw("0f85")
+    made.number(again - (len(made) + 4))
+    made.land([none])

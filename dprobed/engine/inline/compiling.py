@@ -16,7 +16,7 @@ from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native.abi import Blob
 from dprobed.program.exec.native.refusals import why_not
 
-_answer: Final = msgspec.msgpack.Decoder(Blob | str)  # type: ignore[arg-type]
+_answer: Final = msgspec.msgpack.Decoder(Blob | str)
 
 
 @lru_cache(maxsize=1024)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
+from dprobed.arch.x86_64 import features
 from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
@@ -20,12 +22,14 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.exits import TrampolineExits
-from dprobed.engine.inline.placing import Placer
+from dprobed.engine.inline.placing import Placer, makes_records
+from dprobed.engine.inline.records import RecordReader, ThreadPointers
 from dprobed.engine.inline.sites import JumpAttachment, Site
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.tracee.ptrace import Registers
+from dprobed.tracee.lifecycle import State as ThreadState
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.protocol import State
@@ -38,6 +42,13 @@ _CODE: Final = 1536
 _DATA: Final = 512
 
 
+def why_no_records() -> str:
+    """Why no records can be made in a target; empty: they can."""
+    if not features.HAS_FS_BASE:
+        return "records need an instruction of newer processors and kernels (rdfsbase)"
+    return ""
+
+
 class InlineEngine:
     """The inline engine of one target."""
 
@@ -48,7 +59,8 @@ class InlineEngine:
         self._group: Final = group
         self._listener: Final = listener
         self._exits: Final = TrampolineExits(group, registers)
-        self.placer = Placer(AddressSpace.unopened(0), group)
+        self._registers: Final = registers
+        self._start(AddressSpace.unopened(0))
         #: Whether an instruction is displaced by another engine.
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
         self._ready: Final[dict[int, Site]] = {}
@@ -56,10 +68,15 @@ class InlineEngine:
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
-        self.placer = Placer(space, self._group)
+        self._start(space)
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
+
+    def _start(self, space: AddressSpace) -> None:
+        self.placer = Placer(space, self._group)
+        pointers = ThreadPointers(space.tgid, self._registers)
+        self._reader = RecordReader(space.tgid, self._listener.records, pointers)
 
     # --- putting in ---
 
@@ -107,7 +124,12 @@ class InlineEngine:
             assert isinstance(each, InlineExecutor)
             code += each.size
             data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
-        self.placer.reserve([plan.location.address for plan in plans], code, data)
+        records = any(self._makes_records(each.probe) for each in plans)
+        if records and (reason := why_no_records()):
+            return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
+        self.placer.reserve([plan.location.address for plan in plans], code, data, records=records)
+        if records:
+            self._note_threads()
         refused = []
         for plan in plans:
             address = plan.location.address
@@ -117,6 +139,18 @@ class InlineEngine:
             except (SpaceError, RelocationError) as error:
                 refused.append((plan, Refusal(State.FAILED, str(error))))
         return refused
+
+    @staticmethod
+    def _makes_records(probe: Probe) -> bool:
+        native = probe.native
+        return isinstance(native, InlineExecutor) and makes_records(native, probe)
+
+    def _note_threads(self) -> None:
+        with self._group.stopped():
+            for thread in list(self._group.threads.values()):
+                if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
+                    with suppress(Gone):
+                        self._reader.note(thread)
 
     def _site(self, address: int) -> Site:
         known = self.placer.sites.by_address.get(address)
@@ -153,7 +187,7 @@ class InlineEngine:
     def _write(self, site: Site) -> str:
         """Have a site lead to the programs of its probes; why it cannot. Raises SpaceError."""
         placer = self.placer
-        made = placer.build(site, [each.probe for each in site.attachments])
+        made = placer.build(site)
         if not placer.sites.arm(site, placer.jump_to(site, made), made):
             return f"the code at {site.address:#x} changed meanwhile"
         placer.sites.by_address[site.address] = site
@@ -214,19 +248,30 @@ class InlineEngine:
         for site in list(self.placer.sites.by_address.values()):
             self.placer.sites.disarm(site)
         self.sync()
-        self.placer.keep_values()
 
     # --- what was counted ---
 
-    def sync(self) -> None:
-        """Take over what was counted since the last time."""
+    @property
+    def has_records(self) -> bool:
+        """Whether records may come at any time, without a stop."""
+        return self.placer.rings is not None
+
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted since the last time, and records. ``final``: no thread runs
+        any more."""
         retired = False
+        placer = self.placer
+        if placer.rings is not None and placer.clock is not None:
+            placer.clock.look()
+            found = placer.rings.read(final=final)
+            self._reader.take(found, placer.places, placer.clock)
         for probe, counter in self.placer.counters.items():
             hits = min(counter.hits, probe.last)
             new, probe.hits = hits - probe.hits, hits
             if probe.over:
                 continue
             probe.ran += max(0, hits - max(probe.pass_count, hits - new))
+            probe.dropped += counter.take_lost()
             if counter.is_over:
                 probe.set(State.REMOVED)
                 retired = True
@@ -250,9 +295,15 @@ class InlineEngine:
 
     def begin(self, thread: Thread) -> None:
         """See Engine."""
+        if self.has_records:
+            self.sync()  # Another one may have had its local variables there.
+        self._reader.note(thread)
 
     def forget(self, thread: Thread) -> None:
         """See Engine."""
+        if self.has_records:
+            self.sync()
+        self._reader.forget(thread.tid)
 
     def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
         """See Engine: no stop is this engine's."""
@@ -285,7 +336,10 @@ class InlineEngine:
     def unmap(self, thread: Thread) -> None:
         """Have a borrowed thread unmap what is ours, all threads are stopped; but not where one may
         be in it. Raises SpaceError and Gone."""
-        if self._exits.leave_all():
+        left = self._exits.leave_all()
+        self.sync(final=left)
+        self.placer.keep_values()
+        if left:
             self.placer.unmap(thread)
 
     def adopt(self, found: Iterable[Change]) -> None:
@@ -309,6 +363,7 @@ class InlineEngine:
             return []
         child._exits.may_come_back = self._exits.may_come_back
         sites = child.placer.take_over(self.placer, twin)
+        child._note_threads_of_child()
         for site, armed in sites:
             site_has = len(site.attachments)
             if not site_has:
@@ -317,9 +372,13 @@ class InlineEngine:
                 child._write(site)
         return child.attachments()
 
+    def _note_threads_of_child(self) -> None:
+        for thread in self._group.threads.values():
+            self._reader.note(thread)
+
     def exec(self) -> None:
         """See Engine."""
-        self.sync()
+        self.sync(final=True)
         self.placer.keep_values()
         self._ready.clear()
         self._released.clear()

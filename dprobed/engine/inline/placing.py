@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.jump import jump
 from dprobed.arch.x86_64.relocation import RelocationError, displace
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
+from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.arch.x86_64.trampoline import (
     CONTROL_HITS,
     CONTROL_LAST,
+    CONTROL_LOST,
     CONTROL_OVER,
     CONTROL_PASSED,
     CONTROL_SIZE,
+    Clock,
     Frame,
+    Hit,
+    Record,
     Run,
     flags_are_live,
     trampoline,
@@ -24,25 +29,45 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.shared import SharedMemory
+from dprobed.engine.inline.records import Places, log_room, raw_room
+from dprobed.engine.inline.rings import RingMemory
+from dprobed.engine.inline.shared import LINE, SharedMemory
 from dprobed.engine.inline.sites import JumpAttachment, Site, Sites, Trampoline
 from dprobed.engine.interface import Location, Twin
-from dprobed.engine.probe import Probe
+from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.remote_calls import note
-from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data
+from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
+from dprobed.program.exec.native.abi import Hit as Words
+from dprobed.program.exits import ABORT, REM
 from dprobed.program.registers import USER_REGS
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
-_FRAME: Final = Frame(HIT_BYTES)
+_HIT: Final = Hit(
+    tid=Words.TID,
+    pid=Words.PID,
+    cpu=Words.CPU,
+    time=Words.TIME,
+    scratch=Words.SCRATCH,
+    log=Words.LOG,
+    log_size=Words.LOG_SIZE,
+    raw=Words.RAW,
+    raw_count=Words.RAW_COUNT,
+    major=Words.MAJOR,
+    minor=Words.MINOR,
+    exception=Words.EXCEPTION,
+    size=HIT_BYTES,
+)
 #: Bytes of shared memory that are mapped at once.
 _SHARED: Final = 1 << 18
 #: Bytes of code that is looked at behind the probed instruction.
 _BEHIND: Final = 64
 #: No trampoline with one program is longer; each further one takes so much more at most.
-_LONGEST: Final = 1024
-_LONGEST_RUN: Final = 256
+_LONGEST: Final = 512
+_LONGEST_RUN: Final = 640
+#: More than a program can name.
+_MOST_FACILITIES: Final = 512
 _LAST: Final = (1 << 64) - 1
 
 
@@ -52,11 +77,18 @@ class Counter:
     def __init__(self, address: int, words: memoryview) -> None:
         self.address: Final = address
         self._words: Final = words
+        self._lost = 0
 
     @property
     def hits(self) -> int:
         """How often it was come by."""
         return self._words[CONTROL_HITS // 8]
+
+    def take_lost(self) -> int:
+        """Records for which there was no room, since the last time."""
+        lost = self._words[CONTROL_LOST // 8]
+        new, self._lost = lost - self._lost, lost
+        return new
 
     @property
     def is_over(self) -> bool:
@@ -67,11 +99,19 @@ class Counter:
         """Set them, before anybody comes by."""
         self._words[CONTROL_HITS // 8] = hits
         self._words[CONTROL_PASSED // 8] = passed
+        self._words[CONTROL_OVER // 8] = self._words[CONTROL_LOST // 8] = 0
         self.limit(last)
 
     def limit(self, last: int) -> None:
         """The last hit that runs the program."""
         self._words[CONTROL_LAST // 8] = min(last, _LAST)
+
+
+def makes_records(executor: InlineExecutor, probe: Probe) -> bool:
+    """Whether a probe's program makes records: it may end otherwise than by `abort`."""
+    blob = executor.native(probe.definition)
+    raises = isinstance(blob, Blob) and bool(blob.needs & Needs.EXCEPTION)
+    return raises or executor.exits[probe.index] != {ABORT}
 
 
 def _mask(bits: int) -> frozenset[int]:
@@ -91,12 +131,25 @@ class Placer:
         self.counters: Final[dict[Probe, Counter]] = {}
         #: Where a probe's function is, by the area that it is in.
         self._functions: Final[dict[tuple[InlineExecutor, int, CodeArea], int]] = {}
+        #: Where records go, once there is a program that makes some.
+        self.rings: RingMemory | None = None
+        self.places = Places()
+        self.clock: TimeStamps | None = None
+        self._clock_at = 0
+        #: The constants of each program's places, and which facilities are gone.
+        self._constants: Final[dict[tuple[InlineExecutor, int], int]] = {}
 
     # --- room ---
 
-    def reserve(self, addresses: Iterable[int], code: int, data: int) -> None:
+    def reserve(self, addresses: Iterable[int], code: int, data: int, *, records: bool) -> None:
         """Have the target map what is missing for trampolines at these addresses, which need so
-        many bytes of ``code`` each; and room for ``data``. Raises SpaceError and Gone."""
+        many bytes of ``code`` each; room for ``data``; and rings, if there are to be ``records``.
+        Raises SpaceError and Gone."""
+        if self.clock is None:
+            try:
+                self.clock = TimeStamps()
+            except OSError as error:
+                raise SpaceError(f"the time stamp counter cannot be read: {error}") from None
         pages = self.sites.pages
         need: dict[CodeArea, int] = {}
         missing: list[int] = []
@@ -107,7 +160,8 @@ class Placer:
             else:
                 need[area] = need.get(area, 0) + code
         shared = self._shared and self._shared[-1].room >= data
-        if not missing and shared:
+        records = records and self.rings is None
+        if not missing and shared and not records:
             return
         with self._group.borrower.borrowed(self.space.tgid) as thread:
             while missing:
@@ -117,6 +171,9 @@ class Placer:
                 name = pages.areas[0].start
                 size = max(_SHARED, data)
                 self._shared.append(SharedMemory.make(self.space, self._group, thread, name, size))
+            if records:
+                name = pages.areas[0].start
+                self.rings = RingMemory.make(self.space, self._group, thread, name)
 
     def _allocate(self, size: int) -> tuple[int, memoryview]:
         offset = self._shared[-1].allocate(size)
@@ -133,7 +190,8 @@ class Placer:
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
-        shared = [(each.address, each.address + len(each.view)) for each in self._shared]
+        memory = self._shared + ([self.rings.shared] if self.rings is not None else [])
+        shared = [(each.address, each.address + each.length) for each in memory]
         return [(area.start, area.end) for area in self.sites.pages.areas] + shared
 
     def unmap(self, thread: Thread) -> None:
@@ -145,6 +203,7 @@ class Placer:
         self.sites.trampolines.clear()
         self._functions.clear()
         self._shared.clear()
+        self.rings = None
 
     # --- a fork child's copy ---
 
@@ -184,6 +243,11 @@ class Placer:
                 self.space, self._group, thread, name, len(shared.view), shared.address
             )
             self._shared.append(shared.twin(made.address, made.view))
+        if parent.rings is not None:
+            at = parent.rings.shared.address
+            self.rings = RingMemory.make(self.space, self._group, thread, name, at)
+        self.clock, self._clock_at = parent.clock, parent._clock_at
+        twins: dict[Attachment, Attachment] = {}
         found = []
         for site in parent.sites.by_address.values():
             other = Site(site.address, site.original)
@@ -195,8 +259,10 @@ class Placer:
                 if new is not None:
                     self._take_over_probe(parent, old.probe, new[0])
                     location = Location(old.address, new[1], old.place, old.module_key)
-                    other.attachments.append(JumpAttachment(new[0], location, other))
+                    twins[old] = mine = JumpAttachment(new[0], location, other)
+                    other.attachments.append(mine)
             found.append((other, len(site.attachments)))
+        self.places = parent.places.copy(twins)
         for start, (site, made_there) in parent.sites.trampolines.items():
             there = self.sites.by_address.get(site.address, site)
             self.sites.trampolines[start] = there, made_there
@@ -243,6 +309,7 @@ class Placer:
             executor.locals.bind(words[Data.LOCALS // 8 :][:count])
             for index, value in enumerate(executor.symbols, Data.LOCALS // 8 + count):
                 words[index] = value
+            words[Data.GONE // 8] = self._allocate(_MOST_FACILITIES)[0]
             found = self._data[executor] = address
         return found
 
@@ -256,36 +323,75 @@ class Placer:
             self._functions[known] = at
         return self._functions[known]
 
-    def _run(self, probe: Probe, area: CodeArea) -> Run:
+    def _clock(self) -> Clock:
+        if not self._clock_at:
+            self._clock_at, words = self._allocate(LINE)
+            assert self.clock is not None
+            words[0], words[1] = self.clock.latest
+            words[2] = round(self.clock.rate * (1 << 32))
+        return Clock(self._clock_at)
+
+    def _place(self, executor: InlineExecutor, index: int) -> int:
+        """Where a program's ``struct place`` is."""
+        known = executor, index
+        if known not in self._constants:
+            self._constants[known], words = self._allocate(LINE)
+            words[Place.CODE_BASE // 8] = executor.bases[index]
+        return self._constants[known]
+
+    def _run(self, attachment: JumpAttachment, area: CodeArea) -> Run:
+        probe = attachment.probe
         native = probe.native
         assert isinstance(native, InlineExecutor)
         blob = native.native(probe.definition)
         assert isinstance(blob, Blob)
+        needs = Needs(blob.needs)
+        exits = native.exits[probe.index]
+        record = None
+        if makes_records(native, probe):
+            assert self.rings is not None
+            record = Record(
+                self.rings.layout,
+                self.places.number(attachment),
+                raw_room(blob),
+                log_room(blob),
+                native.program.header.major,
+                probe.definition.minor,
+                Needs.NUMBERS in needs,
+                Needs.EXCEPTION in needs,
+            )
         return Run(
             code=self._function(native, probe.index, blob, area),
             data=self._data_of(native),
-            place=0,
+            place=self._place(native, probe.index),
             control=self._control(probe).address,
             reads=_mask(blob.reads),
             writes=_mask(blob.writes),
             clobbers=_mask(blob.clobbers),
-            numbered=bool(probe.pass_count or probe.last < 1 << 63),
-            ends=True,
+            counted=bool(probe.pass_count or probe.last < 1 << 63),
+            ends=REM in exits,
+            scratch=blob.scratch_bytes > 0,
+            record=record,
+            pid=self.space.tgid if Needs.PID in needs else 0,
+            tid=Needs.TID in needs,
+            cpu=Needs.CPU in needs,
+            clock=self._clock() if Needs.TIME in needs else None,
         )
 
     # --- trampolines ---
 
-    def build(self, site: Site, probes: Sequence[Probe]) -> Trampoline:
-        """Make a trampoline for a site at which there are these; raises SpaceError."""
+    def build(self, site: Site) -> Trampoline:
+        """Make a trampoline for the probes of a site; raises SpaceError."""
         area = self.sites.pages.near(site.address)
         if area is None:
             raise SpaceError(f"no memory for code within 2 GiB of {site.address:#x}")
-        runs = [self._run(probe, area) for probe in probes]
+        runs = [self._run(each, area) for each in site.attachments]
+        frame = Frame(_HIT, max(each.room for each in site.attachments))
         start = area.take(_LONGEST + _LONGEST_RUN * len(runs))
         if start is None:
             raise SpaceError("no room for code is left")
         flags = flags_are_live(self.text(site.address, _BEHIND), site.address)
-        code = trampoline(start, site.address, runs, _FRAME, flags=flags)
+        code = trampoline(start, site.address, runs, frame, flags=flags)
         slot = start + len(code)
         try:
             displaced = displace(site.original, site.address, slot)

@@ -12,8 +12,8 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from dprobed.arch.x86_64.paging import PAGE
-from dprobed.arch.x86_64.syscalls import SYS_CLOSE, SYS_MEMFD_CREATE, SYS_MMAP
+from dprobed.arch.x86_64.paging import PAGE, WORD
+from dprobed.arch.x86_64.syscalls import SYS_CLOSE, SYS_MEMFD_CREATE, SYS_MMAP, SYS_MUNMAP
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.tracee.ptrace import Gone
@@ -24,6 +24,7 @@ _MFD_CLOEXEC: Final = 1
 _PROT_READ_WRITE: Final = 3
 _MAP_SHARED: Final = 1
 _MAP_FIXED: Final = 0x10
+_MAP_PRIVATE_ANONYMOUS: Final = 0x22
 #: Bytes that no two CPUs write to in turn.
 LINE: Final = 64
 
@@ -31,8 +32,10 @@ LINE: Final = 64
 class SharedMemory:
     """One such mapping; ``address``: where the target has it."""
 
-    def __init__(self, address: int, view: memoryview) -> None:
+    def __init__(self, address: int, view: memoryview, length: int) -> None:
         self.address: Final = address
+        #: Bytes that it takes there.
+        self.length: Final = length
         #: Its bytes here.
         self.view: Final = view
         self._used = 0
@@ -51,23 +54,51 @@ class SharedMemory:
 
         ``at``: in place of what is mapped there; 0: anywhere. Raises SpaceError and Gone.
         """
+        size = -(-size // PAGE) * PAGE
+        return cls.map_parts(space, group, thread, name, [(0, 0, size)], at)
+
+    @classmethod
+    def map_parts(
+        cls,
+        space: AddressSpace,
+        group: ThreadGroup,
+        thread: Thread,
+        name: int,
+        parts: Sequence[tuple[int, int, int]],
+        at: int = 0,
+    ) -> SharedMemory:
+        """The same, of parts in ascending order: where each is behind the address, where it is in
+        the file, and its size. Together they are without a gap."""
 
         def call(number: int, *arguments: int) -> int:
             return space.calls.call(group, thread, number, *arguments)
 
-        size = -(-size // PAGE) * PAGE
         descriptor = call(SYS_MEMFD_CREATE, name, _MFD_CLOEXEC)
         if descriptor < 0:
             raise SpaceError(f"the target cannot make a memfd: {os.strerror(-descriptor)}")
+        begun = at
+        there, _, last = parts[-1]
+        length = there + last
         try:
-            view = _mapped(thread.tid, descriptor, size)
-            flags = _MAP_SHARED | (_MAP_FIXED if at else 0)
-            found = call(SYS_MMAP, at, size, _PROT_READ_WRITE, flags, descriptor, 0)
+            view = _mapped(thread.tid, descriptor, max(begin + size for _, begin, size in parts))
+            if len(parts) > 1 and not at:
+                at = _checked(call(SYS_MMAP, 0, length, 0, _MAP_PRIVATE_ANONYMOUS, WORD, 0))
+            for offset, begin, size in parts:
+                flags = _MAP_SHARED | (_MAP_FIXED if at else 0)
+                where = at + offset if at else 0
+                at = (
+                    _checked(
+                        call(SYS_MMAP, where, size, _PROT_READ_WRITE, flags, descriptor, begin)
+                    )
+                    - offset
+                )
+        except SpaceError:
+            if at and not begun:
+                call(SYS_MUNMAP, at, length)
+            raise
         finally:
             call(SYS_CLOSE, descriptor)
-        if found < 0:
-            raise SpaceError(f"the target cannot map shared memory: {os.strerror(-found)}")
-        return cls(found, view)
+        return cls(at, view, length)
 
     @property
     def room(self) -> int:
@@ -88,10 +119,16 @@ class SharedMemory:
 
     def twin(self, address: int, view: memoryview) -> SharedMemory:
         """The same in a copy of the address space, which has its own memory there."""
-        other = SharedMemory(address, view)
+        other = SharedMemory(address, view, self.length)
         other._used = self._used
         view[:] = self.view
         return other
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise SpaceError(f"the target cannot map shared memory: {os.strerror(-result)}")
+    return result
 
 
 def _mapped(tid: int, descriptor: int, size: int) -> memoryview:

@@ -20,6 +20,8 @@ from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.inline.code import CodePages
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.records import room_of
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import note
 
@@ -27,11 +29,16 @@ from dprobed.engine.remote_calls import note
 class JumpAttachment(Attachment):
     """A place of a probe at a jump site."""
 
-    __slots__ = ("site",)
+    __slots__ = ("room", "site")
 
     def __init__(self, probe: Probe, location: Located, site: Site) -> None:
         super().__init__(probe, "inline", location)
         self.site: Final = site
+        #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
+        self.room = 0
+        if isinstance(native := probe.native, InlineExecutor):
+            blob = native.native(probe.definition)
+            self.room = 0 if isinstance(blob, str) else room_of(blob)
 
 
 class Trampoline(msgspec.Struct, frozen=True):

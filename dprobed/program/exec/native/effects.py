@@ -360,9 +360,7 @@ def _heap_place(to: Emitter, place: ir.HeapPlace) -> Value:
     address, size = c.first(found), c.second(found)
     to.fail_if(c.test("==", address, 0), place.no_block)
     first, length = to.word(offset), place.width * place.count
-    outside = c.b.or_(
-        c.test(">", first, size), c.test(">", word(length), c.b.sub(size, first))
-    )
+    outside = c.b.or_(c.test(">", first, size), c.test(">", word(length), c.b.sub(size, first)))
     to.fail_if(outside, place.outside)
     return c.b.inttoptr(c.b.add(address, first), PTR)
 

@@ -129,11 +129,7 @@ class Emitter:
     def stack_word(self, base: Base, plus: int, index: Word | None = None) -> Value:
         """The address of a word of the stack in memory."""
         c = self.c
-        first = (
-            c.get(self.depth)
-            if base is Base.DEPTH
-            else c.load(self.scratch, self.layout.sbp)
-        )
+        first = c.get(self.depth) if base is Base.DEPTH else c.load(self.scratch, self.layout.sbp)
         position = c.b.add(first, word(plus))
         if index is not None:
             position = c.b.add(position, self.word(index))

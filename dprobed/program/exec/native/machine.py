@@ -108,9 +108,7 @@ def _throw(library: Library, begin: Callable[..., Code]) -> Code:
 def _to_a_handler(c: Code, library: Library, scratch: Value, level: Value) -> None:
     """Take ``level`` down to the innermost frame with a handler; -1: there is none."""
     done = c.variable(word(0))
-    with c.loop(
-        lambda: c.b.and_(c.test("s>=", c.get(level), 0), c.test("==", c.get(done), 0))
-    ):
+    with c.loop(lambda: c.b.and_(c.test("s>=", c.get(level), 0), c.test("==", c.get(done), 0))):
         held = frame(c, library, scratch, c.get(level))
         with c.b.if_else(c.test("s<", c.load(held, at.FRAME_HANDLER), 0)) as (without, with_):
             with without:

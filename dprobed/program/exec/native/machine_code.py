@@ -164,8 +164,10 @@ class _Walk:
     @staticmethod
     def _moved(one: Any, depth: int) -> int:
         """The depth where an instruction adds to rsp, or takes from it."""
-        writes_rsp = one.op_count and one.op_kind(0) == iced.OpKind.REGISTER and (
-            one.op0_register == iced.Register.RSP
+        writes_rsp = (
+            one.op_count
+            and one.op_kind(0) == iced.OpKind.REGISTER
+            and (one.op0_register == iced.Register.RSP)
         )
         if not writes_rsp or one.mnemonic in (iced.Mnemonic.CMP, iced.Mnemonic.TEST):
             return depth

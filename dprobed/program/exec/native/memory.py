@@ -41,9 +41,7 @@ def _is_direct(c: Code, data: Value, address: Value, length: Value) -> Value:
     return c.b.and_(inside, c.test("<=", length, c.b.sub(high, address)))
 
 
-def _transfer(
-    c: Code, number: int, pieces: list[tuple[Value, Value, Value]]
-) -> Value:
+def _transfer(c: Code, number: int, pieces: list[tuple[Value, Value, Value]]) -> Value:
     """Copy pieces (ours, the target's, length); how many bytes, negative where none."""
     vectors = c.room(32 * len(pieces))
     theirs = c.at(vectors, 16 * len(pieces))
@@ -54,9 +52,7 @@ def _transfer(
         c.store(length, theirs, 16 * n + 8)
     count = len(pieces)
     thread = c.system_call(_GETTID)
-    return c.system_call(
-        number, thread, c.address(vectors), count, c.address(theirs), count, 0
-    )
+    return c.system_call(number, thread, c.address(vectors), count, c.address(theirs), count, 0)
 
 
 @makes("copy_in")
@@ -83,9 +79,7 @@ def _makes_words(width: int) -> None:
         c = begin(PTR, PTR, I64, result=PAIR)
         hit, data, address = c.arguments
         length = word(width)
-        quick = c.b.or_(
-            _in_own_page(c, hit, address, length), _is_direct(c, data, address, length)
-        )
+        quick = c.b.or_(_in_own_page(c, hit, address, length), _is_direct(c, data, address, length))
         with c.when(c.b.and_(quick, c.test("<", address, ADDRESS_END))):
             c.give(c.load(c.b.inttoptr(address, PTR), 0, width), 1)
         with c.when(c.test(">=", address, ADDRESS_END)):

@@ -281,9 +281,7 @@ def _add_to_variable(to: Emitter, op: ir.AddToVariable) -> None:
 def _guard_run(to: Emitter, op: ir.GuardRun) -> None:
     c, b = to.c, to.c.b
     index, count = to.word(op.index), to.word(op.count)
-    over = b.or_(
-        c.test(">", index, op.size), c.test(">", count, b.sub(word(op.size), index))
-    )
+    over = b.or_(c.test(">", index, op.size), c.test(">", count, b.sub(word(op.size), index)))
     to.give(op.bad, c.most(index, op.size))
     to.fail_if(b.and_(over, c.test("!=", count, 0)), op.fault)
 
