@@ -6,12 +6,14 @@ is never written over as long as the target runs, unless it is known that no thr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.paging import NEAR, PAGE
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.puns import Stubs
 from dprobed.engine.remote_calls import note
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -70,10 +72,15 @@ class CodePages:
     def __init__(self, space: AddressSpace) -> None:
         self._space: Final = space
         self.areas: Final[list[CodeArea]] = []
+        self.stubs = Stubs()
 
     def of(self, address: int) -> CodeArea | None:
         """The area that an address is in."""
         return next((area for area in self.areas if area.holds(address)), None)
+
+    def hold(self, address: int) -> bool:
+        """Whether an address is in our code."""
+        return self.of(address) is not None or self.stubs.holds(address)
 
     def near(self, address: int) -> CodeArea | None:
         """The area for code that reaches an address."""
@@ -90,6 +97,16 @@ class CodePages:
         self.areas.append(area)
         return area
 
+    def map_stubs(self, group: ThreadGroup, thread: Thread, pages: Iterable[int]) -> set[int]:
+        """Have a borrowed thread map these pages; those that it could not. Raises SpaceError and
+        Gone."""
+        failed = set()
+        for page in pages:
+            if not self._space.resident.map_at(group, thread, page, PAGE, Kind.CODE):
+                failed.add(page)
+        self.stubs.give_up(failed)
+        return failed
+
     def adopt(self, start: int, data: bytes) -> None:
         """Another tracer has left these: what is in them stays."""
         size = int.from_bytes(data, "little")
@@ -101,6 +118,9 @@ class CodePages:
             size = (area.end - area.start).to_bytes(8, "little")
             note(other._space.changes, Kind.CODE, area.start, size)
             other.areas.append(area.copy())
+        other.stubs = self.stubs.copy()
+        for page in other.stubs.pages:
+            note(other._space.changes, Kind.CODE, page, PAGE.to_bytes(8, "little"))
 
     def put(self, address: int, code: bytes) -> None:
         """Write code where it was taken; raises SpaceError."""

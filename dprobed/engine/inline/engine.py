@@ -42,6 +42,11 @@ _CODE: Final = 1536
 _DATA: Final = 512
 
 
+_NO_JUMP: Final = (
+    "its instruction is shorter than a jump, and where one could lead to, nothing can be mapped"
+)
+
+
 def why_no_records() -> str:
     """Why no records can be made in a target; empty: they can."""
     if not features.HAS_FS_BASE:
@@ -107,10 +112,11 @@ class InlineEngine:
             length = instruction_length(self.placer.text(address, 15), address)
         except RelocationError as error:
             return error.reason
-        if length < JUMP_SIZE:
-            return f"its instruction has {length} bytes, and a jump has {JUMP_SIZE}"
-        if self.is_displaced(address, length):
-            return "another engine has a probe there"
+        if self.is_displaced(address, max(length, JUMP_SIZE)):
+            return "another engine has a breakpoint there"
+        owner = self.placer.space.owner_of(address, max(length, JUMP_SIZE))
+        if owner not in (None, address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
         return ""
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
@@ -136,8 +142,13 @@ class InlineEngine:
             try:
                 if address not in self._ready:
                     self._ready[address] = self._site(address)
-            except (SpaceError, RelocationError) as error:
+            except RelocationError as error:
                 refused.append((plan, Refusal(State.FAILED, str(error))))
+        self.placer.pun(self._ready.values())
+        for plan in plans:
+            site = self._ready.get(plan.location.address)
+            if site is not None and len(site.original) < JUMP_SIZE and site.pun is None:
+                refused.append((plan, Refusal(State.FAILED, _NO_JUMP)))
         return refused
 
     @staticmethod
@@ -187,6 +198,9 @@ class InlineEngine:
     def _write(self, site: Site) -> str:
         """Have a site lead to the programs of its probes; why it cannot. Raises SpaceError."""
         placer = self.placer
+        owner = placer.space.owner_of(site.address, site.owned - site.address)
+        if owner not in (None, site.address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
         made = placer.build(site)
         if not placer.sites.arm(site, placer.jump_to(site, made), made):
             return f"the code at {site.address:#x} changed meanwhile"

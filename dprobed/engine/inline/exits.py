@@ -52,7 +52,7 @@ class TrampolineExits:
 
     def _deliver(self, thread: Thread, sites: Sites) -> None:
         rip = self._registers.load(thread.tid)[RIP]
-        if sites.pages.of(rip) is None:
+        if not sites.pages.hold(rip):
             return
         if thread.signal in SYNCHRONOUS:
             info = thread.siginfo or ptrace.get_siginfo(thread.tid)
@@ -87,7 +87,7 @@ class TrampolineExits:
         """Have a stopped thread finish what it does in our code; false: it cannot. Raises Gone."""
         for _ in range(_MOST_STEPS):
             rip = self._registers.load(thread.tid)[RIP]
-            if sites.pages.of(rip) is None:
+            if not sites.pages.hold(rip):
                 return True
             found = sites.trampoline_at(rip)
             position = found[1].position(rip) if found is not None else None

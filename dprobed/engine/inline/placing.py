@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from dprobed.arch.x86_64.jump import jump
+from dprobed.arch.x86_64.jump import FAR_JUMP, JUMP_SIZE, far_jump, jump
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.relocation import RelocationError, displace
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.arch.x86_64.time_stamp import TimeStamps
@@ -29,13 +30,14 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.puns import FreePages
 from dprobed.engine.inline.records import Places, log_room, raw_room
 from dprobed.engine.inline.rings import RingMemory
 from dprobed.engine.inline.shared import LINE, SharedMemory
 from dprobed.engine.inline.sites import JumpAttachment, Site, Sites, Trampoline
 from dprobed.engine.interface import Location, Twin
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.engine.remote_calls import note
+from dprobed.engine.remote_calls import mappings, note
 from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
 from dprobed.program.exec.native.abi import Hit as Words
 from dprobed.program.exits import ABORT, REM
@@ -63,6 +65,8 @@ _HIT: Final = Hit(
 _SHARED: Final = 1 << 18
 #: Bytes of code that is looked at behind the probed instruction.
 _BEHIND: Final = 64
+#: Bytes that a punned jump takes at most, prefixes and all.
+_PUNNED: Final = 9
 #: No trampoline with one program is longer; each further one takes so much more at most.
 _LONGEST: Final = 512
 _LONGEST_RUN: Final = 640
@@ -112,6 +116,10 @@ def makes_records(executor: InlineExecutor, probe: Probe) -> bool:
     blob = executor.native(probe.definition)
     raises = isinstance(blob, Blob) and bool(blob.needs & Needs.EXCEPTION)
     return raises or executor.exits[probe.index] != {ABORT}
+
+
+def _pages_of(target: int) -> set[int]:
+    return {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}
 
 
 def _mask(bits: int) -> frozenset[int]:
@@ -192,7 +200,8 @@ class Placer:
         """Start and end of each mapping of ours in the target."""
         memory = self._shared + ([self.rings.shared] if self.rings is not None else [])
         shared = [(each.address, each.address + each.length) for each in memory]
-        return [(area.start, area.end) for area in self.sites.pages.areas] + shared
+        stubs = [(page, page + PAGE) for page in self.sites.pages.stubs.pages]
+        return [(area.start, area.end) for area in self.sites.pages.areas] + stubs + shared
 
     def unmap(self, thread: Thread) -> None:
         """Have a borrowed thread unmap them: none is in them. Raises SpaceError and Gone."""
@@ -200,6 +209,7 @@ class Placer:
             self.space.calls.call(self._group, thread, SYS_MUNMAP, start, end - start)
             self.space.changes.forget(Kind.CODE, start)
         self.sites.pages.areas.clear()
+        self.sites.pages.stubs.pages.clear()
         self.sites.trampolines.clear()
         self._functions.clear()
         self._shared.clear()
@@ -252,6 +262,8 @@ class Placer:
         for site in parent.sites.by_address.values():
             other = Site(site.address, site.original)
             other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
+            other.pun = site.pun
+            self.space.owned[other.address] = other.owned
             note(self.space.changes, Kind.JUMP, other.address, other.change())
             self.sites.by_address[other.address] = other
             for old in site.attachments:
@@ -408,8 +420,30 @@ class Placer:
         return made
 
     def jump_to(self, site: Site, made: Trampoline) -> bytes:
-        """The jump of a site."""
-        return jump(site.address, made.start)
+        """The jump of a site, to a trampoline; raises SpaceError."""
+        if site.pun is None:
+            return jump(site.address, made.start)
+        self.sites.pages.put(site.pun.target, far_jump(site.pun.target, made.start))
+        return site.pun.text
+
+    def pun(self, sites: Iterable[Site]) -> None:
+        """Find where the jumps of these may lead, whose instructions are shorter than one, and have
+        that mapped. Raises SpaceError and Gone."""
+        short = [site for site in sites if len(site.original) < JUMP_SIZE and site.pun is None]
+        if not short:
+            return
+        stubs = self.sites.pages.stubs
+        with self._group.borrower.borrowed(self.space.tgid) as thread:
+            free = FreePages(mappings(thread.tid))
+            before = set(stubs.pages)
+            for site in short:
+                code = self.text(site.address, _PUNNED)
+                site.pun = stubs.find(code, site.address, len(site.original), free)
+            new = sorted(stubs.pages.keys() - before)
+            failed = self.sites.pages.map_stubs(self._group, thread, new)
+        for site in short:
+            if site.pun is not None and _pages_of(site.pun.target) & failed:
+                site.pun = None
 
     def text(self, address: int, length: int) -> bytes:
         """The original code there, as far as our own changes go."""

@@ -126,6 +126,6 @@ class RingMemory:
             else:
                 words = unpack(piece, at)
                 body = piece[at + RECORD_DATA : at + size]
-                found.append(Found(words[3], words[2], *words[4:12], words[12:15], body))
+                found.append(Found._make((words[3], words[2], *words[4:12], words[12:15], body)))
             at += size
         return at

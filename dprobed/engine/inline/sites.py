@@ -21,6 +21,7 @@ from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.inline.code import CodePages
 from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import note
@@ -63,7 +64,7 @@ class Trampoline(msgspec.Struct, frozen=True):
 class Site:
     """One patched place."""
 
-    __slots__ = ("address", "attachments", "gone", "jump", "original", "trampoline")
+    __slots__ = ("address", "attachments", "gone", "jump", "original", "pun", "trampoline")
 
     def __init__(self, address: int, original: bytes) -> None:
         self.address: Final = address
@@ -76,11 +77,18 @@ class Site:
         self.trampoline: Trampoline | None = None
         #: Its module was unmapped.
         self.gone = False
+        #: How its jump is written where the instruction is shorter than one.
+        self.pun: Pun | None = None
 
     @property
     def end(self) -> int:
         """Behind its last byte."""
         return self.address + len(self.original)
+
+    @property
+    def owned(self) -> int:
+        """Behind the last byte that has to stay as it is."""
+        return self.end + (self.pun.tail if self.pun is not None else 0)
 
     def change(self) -> bytes:
         """What is noted of it, for its undo."""
@@ -129,6 +137,7 @@ class Sites:
             site.jump = before
             return False
         site.trampoline = trampoline
+        self.space.owned[site.address] = site.owned
         return True
 
     def disarm(self, site: Site) -> None:
@@ -136,6 +145,7 @@ class Sites:
         if not site.gone and self.is_present(site):
             self.space.memory.poke(site.address, site.original)
         site.jump = b""
+        self.space.owned.pop(site.address, None)
         self.space.changes.forget(Kind.JUMP, site.address)
         self.by_address.pop(site.address, None)
 
@@ -158,7 +168,7 @@ class Sites:
 
     def trampoline_at(self, address: int) -> tuple[Site, Trampoline] | None:
         """The trampoline that an address is in."""
-        if self.pages.of(address) is None:
+        if not self.pages.hold(address):
             return None
         return next(
             (
