@@ -39,6 +39,7 @@ _REQUEST = struct.Struct(f"<20I{KEPT_WORDS}Q512s")
 _REGION = struct.Struct("<QII")
 _ANSWER = struct.Struct(f"<q{KEPT_WORDS}Q512s")
 _SIZE = struct.Struct("<I")
+_NOT_ASKED = 0xFFFF_FFFF
 _NOISE = 0xA5A5_A5A5_A5A5_A5A5
 
 
@@ -199,12 +200,12 @@ class NativeExecutor:
             *(0, len(context.regions)),
         )
         offsets = (
-            Hit.FXSAVE if needs & Needs.FXSAVE else 0,
-            Hit.KEPT if needs & Needs.KEPT else 0,
-            Hit.SCRATCH if blob.scratch_bytes else 0,
-            Hit.LOG if blob.log_bytes else 0,
-            Hit.RAW if blob.raw_pairs else 0,
-            *(Data.GLOBALS + 0, Data.GONE, Data.MAPS),
+            Hit.FXSAVE if needs & Needs.FXSAVE else _NOT_ASKED,
+            Hit.KEPT if needs & Needs.KEPT else _NOT_ASKED,
+            Hit.SCRATCH if blob.scratch_bytes else _NOT_ASKED,
+            Hit.LOG if blob.log_bytes else _NOT_ASKED,
+            Hit.RAW if blob.raw_pairs else _NOT_ASKED,
+            *(Data.GLOBALS, Data.GONE, Data.MAPS),
         )
         return _REQUEST.pack(*counts, *offsets, *context.kept, bytes(context.fp))
 
@@ -281,14 +282,14 @@ class NativeExecutor:
         pairs = words(Hit.RAW_COUNT)[0] if blob.raw_pairs else 0
         if exit_ == ABORT:
             assert (log_size, pairs) == (0, 0)
-        exception = words(Hit.EXCEPTION, 3) if exit_ == EXCEPTION else None
+        code, parm1, parm2 = words(Hit.EXCEPTION, 3)
         return Outcome(
             exit_,
             log[:log_size],
             struct.unpack(f"<{2 * pairs}H", raw[: 4 * pairs]),
             major,
             minor,
-            exception and (exception[0], exception[1], exception[2]),
+            (code, parm1, parm2) if exit_ == EXCEPTION else None,
             bool(flags & Flags.SUSPEND),
             bool(flags & Flags.RESUME),
         )

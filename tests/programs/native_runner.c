@@ -34,12 +34,13 @@ typedef uint64_t u64;
 typedef uint8_t u8;
 
 enum { KEPT = 8, STACK = 1 << 16, PAGE = 4096 };
+#define NOT_ASKED (~(u32)0)
 
 struct request {
 	u32 code_size, stack_bytes, scratch_bytes, log_bytes, raw_pairs;
 	u32 hit_words, data_words, global_words, gone_bytes, place_words;
 	u32 map_bytes, region_count;
-	/* Offsets in struct hit and struct data; 0: it is not asked for. */
+	/* Offsets in struct hit and struct data, or NOT_ASKED. */
 	u32 at_fxsave, at_kept, at_scratch, at_log, at_raw;
 	u32 at_globals, at_gone, at_maps;
 	u64 kept[KEPT];
@@ -230,7 +231,7 @@ __asm__(".globl call_blob\n"
 
 static void point(u8 *at, u32 offset, const void *to)
 {
-	if (offset)
+	if (offset != NOT_ASKED)
 		memcpy(at + offset, &to, sizeof(to));
 }
 

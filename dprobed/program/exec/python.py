@@ -19,7 +19,7 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
 from dprobed.program.exec.maps import held_maps, key_stack, key_string
 from dprobed.program.exec.python_source import source
-from dprobed.program.exec.unit import Part, part_of
+from dprobed.program.exec.unit import UnitPart, part_of
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.items import ItemToken, word_packer
 from dprobed.program.maps import MapRoom
@@ -145,7 +145,7 @@ class PythonExecutor:
         """What runs at a probe's hits, for other executors to begin with."""
         return self._part(probe, probe.start)
 
-    def _part(self, probe: ProbeDefinition, begins: int) -> Part:
+    def _part(self, probe: ProbeDefinition, begins: int) -> UnitPart:
         return part_of(self.program, probe, begins, self._numbers)
 
     def _entry(self, probe: ProbeDefinition, begins: int) -> Entry:

@@ -9,7 +9,7 @@ from dprobed.program.isa import Operand, decode_at
 from dprobed.program.model import ProbeDefinition, Program
 
 
-class Part(NamedTuple):
+class UnitPart(NamedTuple):
     """``base``: where in the program's code the code of the unit begins."""
 
     unit: Unit
@@ -18,7 +18,7 @@ class Part(NamedTuple):
 
 def part_of(
     program: Program, probe: ProbeDefinition, begins: int, facilities: tuple[int, ...]
-) -> Part:
+) -> UnitPart:
     """The part of a probe that begins at a code offset: its ``start`` or its ``entry``."""
     code, base = program.code, 0
     end = probe.split if begins < probe.split else probe.end
@@ -35,7 +35,7 @@ def part_of(
         program.names,
         probe.is_static,
     )
-    return Part(unit, base)
+    return UnitPart(unit, base)
 
 
 def has_labels(code: bytes, start: int, end: int) -> bool:

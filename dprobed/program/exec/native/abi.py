@@ -65,7 +65,7 @@ LOCALS          the local variables, ``Header.vars`` words; behind them the valu
 =============== =======================================================================
 ``Place``
 =============== =======================================================================
-CODE_BASE       what is added to the code offsets of the blob: ``unit.Part.base``
+CODE_BASE       what is added to the code offsets of the blob: ``unit.UnitPart.base``
 ARGUMENTS       of a static probe, two words each, see ``argument_words``; the registers that
                 they name are read as well
 =============== =======================================================================
@@ -76,11 +76,11 @@ piece, as it is where a tracer runs the program, with hits one after the other.
 
 **Memory** is read and written by ``process_vm_readv`` and ``process_vm_writev`` on the thread
 itself: the kernel copies, or says that it cannot. So an access never faults, whatever other threads
-map, unmap or protect before, meanwhile or after; measured 1.0 µs each, `gettid` before it included
-(a child of `fork` has another). (A check of the page before by ``rt_sigprocmask`` takes 0.12 µs, but what is unmapped between
-the check and the read would end the target.) Without a system call are read: the page of ``hit``
-(above), whose loss would have faulted on the way here, and DIRECT. ``Needs.MEMORY`` says that there
-may be system calls: not in a target with a filter of them.
+map, unmap or protect before, meanwhile or after. It takes 1.0 µs, with the `gettid` before it (a
+child of `fork` has another). (A check of the page before by ``rt_sigprocmask`` takes 0.12 µs, but
+what is unmapped between the check and the read would end the target.) Without a system call are
+read: the page of ``hit`` (above), whose loss would have faulted on the way here, and DIRECT.
+``Needs.MEMORY`` says that there may be system calls: not in a target with a filter of them.
 """
 
 from __future__ import annotations

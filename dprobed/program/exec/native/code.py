@@ -28,7 +28,7 @@ def word(number: int) -> Value:
     return ir.Constant(I64, number & ((1 << 64) - 1))
 
 
-class Code:
+class CodeWriter:
     """One function in the making. A *variable* is a word in its frame, until LLVM finds it a
     register."""
 
@@ -60,14 +60,19 @@ class Code:
 
     def variable(self, value: Value = None) -> Value:
         """A new variable; it has the ``value``, set where the function is written now."""
-        found = self._frame.bitcast(self._frame.alloca(I64), PTR)
+        found = self._allocated(I64)
         if value is not None:
             self.b.store(value, found)
         return found
 
     def room(self, size: int) -> Value:
         """The address of ``size`` bytes in the frame, a whole number of words."""
-        return self._frame.bitcast(self._frame.alloca(ir.ArrayType(I64, size // 8)), PTR)
+        return self._allocated(ir.ArrayType(I64, size // 8))
+
+    def _allocated(self, kind: Value) -> Value:
+        found = self._frame.alloca(kind)
+        found.type = PTR
+        return found
 
     def get(self, variable: Value) -> Value:
         """What a variable has."""
@@ -102,6 +107,16 @@ class Code:
         if width != 8:
             value = self.b.trunc(value, _INTEGERS[width])
         self.b.store(value, self.at(pointer, offset), align=1)
+
+    def load_whole(self, pointer: Value) -> Value:
+        """A word that others may write at the same time."""
+        return self.b.load_atomic(pointer, "monotonic", 8, typ=I64)
+
+    def store_whole(self, value: Value, pointer: Value) -> None:
+        """Store a word that others may read at the same time."""
+        # ``store_atomic`` of llvmlite knows only pointers that say to what.
+        made = ir.instructions.StoreAtomicInstr(self.b.block, value, pointer, "monotonic", 8)
+        self.b._insert(made)
 
     def load_pointer(self, pointer: Value, offset: Value | int) -> Value:
         """An address that stands there."""

@@ -9,9 +9,9 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Shown, Space, Word
 from dprobed.program.exec.native import scratch as at
 from dprobed.program.exec.native.abi import Data, Hit, Needs
-from dprobed.program.exec.native.code import I64, PAIR, PTR, Code, Value, word
+from dprobed.program.exec.native.code import I64, PAIR, PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.emitter import Emitter, emits
-from dprobed.program.exec.native.library import Library, makes
+from dprobed.program.exec.native.library import Begin, Library, makes
 from dprobed.program.exec.native.machine import put_prefix, stack_word, variables
 from dprobed.program.items import MAX_COUNT, MEMORY, PREFIX, WORD, ItemToken
 
@@ -145,13 +145,13 @@ def _log_memory(to: Emitter, op: ir.LogMemory) -> None:
     to.fail_if(c.test("!=", faulted, 0), op.fault)
 
 
-def _put_fault(c: Code, target: Value, address: Value) -> None:
+def _put_fault(c: CodeWriter, target: Value, address: Value) -> None:
     put_prefix(c, target, ItemToken.MEMORY_FAULT, word(8))
     c.store(address, target, _PREFIX)
 
 
 def _faulted(
-    c: Code, target: Value, room: Value, item: Value, done: Value, address: Value, bad: Value
+    c: CodeWriter, target: Value, room: Value, item: Value, done: Value, address: Value, bad: Value
 ) -> None:
     """The item of ``done`` bytes, if there are any, and the fault behind them."""
     fault = c.b.add(address, done)
@@ -165,7 +165,7 @@ def _faulted(
 
 
 @makes("log_memory")
-def _memory_item(library: Library, begin: Callable[..., Code]) -> Code:
+def _memory_item(library: Library, begin: Begin) -> CodeWriter:
     """(hit, data, to, room, address, length, bad): as ``log.memory_item``: the item's size, and
     whether memory could not be read, from ``bad`` on."""
     c = begin(PTR, PTR, PTR, I64, I64, I64, PTR, result=PAIR)
@@ -185,7 +185,7 @@ def _memory_item(library: Library, begin: Callable[..., Code]) -> Code:
 
 
 @makes("log_string")
-def _string_item(library: Library, begin: Callable[..., Code]) -> Code:
+def _string_item(library: Library, begin: Begin) -> CodeWriter:
     """(hit, data, to, room, address, length, bad): as ``log.string_item``."""
     c = begin(PTR, PTR, PTR, I64, I64, I64, PTR, result=PAIR)
     hit, data, to, room, address, length, bad = c.arguments
@@ -205,7 +205,7 @@ def _string_item(library: Library, begin: Callable[..., Code]) -> Code:
     return c
 
 
-def string_end(c: Code, text: Value, most: Value) -> Value:
+def string_end(c: CodeWriter, text: Value, most: Value) -> Value:
     """How many bytes are before the first NUL, ``most`` at most."""
     end = c.variable(word(0))
     found = c.variable(word(0))

@@ -15,7 +15,7 @@ from dprobed.program.exec.ir import Base, Raise, Test, Word
 from dprobed.program.exec.native import machine, memory  # noqa: F401
 from dprobed.program.exec.native import scratch as at
 from dprobed.program.exec.native.abi import Hit, Needs, Place
-from dprobed.program.exec.native.code import PTR, Code, Value, word
+from dprobed.program.exec.native.code import PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.library import Library
 from dprobed.program.exits import BUDGET, EXCEPTION
 from dprobed.program.isa import CALL_FRAMES, STACK_WORDS
@@ -51,7 +51,7 @@ class Emitter:
         self.function: Final = function
         self.header: Final = function.header
         self.module: Final = llvm.Module("program")
-        self.c: Final = Code(self.module, "run", [PTR] * 3)
+        self.c: Final = CodeWriter(self.module, "run", [PTR] * 3)
         self.hit, self.data, self.place = self.c.arguments
         for argument in self.c.arguments:
             argument.add_attribute("noalias")
@@ -74,10 +74,6 @@ class Emitter:
         ]
         self._done = self.c.function.append_basic_block("done")
         self._throw = None if function.static else self.c.function.append_basic_block("throw")
-        self._begin(uses)
-
-    def _begin(self, uses: set[type[Any]]) -> None:
-        """What is there before the first block."""
         c, zero = self.c, word(0)
         self.exit: Final = c.variable(zero)
         self.log_size: Final = c.variable(zero)
@@ -91,11 +87,15 @@ class Emitter:
         self.log: Final = c.load_pointer(self.hit, Hit.LOG) if self.logs else None
         self.raw: Final = c.load_pointer(self.hit, Hit.RAW) if self.raw_pairs else None
         self.scratch: Final = c.load_pointer(self.hit, Hit.SCRATCH) if self.layout.size else None
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is there before the first block."""
         if not self.function.static:
             called = self.word(ir.CodeOffset(0))
-            machine.begin_machine(c, self.library, self.scratch, called)
+            machine.begin_machine(self.c, self.library, self.scratch, called)
         if self.layout.has_heap:
-            machine.begin_heap(c, self.library, self.scratch)
+            machine.begin_heap(self.c, self.library, self.scratch)
         self.c.b.branch(self._blocks[0])
 
     # -- values -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dprobed.program.exec import ir
-from dprobed.program.exec.native.code import Code, Value
+from dprobed.program.exec.native.code import CodeWriter, Value
 from dprobed.program.exec.native.scratch import Scratch
 
 
@@ -30,19 +30,22 @@ class Library:
         return self._made[name]
 
 
+#: Begins a function with arguments of these types, and ``result``.
+Begin = Callable[..., CodeWriter]
+Write = Callable[[Library, Begin], CodeWriter]
 Maker = Callable[[Library], Value]
 #: How each function is made, by its name.
 MAKERS: Final[dict[str, Maker]] = {}
 
 
-def makes(name: str) -> Callable[[Callable[[Library, Callable[..., Code]], Code]], Maker]:
+def makes(name: str) -> Callable[[Write], Maker]:
     """Register a function that writes one: given the library and what begins it."""
 
-    def register(write: Callable[[Library, Callable[..., Code]], Code]) -> Maker:
+    def register(write: Write) -> Maker:
         def make(library: Library) -> Value:
-            def begin(*arguments: Value, result: Value | None = None) -> Code:
+            def begin(*arguments: Value, result: Value | None = None) -> CodeWriter:
                 more = {} if result is None else {"result": result}
-                return Code(library.module, name, arguments, **more)
+                return CodeWriter(library.module, name, arguments, **more)
 
             code = write(library, begin)
             code.close()

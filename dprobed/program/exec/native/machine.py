@@ -1,16 +1,16 @@
-"""The stack in memory, frames, exceptions and their trace, the heap: as ``exec.machine`` has them."""
+"""The stack in memory, frames, exceptions and their trace, the heap, as of ``exec.machine``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from dprobed.program.exec.ir import Shown
 from dprobed.program.exec.native import scratch as at
 from dprobed.program.exec.native.abi import Data
-from dprobed.program.exec.native.code import I64, PAIR, PTR, Code, Value, word
-from dprobed.program.exec.native.library import Library, makes
+from dprobed.program.exec.native.code import I64, PAIR, PTR, CodeWriter, Value, word
+from dprobed.program.exec.native.library import Begin, Library, makes
 from dprobed.program.isa import STACK_WORDS
 from dprobed.program.items import NONE, PREFIX, TRACE, ItemToken
 
@@ -19,25 +19,25 @@ _INDEX: Final = STACK_WORDS - 1
 _PREFIX: Final = PREFIX.size
 
 
-def stack_word(c: Code, library: Library, scratch: Value, position: Value) -> Value:
+def stack_word(c: CodeWriter, library: Library, scratch: Value, position: Value) -> Value:
     """The address of a word of the stack in memory."""
     offset = c.b.shl(c.b.and_(position, word(_INDEX)), word(3))
     return c.at(c.at(scratch, library.scratch.stack), offset)
 
 
-def frame(c: Code, library: Library, scratch: Value, level: Value) -> Value:
+def frame(c: CodeWriter, library: Library, scratch: Value, level: Value) -> Value:
     """The address of a frame."""
     offset = c.b.mul(level, word(at.FRAME_BYTES))
     return c.at(c.at(scratch, library.scratch.frames), offset)
 
 
-def put_prefix(c: Code, target: Value, token: ItemToken, count: Value) -> None:
+def put_prefix(c: CodeWriter, target: Value, token: ItemToken, count: Value) -> None:
     """The token and the count of an item."""
     c.store(int(token), target, 0, 1)
     c.store(count, target, 1, 2)
 
 
-def begin_machine(c: Code, library: Library, scratch: Value, called: Value) -> None:
+def begin_machine(c: CodeWriter, library: Library, scratch: Value, called: Value) -> None:
     """As a hit finds it."""
     with c.each(word(STACK_WORDS)) as n:
         c.store(0, c.at(scratch, library.scratch.stack), c.b.shl(n, word(3)))
@@ -50,7 +50,7 @@ def begin_machine(c: Code, library: Library, scratch: Value, called: Value) -> N
 
 
 def begin_frame(
-    c: Code, new: Value, block: Value, called: Value, returns: Value, sbp: Value
+    c: CodeWriter, new: Value, block: Value, called: Value, returns: Value, sbp: Value
 ) -> None:
     """A frame without handler, of which traces show nothing."""
     c.store(block, new, at.FRAME_BLOCK)
@@ -68,7 +68,7 @@ def begin_frame(
 
 
 @makes("throw")
-def _throw(library: Library, begin: Callable[..., Code]) -> Code:
+def _throw(library: Library, begin: Begin) -> CodeWriter:
     """(scratch, data, code, parm1, parm2, depth): the block to go on at, or -1, and the depth."""
     c = begin(PTR, PTR, I64, I64, I64, I64, result=PAIR)
     scratch, data, code, parm1, parm2, depth = c.arguments
@@ -105,7 +105,7 @@ def _throw(library: Library, begin: Callable[..., Code]) -> Code:
     return c
 
 
-def _to_a_handler(c: Code, library: Library, scratch: Value, level: Value) -> None:
+def _to_a_handler(c: CodeWriter, library: Library, scratch: Value, level: Value) -> None:
     """Take ``level`` down to the innermost frame with a handler; -1: there is none."""
     done = c.variable(word(0))
     with c.loop(lambda: c.b.and_(c.test("s>=", c.get(level), 0), c.test("==", c.get(done), 0))):
@@ -118,7 +118,7 @@ def _to_a_handler(c: Code, library: Library, scratch: Value, level: Value) -> No
 
 
 @makes("log_trace")
-def _log_trace(library: Library, begin: Callable[..., Code]) -> Code:
+def _log_trace(library: Library, begin: Begin) -> CodeWriter:
     """(scratch, data): `log st`."""
     c = begin(PTR, PTR)
     scratch, data = c.arguments
@@ -133,7 +133,7 @@ def _log_trace(library: Library, begin: Callable[..., Code]) -> Code:
 
 
 @makes("append_trace")
-def _append_trace(library: Library, begin: Callable[..., Code]) -> Code:
+def _append_trace(library: Library, begin: Begin) -> CodeWriter:
     """(scratch, data, handler): a stack trace of the last exception."""
     c = begin(PTR, PTR, I64)
     scratch, data, handler = c.arguments
@@ -173,7 +173,7 @@ def _append_trace(library: Library, begin: Callable[..., Code]) -> Code:
 
 
 def _shown(
-    c: Code, library: Library, traced: Value, data: Value, shown: Shown
+    c: CodeWriter, library: Library, traced: Value, data: Value, shown: Shown
 ) -> tuple[Value, Value]:
     """The first and the number of the words that traces of a frame show."""
     first = c.load(traced, at.FRAME_SHOWN[shown])
@@ -189,7 +189,7 @@ def _shown(
     return first, c.least(count, c.b.sub(many, first))
 
 
-def _frame_size(c: Code, library: Library, traced: Value, data: Value) -> Value:
+def _frame_size(c: CodeWriter, library: Library, traced: Value, data: Value) -> Value:
     words = word(0)
     for shown in at.FRAME_SHOWN:
         words = c.b.add(words, _shown(c, library, traced, data, shown)[1])
@@ -197,7 +197,7 @@ def _frame_size(c: Code, library: Library, traced: Value, data: Value) -> Value:
 
 
 def _append_frame(
-    c: Code, library: Library, traced: Value, target: Value, used: Value, room: Value
+    c: CodeWriter, library: Library, traced: Value, target: Value, used: Value, room: Value
 ) -> None:
     """One frame behind what is ``used``, which grows beyond ``room`` where it does not fit."""
     scratch, data = c.arguments[:2]
@@ -222,7 +222,7 @@ def _append_frame(
             c.add_to(out, c.b.add(c.b.shl(count, word(3)), word(_PREFIX)))
 
 
-def variables(c: Code, data: Value, shown: Shown) -> Value:
+def variables(c: CodeWriter, data: Value, shown: Shown) -> Value:
     """The address of the first of the variables."""
     if shown is Shown.LOCALS:
         return c.at(data, Data.LOCALS)
@@ -239,7 +239,7 @@ _TOKENS: Final = {
 # -- the heap ---------------------------------------------------------------------------------
 
 
-def begin_heap(c: Code, library: Library, scratch: Value) -> None:
+def begin_heap(c: CodeWriter, library: Library, scratch: Value) -> None:
     """Nothing is allocated."""
     layout = library.scratch
     c.store(layout.heap_limit, scratch, layout.heap_left)
@@ -247,16 +247,16 @@ def begin_heap(c: Code, library: Library, scratch: Value) -> None:
         c.store(0, scratch, offset)
 
 
-def _heap_cost(c: Code, size: Value) -> Value:
+def _heap_cost(c: CodeWriter, size: Value) -> Value:
     return c.most(c.b.and_(c.b.add(size, word(7)), word(-8)), 8)
 
 
-def _heap_block(c: Code, library: Library, scratch: Value, number: Value) -> Value:
+def _heap_block(c: CodeWriter, library: Library, scratch: Value, number: Value) -> Value:
     return c.at(c.at(scratch, library.scratch.heap_blocks), c.b.shl(number, word(4)))
 
 
 @contextmanager
-def _found(c: Code, library: Library, scratch: Value, handle: Value) -> Iterator[Value]:
+def _found(c: CodeWriter, library: Library, scratch: Value, handle: Value) -> Iterator[Value]:
     """Where a handle is that of a block; its entry."""
     layout = library.scratch
     low, high = c.variable(word(0)), c.variable(c.load(scratch, layout.heap_count))
@@ -273,7 +273,7 @@ def _found(c: Code, library: Library, scratch: Value, handle: Value) -> Iterator
 
 
 @makes("heap_find")
-def _heap_find(library: Library, begin: Callable[..., Code]) -> Code:
+def _heap_find(library: Library, begin: Begin) -> CodeWriter:
     """(scratch, handle): the block's address and its size; 0 and 0: there is none."""
     c = begin(PTR, I64, result=PAIR)
     scratch, handle = c.arguments
@@ -285,7 +285,7 @@ def _heap_find(library: Library, begin: Callable[..., Code]) -> Code:
 
 
 @makes("heap_free")
-def _heap_free(library: Library, begin: Callable[..., Code]) -> Code:
+def _heap_free(library: Library, begin: Begin) -> CodeWriter:
     """(scratch, handle): whether there was such a block."""
     c = begin(PTR, I64)
     scratch, handle = c.arguments
@@ -300,7 +300,7 @@ def _heap_free(library: Library, begin: Callable[..., Code]) -> Code:
 
 
 @makes("heap_allocate")
-def _heap_allocate(library: Library, begin: Callable[..., Code]) -> Code:
+def _heap_allocate(library: Library, begin: Begin) -> CodeWriter:
     """(scratch, size): the handle of a new block, 0 if there is no room."""
     c = begin(PTR, I64)
     scratch, size = c.arguments
@@ -328,7 +328,7 @@ def _heap_allocate(library: Library, begin: Callable[..., Code]) -> Code:
     return c
 
 
-def _compact(c: Code, library: Library, scratch: Value) -> None:
+def _compact(c: CodeWriter, library: Library, scratch: Value) -> None:
     """Move what is allocated together, in the order of its handles."""
     layout = library.scratch
     kept, top = c.variable(word(0)), c.variable(word(0))

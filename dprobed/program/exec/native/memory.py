@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from dprobed.program.exec.interface import ADDRESS_END
@@ -14,8 +13,8 @@ from dprobed.program.exec.native.abi import (
     Hit,
     Place,
 )
-from dprobed.program.exec.native.code import I64, PAIR, PTR, Code, Value, word
-from dprobed.program.exec.native.library import Library, makes
+from dprobed.program.exec.native.code import I64, PAIR, PTR, CodeWriter, Value, word
+from dprobed.program.exec.native.library import Begin, Library, makes
 
 _PAGE: Final = 4096
 _GETTID: Final = 186
@@ -26,7 +25,7 @@ _OURS: Final = 16384
 _FXSAVE_SSE: Final = 160
 
 
-def _in_own_page(c: Code, hit: Value, address: Value, length: Value) -> Value:
+def _in_own_page(c: CodeWriter, hit: Value, address: Value, length: Value) -> Value:
     """Whether all of it is in the page of the last word of ``hit``."""
     page = c.b.and_(c.b.add(c.address(hit), word(HIT_BYTES - 8)), word(-_PAGE))
     offset = c.b.sub(address, page)
@@ -34,14 +33,14 @@ def _in_own_page(c: Code, hit: Value, address: Value, length: Value) -> Value:
     return c.b.and_(c.test("<", offset, _PAGE), c.test("<=", length, left))
 
 
-def _is_direct(c: Code, data: Value, address: Value, length: Value) -> Value:
+def _is_direct(c: CodeWriter, data: Value, address: Value, length: Value) -> Value:
     """Whether all of it is in what ``data`` says can be read."""
     low, high = c.load(data, Data.DIRECT_LOW), c.load(data, Data.DIRECT_HIGH)
     inside = c.b.and_(c.test(">=", address, low), c.test("<", address, high))
     return c.b.and_(inside, c.test("<=", length, c.b.sub(high, address)))
 
 
-def _transfer(c: Code, number: int, pieces: list[tuple[Value, Value, Value]]) -> Value:
+def _transfer(c: CodeWriter, number: int, pieces: list[tuple[Value, Value, Value]]) -> Value:
     """Copy pieces (ours, the target's, length); how many bytes, negative where none."""
     vectors = c.room(32 * len(pieces))
     theirs = c.at(vectors, 16 * len(pieces))
@@ -56,7 +55,7 @@ def _transfer(c: Code, number: int, pieces: list[tuple[Value, Value, Value]]) ->
 
 
 @makes("copy_in")
-def _copy_in(library: Library, begin: Callable[..., Code]) -> Code:
+def _copy_in(library: Library, begin: Begin) -> CodeWriter:
     """(hit, data, to, address, length): how many bytes could be read, from the first on."""
     c = begin(PTR, PTR, PTR, I64, I64)
     hit, data, to, address, length = c.arguments
@@ -74,7 +73,7 @@ def _copy_in(library: Library, begin: Callable[..., Code]) -> Code:
 
 def _makes_words(width: int) -> None:
     @makes(f"read_{width}")
-    def _read(library: Library, begin: Callable[..., Code]) -> Code:
+    def _read(library: Library, begin: Begin) -> CodeWriter:
         """(hit, data, address): the number, and whether it could be read."""
         c = begin(PTR, PTR, I64, result=PAIR)
         hit, data, address = c.arguments
@@ -91,10 +90,10 @@ def _makes_words(width: int) -> None:
         return c
 
     @makes(f"write_{width}")
-    def _write(library: Library, begin: Callable[..., Code]) -> Code:
+    def _write(library: Library, begin: Begin) -> CodeWriter:
         """(hit, address, number): whether it could be written."""
         c = begin(PTR, I64, I64)
-        hit, address, number = c.arguments
+        _, address, number = c.arguments
         with c.when(c.test(">=", address, ADDRESS_END)):
             c.give(0)
         _write_to_stack(c, width)
@@ -108,7 +107,7 @@ def _makes_words(width: int) -> None:
         return c
 
 
-def _write_to_stack(c: Code, width: int) -> None:
+def _write_to_stack(c: CodeWriter, width: int) -> None:
     """Writes to the stack of the thread near ``hit``."""
     hit, address, number = c.arguments
     own = c.load(hit, Hit.RED_ZONE)
@@ -123,7 +122,7 @@ def _write_to_stack(c: Code, width: int) -> None:
         c.give(1)
 
 
-def _write_to_two_pages(c: Code, width: int, ours: Value, first: Value) -> None:
+def _write_to_two_pages(c: CodeWriter, width: int, ours: Value, first: Value) -> None:
     """All of it or nothing: ``first`` bytes are before the border, and are written last."""
     address = c.arguments[1]
     old = c.room(8)
@@ -145,7 +144,7 @@ for _width in (1, 2, 4, 8):
 
 
 @makes("argument")
-def _argument(library: Library, begin: Callable[..., Code]) -> Code:
+def _argument(library: Library, begin: Begin) -> CodeWriter:
     """(hit, data, place, number, bad): the word, and whether it could be read; ``bad``: where the
     address goes that could not."""
     c = begin(PTR, PTR, PTR, I64, PTR, result=PAIR)

@@ -261,14 +261,13 @@ def _variable(to: Emitter, space: Space, index: ir.Word) -> Value:
 @emits(ir.ReadVariable)
 def _read_variable(to: Emitter, op: ir.ReadVariable) -> None:
     place = _variable(to, op.space, op.index)
-    value = to.c.b.load_atomic(place, "monotonic", 8, typ=word(0).type)
-    to.give(op.result, value)
+    to.give(op.result, to.c.load_whole(place))
 
 
 @emits(ir.WriteVariable)
 def _write_variable(to: Emitter, op: ir.WriteVariable) -> None:
     place = _variable(to, op.space, op.index)
-    to.c.b.store_atomic(to.word(op.word), place, "monotonic", 8)
+    to.c.store_whole(to.word(op.word), place)
 
 
 @emits(ir.AddToVariable)

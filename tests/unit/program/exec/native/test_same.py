@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -23,8 +22,6 @@ from tests.unit.program.exec.test_generated_programs import (
     run_drawn,
     verified,
 )
-
-pytest.importorskip("llvmlite", reason="native programs are an extra")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +43,7 @@ class Native:
         self,
         program: Program,
         globals_: ListVariables,
-        facilities: dict[str, int],
+        facilities: Mapping[str, int],
         *,
         static: bool = True,
     ) -> NativeExecutor:
@@ -64,7 +61,7 @@ def test_case(case: Case, static: bool, runner: Runner) -> None:
 
 
 @pytest.mark.slow
-@drawing(int(os.environ.get("DPROBED_DRAWN", "300")))
+@drawing(int(os.environ.get("DPROBED_DRAWN_NATIVE", "300")))
 @given(programs(WITHOUT_MAPS), st.booleans())
 def test_drawn(runner: Runner, program: Program, static: bool) -> None:
     verified(program)
