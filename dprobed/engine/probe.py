@@ -105,6 +105,7 @@ class Probe:
         "mark",
         "missed",
         "module",
+        "native",
         "no_dumps",
         "over",
         "pass_count",
@@ -133,15 +134,18 @@ class Probe:
         alters: bool,
         max_hits: int = 0,
         entry_part: Callable[[Context], Outcome] | None = None,
+        native: object = None,
     ) -> None:
         """``alters``: its program can alter registers of the thread. ``max_hits``: see ``cap``.
 
         ``entry_part``: what runs when the function is entered whose returns are its hits.
+        ``native``: what the engine knows that runs it in the target itself; None: none does.
         """
         self.program: Final = program
         self.definition: Final = definition
         self.entry: Final = entry
         self.entry_part: Final = entry_part
+        self.native: Final = native
         self.alters: Final = alters
         self.pass_count: Final = definition.pass_count
         #: The number of the last hit that runs the program; a number never reached: no limit.

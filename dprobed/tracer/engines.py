@@ -8,6 +8,7 @@ from typing import Final
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
@@ -42,8 +43,10 @@ class Engines:
         self.runner: Final = ProgramRunner(listener, registers, affinity)
         self._trap: Final = TrapEngine(group, listener, self.runner)
         self._watch: Final = WatchEngine(group, listener, self.runner)
-        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch)
-        self.stops: Final = EngineStops(self._trap, self._watch, registers)
+        self._inline: Final = InlineEngine(group, listener, registers)
+        self._inline.is_displaced = lambda address, length: self.view.displaces(address, length)
+        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch, self._inline)
+        self.stops: Final = EngineStops(self._trap, self._watch, self._inline, registers)
 
     @property
     def space(self) -> AddressSpace:
@@ -61,7 +64,7 @@ class Engines:
 
         Raises Gone and SpaceError.
         """
-        adoption.adopt(self._trap)
+        adoption.adopt(self._trap, self._inline)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
@@ -78,6 +81,7 @@ class Engines:
         """Start in a copy of a parent's address space."""
         self._trap.use_sites(sites)
         self._watch.use(sites.space)
+        self._inline.use(sites.space)
         self._began()
         self._classify()
 
@@ -92,7 +96,11 @@ class Engines:
         self._classify()
 
     def release_child(self, thread: Thread) -> None:
-        """See TrapEngine."""
+        """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
+
+        Raises Gone, and SpaceError when there is no way into its memory.
+        """
+        self._inline.release_child(thread)
         self._trap.release_child(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
@@ -121,7 +129,7 @@ class Engines:
         offers = [
             found
             for engine in self._all
-            if location.kind or asked in (AUTO, engine.name)
+            if location.kind or asked == engine.name or self._is_automatic(engine, asked)
             if (found := engine.offer(probe, location)) is not None
         ]
         difference = self._code_difference(location)
@@ -129,6 +137,18 @@ class Engines:
             return Refusal(ProbeState.MISMATCH, difference)
         plans = [each for each in offers if isinstance(each, Plan)]
         return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
+
+    def _is_automatic(self, engine: Engine, asked: str) -> bool:
+        return asked == AUTO and engine is not self._inline
+
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted without us; ``final``: no thread runs any more."""
+        self._inline.sync(final=final)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records may come at any time, without a stop."""
+        return self._inline.has_records
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""
@@ -245,7 +265,8 @@ class Engines:
         """Start and end of each mapping of ours in the target."""
         guard = self._trap.sites.guard.mappings()
         areas = [(area.start, area.end) for area in self.space.resident.whole()]
-        return areas + [(start, start + size) for start, size in guard]
+        guards = [(start, start + size) for start, size in guard]
+        return areas + guards + self._inline.pages()
 
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
@@ -254,8 +275,10 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and (space.resident.areas or self._trap.sites.guard.base):
+        pages = space.resident.areas or self._trap.sites.guard.base or self._inline.pages()
+        if not unstoppable and pages:
             lender = self.group.borrower.lender(space.tgid)
+            self._inline.unmap(lender)
             self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
             self._trap.sites.guard.unmap(self.group, lender)
@@ -322,7 +345,11 @@ class Engines:
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found = [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        found = [
+            *self._trap.forked(child._trap, twin),
+            *self._watch.forked(child._watch, twin),
+            *self._inline.forked(child._inline, twin),
+        ]
         keep_up(child.space, found)
         return found
 

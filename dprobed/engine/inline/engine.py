@@ -1,0 +1,398 @@
+"""The inline engine: a hit is a jump to native code, without a stop and without a system call.
+
+The probed instruction becomes a jump to a *trampoline* in the target, which runs the programs and
+the displaced instruction (``arch.x86_64.trampoline``). What programs count stands in memory that
+the target shares with us, and is read when it is asked for. So the target needs no tracer to go on:
+if we are killed, its probes count on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from dprobed.arch.x86_64 import features
+from dprobed.arch.x86_64.jump import JUMP_SIZE
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
+from dprobed.change_journal import Change, Kind
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.exits import TrampolineExits
+from dprobed.engine.inline.placing import Placer, makes_records
+from dprobed.engine.inline.records import RecordReader, ThreadPointers
+from dprobed.engine.inline.sites import JumpAttachment, Site
+from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.positions import move_to
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.tracee.lifecycle import State as ThreadState
+from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.protocol import State
+
+#: Of a hit, with a short program.
+_COST_NS: Final = 15
+#: Bytes of code that a probe takes at most, besides those of its program.
+_CODE: Final = 1536
+#: Bytes of data that a probe takes at most, besides its variables.
+_DATA: Final = 512
+
+
+_NO_JUMP: Final = (
+    "its instruction is shorter than a jump, and where one could lead to, nothing can be mapped"
+)
+
+
+def why_no_records() -> str:
+    """Why no records can be made in a target; empty: they can."""
+    if not features.HAS_FS_BASE:
+        return "records need an instruction of newer processors and kernels (rdfsbase)"
+    return ""
+
+
+class InlineEngine:
+    """The inline engine of one target."""
+
+    name: Final = "inline"
+
+    def __init__(self, group: ThreadGroup, listener: Listener, registers: Registers) -> None:
+        """``registers`` are those of all targets of this tracer."""
+        self._group: Final = group
+        self._listener: Final = listener
+        self._exits: Final = TrampolineExits(group, registers)
+        self._registers: Final = registers
+        self._start(AddressSpace.unopened(0))
+        #: Whether an instruction is displaced by another engine.
+        self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
+        self._ready: Final[dict[int, Site]] = {}
+        self._released: Final[set[Site]] = set()
+
+    def use(self, space: AddressSpace) -> None:
+        """See Engine."""
+        self._start(space)
+        self._exits.use(self.placer.sites)
+        self._ready.clear()
+        self._released.clear()
+
+    def _start(self, space: AddressSpace) -> None:
+        self.placer = Placer(space, self._group)
+        pointers = ThreadPointers(space.tgid, self._registers)
+        self._reader = RecordReader(space.tgid, self._listener.records, pointers)
+
+    # --- putting in ---
+
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
+        """See Engine."""
+        if location.kind:
+            return None
+        opcode = location.opcode
+        if opcode:
+            actual = self.placer.text(location.address, len(opcode))
+            if actual != opcode:
+                found = actual.hex(" ") or "nothing"
+                return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
+        if reason := self._why_not(probe, location.address):
+            return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
+        return Plan(self.name, probe, location, _COST_NS)
+
+    def _why_not(self, probe: Probe, address: int) -> str:
+        native = probe.native
+        if not isinstance(native, InlineExecutor):
+            return "its program was not inserted for it"
+        if probe.definition.returns:
+            return "it is at the return of a function"
+        code = native.native(probe.definition)
+        if isinstance(code, str):
+            return code
+        try:
+            length = instruction_length(self.placer.text(address, 15), address)
+        except RelocationError as error:
+            return error.reason
+        if self.is_displaced(address, max(length, JUMP_SIZE)):
+            return "another engine has a breakpoint there"
+        owner = self.placer.space.owner_of(address, max(length, JUMP_SIZE))
+        if owner not in (None, address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
+        return ""
+
+    def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
+        """See Engine: room, code and data."""
+        if not plans:
+            return []
+        executors = {each.probe.native for each in plans}
+        code = _CODE
+        data = _DATA * len(plans)
+        for each in executors:
+            assert isinstance(each, InlineExecutor)
+            code += each.size
+            data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
+        records = any(self._makes_records(each.probe) for each in plans)
+        if records and (reason := why_no_records()):
+            return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
+        self.placer.reserve([plan.location.address for plan in plans], code, data, records=records)
+        if records:
+            self._note_threads()
+        refused = []
+        for plan in plans:
+            address = plan.location.address
+            try:
+                if address not in self._ready:
+                    self._ready[address] = self._site(address)
+            except RelocationError as error:
+                refused.append((plan, Refusal(State.FAILED, str(error))))
+        self.placer.pun(self._ready.values())
+        for plan in plans:
+            site = self._ready.get(plan.location.address)
+            if site is not None and len(site.original) < JUMP_SIZE and site.pun is None:
+                refused.append((plan, Refusal(State.FAILED, _NO_JUMP)))
+        return refused
+
+    @staticmethod
+    def _makes_records(probe: Probe) -> bool:
+        native = probe.native
+        return isinstance(native, InlineExecutor) and makes_records(native, probe)
+
+    def _note_threads(self) -> None:
+        with self._group.stopped():
+            for thread in list(self._group.threads.values()):
+                if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
+                    with suppress(Gone):
+                        self._reader.note(thread)
+
+    def _site(self, address: int) -> Site:
+        known = self.placer.sites.by_address.get(address)
+        if known is not None:
+            return known
+        text = self.placer.text(address, 15)
+        return Site(address, text[: instruction_length(text, address)])
+
+    def arm(
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
+    ) -> list[tuple[Plan, Attachment | Refusal]]:
+        """See Engine."""
+        results: list[tuple[Plan, Attachment | Refusal]] = []
+        places = [plan.location.address for plan in plans]
+        shared = self.placer.space.in_shared(places) if places else {}
+        for plan in plans:
+            if reason := shared.get(plan.location.address):
+                results.append((plan, Refusal(State.FAILED, reason)))
+                continue
+            site = self._ready[plan.location.address]
+            attachment = JumpAttachment(plan.probe, plan.location, site)
+            site.attachments.append(attachment)
+            try:
+                reason = self._write(site)
+            except SpaceError as error:
+                reason = str(error)
+            if reason:
+                site.attachments.remove(attachment)
+                results.append((plan, Refusal(State.FAILED, reason)))
+            else:
+                results.append((plan, attachment))
+        return results
+
+    def _write(self, site: Site) -> str:
+        """Have a site lead to the programs of its probes; why it cannot. Raises SpaceError."""
+        placer = self.placer
+        owner = placer.space.owner_of(site.address, site.owned - site.address)
+        if owner not in (None, site.address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
+        made = placer.build(site)
+        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+            return f"the code at {site.address:#x} changed meanwhile"
+        placer.sites.by_address[site.address] = site
+        return ""
+
+    def abandon_reserved(self) -> None:
+        """See Engine."""
+        self._ready.clear()
+
+    # --- taking out ---
+
+    def attachments(self) -> list[Attachment]:
+        """See Engine."""
+        sites = self.placer.sites.by_address.values()
+        return [each for site in sites for each in site.attachments]
+
+    def release(self, attachments: Iterable[Attachment]) -> bool:
+        """See Engine."""
+        for each in attachments:
+            assert isinstance(each, JumpAttachment)
+            each.site.attachments.remove(each)
+            self._released.add(each.site)
+        return bool(self._released)
+
+    def disarm(self, unstoppable: list[Thread]) -> None:
+        """See Engine."""
+        for site in self._released:
+            if site.attachments:
+                self._write(site)
+            else:
+                self.placer.sites.disarm(site)
+        self._released.clear()
+        self.sync()
+
+    def unmapped(self, attachments: Iterable[Attachment]) -> None:
+        """See Engine."""
+        for each in attachments:
+            assert isinstance(each, JumpAttachment)
+            each.site.gone = True
+
+    def lost(self) -> list[Loss]:
+        """See Engine: no stop shows anything."""
+        return []
+
+    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
+        """See Engine."""
+        sites = {each.site for each in attachments if isinstance(each, JumpAttachment)}
+        lost = self.placer.sites.lost(sites)
+        gone: list[Attachment] = [each for site in lost for each in site.attachments]
+        for site in lost:
+            site.attachments.clear()
+            self._released.add(site)
+        return [Loss(gone, "the target changed its code there", False)] if gone else []
+
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
+        """See Engine."""
+        self._released.clear()
+        for site in list(self.placer.sites.by_address.values()):
+            self.placer.sites.disarm(site)
+        self.sync()
+
+    # --- what was counted ---
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records may come at any time, without a stop."""
+        return self.placer.rings is not None
+
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted since the last time, and records. ``final``: no thread runs
+        any more."""
+        retired = False
+        placer = self.placer
+        if placer.rings is not None and placer.clock is not None:
+            placer.clock.look()
+            found = placer.rings.read(final=final)
+            self._reader.take(found, placer.places, placer.clock)
+        for probe, counter in self.placer.counters.items():
+            hits = min(counter.hits, probe.last)
+            new, probe.hits = hits - probe.hits, hits
+            if probe.over:
+                continue
+            probe.ran += max(0, hits - max(probe.pass_count, hits - new))
+            probe.dropped += counter.take_lost()
+            if counter.is_over:
+                probe.set(State.REMOVED)
+                retired = True
+            elif hits >= probe.last:
+                probe.set(State.DISABLED)
+                retired = True
+            else:
+                counter.limit(probe.last)
+                self._charge(probe, new)
+        if retired:
+            self._listener.retired()
+
+    def _charge(self, probe: Probe, hits: int) -> None:
+        now = time.monotonic_ns()
+        for account in probe.accounts:
+            if account.charge(hits * _COST_NS, now) and not account.noted:
+                account.noted = True
+                self._listener.overdrawn(account)
+
+    # --- threads and their stops ---
+
+    def begin(self, thread: Thread) -> None:
+        """See Engine."""
+        if self.has_records:
+            self.sync()  # Another one may have had its local variables there.
+        self._reader.note(thread)
+
+    def forget(self, thread: Thread) -> None:
+        """See Engine."""
+        if self.has_records:
+            self.sync()
+        self._reader.forget(thread.tid)
+
+    def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
+        """See Engine: no stop is this engine's."""
+        return False
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
+        found = self.placer.sites.trampoline_at(registers.words[RIP])
+        if found is None:
+            return False
+        position = found[1].position(registers.words[RIP])
+        if position is not None:
+            move_to(registers, position)
+        return position is not None
+
+    def original(self, address: int, data: bytearray) -> None:
+        """See Engine."""
+        self.placer.sites.original(address, data)
+
+    # --- other address spaces ---
+
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered: its handler must not see our code."""
+        self._exits.deliver(thread)
+
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        return self.placer.pages()
+
+    def unmap(self, thread: Thread) -> None:
+        """Have a borrowed thread unmap what is ours, all threads are stopped; but not where one may
+        be in it. Raises SpaceError and Gone."""
+        left = self._exits.leave_all()
+        self.sync(final=left)
+        self.placer.keep_values()
+        if left:
+            self.placer.unmap(thread)
+
+    def adopt(self, found: Iterable[Change]) -> None:
+        """Take over what another tracer left here when it was killed: jumps are taken out with
+        ``disarm_all``; what they led to stays, since a thread may be there."""
+        for change in found:
+            if change.kind is Kind.JUMP:
+                self.placer.sites.adopt(change)
+            elif change.kind is Kind.CODE:
+                self.placer.sites.pages.adopt(change.address, change.data)
+                self._exits.may_come_back = True
+
+    def release_child(self, thread: Thread) -> None:
+        """Undo our changes in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
+        if self.placer.sites.pages.areas:
+            self.placer.undo_in_copy(thread, unmap=not self._exits.may_come_back)
+
+    def forked(self, child: InlineEngine, twin: Twin) -> list[Attachment]:
+        """See Engine."""
+        if not self.placer.sites.pages.areas:
+            return []
+        child._exits.may_come_back = self._exits.may_come_back
+        sites = child.placer.take_over(self.placer, twin)
+        child._note_threads_of_child()
+        for site, armed in sites:
+            site_has = len(site.attachments)
+            if not site_has:
+                child.placer.sites.disarm(site)
+            elif site_has != armed:
+                child._write(site)
+        return child.attachments()
+
+    def _note_threads_of_child(self) -> None:
+        for thread in self._group.threads.values():
+            self._reader.note(thread)
+
+    def exec(self) -> None:
+        """See Engine."""
+        self.sync(final=True)
+        self.placer.keep_values()
+        self._ready.clear()
+        self._released.clear()
