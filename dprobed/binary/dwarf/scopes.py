@@ -112,7 +112,7 @@ def location_of(entry: DebugEntry, place: FramePlace, size: int) -> VariableLoca
     if value[0] not in LISTS:
         return absent("its location is of a form that is not known here")
     listed = LocationList(unit, value)
-    expression = listed.at(place.address)
+    expression = listed.at(place.address, entry=place.entry)
     if not expression:
         return absent(OPTIMIZED_OUT, listed.there())
     found = location(expression, unit, place)

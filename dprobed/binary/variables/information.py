@@ -60,7 +60,7 @@ class DebugInformation:
         for entry in names.named(self._module.debug, last, tags):
             if wanted not in (qualified_name(entry), entry.text(dw.NAME)):
                 continue
-            if not entry.flag(dw.DECLARATION):
+            if dw.DECLARATION not in entry.attributes:
                 return entry
             declared = declared or entry
         return declared
