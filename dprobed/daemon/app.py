@@ -213,7 +213,9 @@ def _probing(
     table.add(messages.Query, inquiry.query)
     table.add(messages.Programs, inquiry.programs)
     table.add(messages.Vars, inquiry.variables)
-    table.add(messages.Maps, MapReading(core.targets).read)
+    maps = MapReading(core.targets)
+    table.add(messages.Maps, maps.read)
+    table.add(messages.SetMap, maps.write)
     table.add(messages.Dump, inquiry.dump)
     table.add(messages.Resume, inquiry.resume)
 

@@ -36,6 +36,7 @@ examples:
   dprobe attach -p 1234 - < alloc.rpn
 """,
 )
+@options.script
 @options.selecting
 @options.inserting
 @options.missing
@@ -47,6 +48,8 @@ examples:
 @click.pass_obj
 def attach_command(
     socket: Path | None,
+    expression: str | None,
+    unsafe: bool,
     pids: tuple[int, ...],
     programs: tuple[str, ...],
     choice: Choice,
@@ -68,9 +71,26 @@ def attach_command(
     A place that is not there, in the executable or a library of a process, is refused before any is
     touched. A probe for another module waits until that is mapped.
     """
-    pids, programs = processes.split(programs, pids)
+    script = options.script_of(expression, programs)
+    if script is None:
+        pids, programs = processes.split(programs, pids)
     if not pids:
         raise click.UsageError("say which processes, by -p", click.get_current_context())
+    if script is not None:
+        # Imported where there is one: what it needs, programs do without.
+        from dprobe.commands.scripts import How, attach_script
+
+        how = How(
+            choice,
+            not no_opcode_check,
+            follow_forks,
+            missing,
+            form,
+            path,
+            private,
+            unsafe,
+        )
+        return attach_script(socket, script, pids, how)
     if not programs:
         raise click.UsageError("name at least one PROGRAM", click.get_current_context())
     stop = _Stop()

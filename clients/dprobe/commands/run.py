@@ -47,6 +47,7 @@ examples:
   dprobe run -f opens.rpn -- make
 """,
 )
+@options.script
 @options.selecting
 @options.inserting
 @options.missing
@@ -57,6 +58,8 @@ examples:
 @click.pass_context
 def run_command(
     ctx: click.Context,
+    expression: str | None,
+    unsafe: bool,
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -76,10 +79,26 @@ def run_command(
     refused before COMMAND runs. A probe for another module waits until that is mapped.
     """
     socket, argv = ctx.obj
-    if not programs:
+    script = options.script_of(expression, programs)
+    if not programs and script is None:
         raise click.UsageError("name at least one PROGRAM before --", ctx)
     if not argv:
         raise click.UsageError("put -- and the COMMAND after the programs", ctx)
+    if script is not None:
+        # Imported where there is one: what it needs, programs do without.
+        from dprobe.commands.scripts import How, run_script
+
+        how = How(
+            choice,
+            not no_opcode_check,
+            follow_forks,
+            missing,
+            form,
+            path,
+            private,
+            unsafe,
+        )
+        return run_script(socket, script, argv, how)
     timers = take_timers()
     environment = original_environment()
     with running_or_private(socket, options.complain, alone=private) as daemon:

@@ -76,11 +76,15 @@ class Series(msgspec.Struct, frozen=True):
     values: dict[int, int]
 
 
+#: What a map has at a key.
+MapValue: TypeAlias = Shown | Counts | Average | Series
+
+
 class MapEntry(msgspec.Struct, frozen=True):
     """What a map has at a key."""
 
     key: tuple[Shown, ...]
-    value: Shown | Counts | Average | Series
+    value: MapValue
 
 
 class ShownMap(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from dprobe.lib.script.values import (
     Buffer,
     Counts,
     MapEntry,
+    MapValue,
     Named,
     Series,
     Shown,
@@ -26,11 +27,11 @@ _BAR = "@" * 52
 _NONE = " " * 52
 
 
-def scalar(value: Shown, kind: str = "value") -> ShownMap:
+def scalar(value: MapValue, kind: str = "value") -> ShownMap:
     return ShownMap("@a", kind, [MapEntry((), value)])
 
 
-def keyed(*pairs: tuple[Shown, Shown], kind: str = "count") -> ShownMap:
+def keyed(*pairs: tuple[Shown, MapValue], kind: str = "count") -> ShownMap:
     return ShownMap("@b", kind, [MapEntry((key,), value) for key, value in pairs], keyed=True)
 
 

@@ -1,0 +1,267 @@
+"""Scripts in ``run`` and ``attach``: the language of bpftrace, in place of programs.
+
+Imported only where there is a script: what it needs, other commands do without.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from dprobe.commands import options
+from dprobe.commands.launched import LaunchedCommand
+from dprobe.lib import loader, mapped
+from dprobe.lib.checking import check
+from dprobe.lib.connection import Connection
+from dprobe.lib.launch import (
+    Launched,
+    find_command,
+    original_environment,
+    take_signals,
+    take_timers,
+)
+from dprobe.lib.mapped import File
+from dprobe.lib.programs import Choice, Loaded
+from dprobe.lib.script.names import ProcessNames
+from dprobe.lib.script.processes import SessionProcesses
+from dprobe.lib.script.runner import Runner
+from dprobe.lib.script.source import Script, compiled, loaded
+from dprobe.lib.script.world import FileWorld
+from dprobe.lib.session import Session
+from dprobe.lib.summary import Summary
+from dprobe.lib.waker import Waker
+from dprobe.private import running_or_private
+from dprobe.view.output import complain, note
+from dprobe.view.script.output import ScriptOutput
+from dprobed.program.bt.bundle import Bundle
+
+#: Signals at which a script ends, as at ``exit()``.
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
+_LONGEST: Final = 2_000_000
+
+
+class How(msgspec.Struct, frozen=True):
+    """How a script is run, whatever it is. ``missing``: what to do about a place that is not there
+    (``refuse`` or ``warn``); ``bare``, ``mode``, ``warnings``: as ``ScriptOutput`` has them;
+    ``quiet``: nothing is said of what is in where."""
+
+    choice: Choice
+    check_opcode: bool = True
+    follow_forks: bool = False
+    missing: str = "refuse"
+    form: str = "text"
+    path: str | None = None
+    private: bool = False
+    unsafe: bool = False
+    bare: bool = True
+    mode: str = "line"
+    warnings: bool = True
+    quiet: bool = False
+
+
+class Show:
+    """A script at work, as who waits for things drives it (``launched.Shower``)."""
+
+    def __init__(self, bundle: Bundle, output: ScriptOutput) -> None:
+        self.output: Final = output
+        self.runner: Final = Runner(bundle, output, ProcessNames(), complain)
+
+    @property
+    def next_time(self) -> float | None:
+        """When something is due without anything coming, by the monotonic clock."""
+        return self.runner.next_time
+
+    @property
+    def ended(self) -> bool:
+        """Whether the script ended itself, or nobody reads what it prints."""
+        return self.runner.status is not None or self.output.broken
+
+    def flush(self) -> None:
+        """Do what has come and what is due, and write what it printed."""
+        self.runner.drain()
+        self.output.flush()
+
+    def summary(self, summary: Summary) -> None:
+        """The programs are out: end."""
+        for probe in summary.probes:
+            if probe.reason and probe.state not in ("active", "removed", "disabled"):
+                complain(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
+        self.runner.end(sum(probe.dropped for probe in summary.probes))
+
+    def close(self) -> None:
+        """Write the rest."""
+        self.output.close()
+
+
+def output_for(bundle: Bundle, how: How, descriptor: int) -> ScriptOutput:
+    """Where a script's output goes."""
+    cat = bundle.config.get("max_cat_bytes")
+    return ScriptOutput(
+        how.form,
+        how.path,
+        descriptor,
+        bare=how.bare,
+        mode=how.mode,
+        warnings=how.warnings,
+        **({"cat_bytes": cat} if isinstance(cat, int) else {}),
+    )
+
+
+def warn(bundle: Bundle, how: How) -> None:
+    """Say what the compiler warns of."""
+    for line in bundle.warnings if how.warnings else ():
+        complain(line)
+
+
+# -- run --------------------------------------------------------------------------------------
+
+
+def run_script(socket: Path | None, script: Script, argv: list[str], how: How) -> int:
+    """Start a command with a script's probes in it; the exit status is the command's own."""
+    timers = take_timers()
+    environment = original_environment()
+    with running_or_private(socket, options.complain, alone=how.private) as daemon:
+        command = find_command(argv[0], environment)
+        files = _files_of_command(command, environment)
+        launched: Launched | None = None
+        connection: Connection | None = None
+        bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
+        programs = loaded(bundle, script, how.choice, _executable(files, command))
+        if how.missing == "refuse":
+            _refuse_missing(programs, files)
+        warn(bundle, how)
+        show = Show(bundle, output_for(bundle, how, 2))
+        show.runner.begin()
+        launched = Launched(command, argv, environment, take_signals(), timers, daemon.pid)
+        launched.keep_nothing(stdout=how.path != "-")
+        try:
+            connection = daemon.connect()
+            session = Session(
+                connection,
+                launched.pid,
+                follow_forks=how.follow_forks,
+                on_record=show.runner.record,
+                say=complain,
+            )
+            session.insert(
+                [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
+            )
+            show.runner.processes = SessionProcesses(connection, session)
+            show.output.attached(show.runner.probes)
+            show.runner.start()
+            show.flush()
+        except BaseException:
+            launched.close_gate()
+            if connection is not None:
+                connection.close()
+            os.waitpid(launched.pid, 0)
+            raise
+        status = LaunchedCommand(launched, connection, session, show).run()
+        if not session.detached:
+            show.summary(session.detach())
+        show.close()
+    return status if not show.output.broken else show.output.status
+
+
+def _files_of_command(command: str, environment: Mapping[bytes, bytes]) -> list[File]:
+    return list(loader.files_of_command(command, environment).files)
+
+
+def _executable(files: list[File], command: str) -> str:
+    """The file that will be executed: a script's interpreter, where it is one."""
+    return files[0].module.path if files else os.path.realpath(command)
+
+
+def _refuse_missing(programs: list[Loaded], files: list[File]) -> None:
+    # Imported where it is needed: it reads ELF files.
+    from dprobe.lib import places
+
+    places.refuse_missing(programs, files)
+
+
+# -- attach -----------------------------------------------------------------------------------
+
+
+class Stop:
+    """The first signal ends a script in good order, a second one at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def handler(self, number: signal.Signals) -> Callable[[], None]:
+        """The function for a signal."""
+
+        def stop() -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        return stop
+
+
+def attach_script(socket: Path | None, script: Script, pids: tuple[int, ...], how: How) -> int:
+    """Put a script's probes into running processes; the exit status is what it says."""
+    stop = Stop()
+    with running_or_private(socket, options.complain, alone=how.private) as daemon:
+        files = [file for pid in pids for file in mapped.files_of_process(pid)]
+        bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
+        programs = loaded(bundle, script, how.choice, _executable(files, ""))
+        warn(bundle, how)
+        show = Show(bundle, output_for(bundle, how, 1))
+        show.runner.begin()
+        connection = daemon.connect()
+        session = Session(
+            connection,
+            *(pids if programs else ()),
+            follow_forks=how.follow_forks,
+            on_record=show.runner.record,
+            say=complain,
+        )
+        if programs:
+            for pid in pids:
+                check(connection, pid, programs, how.missing)
+            session.insert(
+                [each.upload for each in programs], launch=False, check_opcode=how.check_opcode
+            )
+            show.runner.processes = SessionProcesses(connection, session)
+        show.output.attached(show.runner.probes)
+        if not how.quiet:
+            note(f"in {_names(pids)}, until Ctrl-C, through {connection.through}")
+        show.runner.start()
+        show.flush()
+        watch(connection, show, stop, lambda: bool(programs) and (session.over or session.spent))
+        show.summary(session.detach())
+        show.close()
+        connection.close()
+    if show.output.broken:
+        return show.output.status
+    if stop.signal in (signal.SIGTERM, signal.SIGHUP) and not how.quiet:
+        return 128 + stop.signal
+    return show.runner.status or 0
+
+
+def _names(pids: tuple[int, ...]) -> str:
+    return f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+
+
+def watch(connection: Connection, show: Show, stop: Stop, over: Callable[[], bool]) -> None:
+    """Show what comes until the script ends, a signal asks for its end, or all is over."""
+    handlers = {number: stop.handler(number) for number in _ENDS}
+    for name in show.runner.signals():
+        number = signal.Signals[name]
+        handlers[number] = lambda name=name: show.runner.signalled(name)  # type: ignore[misc]
+    with Waker(handlers) as waker:
+        while not (show.ended or stop.signal or over()):
+            left: float = _LONGEST
+            if show.next_time is not None:
+                left = max(0.0, min(left, show.next_time - time.monotonic()))
+            if waker.wait(connection, left):
+                connection.receive()
+            show.flush()
