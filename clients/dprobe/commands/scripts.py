@@ -28,6 +28,7 @@ from dprobe.lib.launch import (
 )
 from dprobe.lib.mapped import File
 from dprobe.lib.programs import Choice, Loaded
+from dprobe.lib.script.deployed import Deployed
 from dprobe.lib.script.names import ProcessNames
 from dprobe.lib.script.processes import SessionProcesses
 from dprobe.lib.script.runner import Runner
@@ -40,6 +41,7 @@ from dprobe.private import running_or_private
 from dprobe.view.output import complain, note
 from dprobe.view.script.output import ScriptOutput
 from dprobed.program.bt.bundle import Bundle
+from dprobed.wire import messages
 
 #: Signals at which a script ends, as at ``exit()``.
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,12 +68,18 @@ class How(msgspec.Struct, frozen=True):
     quiet: bool = False
 
 
+def _nothing() -> None:
+    pass
+
+
 class Show:
     """A script at work, as who waits for things drives it (``launched.Shower``)."""
 
     def __init__(self, bundle: Bundle, output: ScriptOutput) -> None:
         self.output: Final = output
         self.runner: Final = Runner(bundle, output, ProcessNames(), complain)
+        #: Called before what has come is shown.
+        self.settle: Callable[[], None] = _nothing
 
     @property
     def next_time(self) -> float | None:
@@ -85,6 +93,7 @@ class Show:
 
     def flush(self) -> None:
         """Do what has come and what is due, and write what it printed."""
+        self.settle()
         self.runner.drain()
         self.output.flush()
 
@@ -206,8 +215,17 @@ class Stop:
         return stop
 
 
-def attach_script(socket: Path | None, script: Script, pids: tuple[int, ...], how: How) -> int:
-    """Put a script's probes into running processes; the exit status is what it says."""
+def attach_script(
+    socket: Path | None,
+    script: Script,
+    pids: tuple[int, ...],
+    how: How,
+    selection: messages.Selection | None = None,
+) -> int:
+    """Put a script's probes into running processes; the exit status is what it says.
+
+    Without ``pids`` into every one that is selected, those to come too.
+    """
     stop = Stop()
     with running_or_private(socket, options.complain, alone=how.private) as daemon:
         files = [file for pid in pids for file in mapped.files_of_process(pid)]
@@ -217,27 +235,12 @@ def attach_script(socket: Path | None, script: Script, pids: tuple[int, ...], ho
         show = Show(bundle, output_for(bundle, how, 1))
         show.runner.begin()
         connection = daemon.connect()
-        session = Session(
-            connection,
-            *(pids if programs else ()),
-            follow_forks=how.follow_forks,
-            on_record=show.runner.record,
-            say=complain,
-        )
-        if programs:
-            for pid in pids:
-                check(connection, pid, programs, how.missing)
-            session.insert(
-                [each.upload for each in programs], launch=False, check_opcode=how.check_opcode
-            )
-            show.runner.processes = SessionProcesses(connection, session)
-        show.output.attached(show.runner.probes)
-        if not how.quiet:
-            note(f"in {_names(pids)}, until Ctrl-C, through {connection.through}")
-        show.runner.start()
-        show.flush()
-        watch(connection, show, stop, lambda: bool(programs) and (session.over or session.spent))
-        show.summary(session.detach())
+        if not programs:
+            _alone(connection, show, stop)
+        elif pids:
+            _attached(connection, programs, pids, how, show, stop)
+        else:
+            _everywhere(connection, programs, selection or messages.Selection(), how, show, stop)
         show.close()
         connection.close()
     if show.output.broken:
@@ -247,8 +250,69 @@ def attach_script(socket: Path | None, script: Script, pids: tuple[int, ...], ho
     return show.runner.status or 0
 
 
-def _names(pids: tuple[int, ...]) -> str:
-    return f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+def _alone(connection: Connection, show: Show, stop: Stop) -> None:
+    """A script that has only blocks."""
+    show.output.attached(show.runner.probes)
+    show.runner.start()
+    show.flush()
+    watch(connection, show, stop, lambda: False)
+    show.runner.end()
+
+
+def _attached(
+    connection: Connection,
+    programs: list[Loaded],
+    pids: tuple[int, ...],
+    how: How,
+    show: Show,
+    stop: Stop,
+) -> None:
+    """In these processes."""
+    session = Session(
+        connection,
+        *pids,
+        follow_forks=how.follow_forks,
+        on_record=show.runner.record,
+        say=complain,
+    )
+    for pid in pids:
+        check(connection, pid, programs, how.missing)
+    session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
+    show.runner.processes = SessionProcesses(connection, session)
+    show.output.attached(show.runner.probes)
+    if not how.quiet:
+        where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+        note(f"in {where}, until Ctrl-C, through {connection.through}")
+    show.runner.start()
+    show.flush()
+    watch(connection, show, stop, lambda: session.over or session.spent)
+    show.summary(session.detach())
+
+
+def _everywhere(
+    connection: Connection,
+    programs: list[Loaded],
+    selection: messages.Selection,
+    how: How,
+    show: Show,
+    stop: Stop,
+) -> None:
+    """In every process that is selected and maps the modules, now or later."""
+    deployed = Deployed(connection, show.runner.record, complain)
+    show.settle = deployed.settle
+    deployed.deploy([each.upload for each in programs], selection, check_opcode=how.check_opcode)
+    show.runner.processes = deployed
+    show.output.attached(show.runner.probes)
+    if not how.quiet:
+        modules = ", ".join(dict.fromkeys(each.program.header.name for each in programs))
+        note(f"in what maps {modules}, until Ctrl-C, through {connection.through}")
+    show.runner.start()
+    show.flush()
+    watch(connection, show, stop, lambda: False)
+    lost, gaps = deployed.take_out()
+    for line in gaps if how.warnings else ():
+        complain(line)
+    show.runner.end(lost)
 
 
 def watch(connection: Connection, show: Show, stop: Stop, over: Callable[[], bool]) -> None:
