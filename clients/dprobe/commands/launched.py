@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from dprobe.lib.connection import Connection
@@ -43,8 +44,19 @@ class LaunchedCommand:
     """The command from its gate to its end: signals on to it, reports from the daemon."""
 
     def __init__(
-        self, launched: Launched, connection: Connection, session: Session, output: Shower
+        self,
+        launched: Launched,
+        connection: Connection,
+        session: Session,
+        output: Shower,
+        *,
+        ends_with_session: bool = False,
+        handlers: Mapping[signal.Signals, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
+        """``ends_with_session``: the command is asked to end (SIGTERM) when nothing more is to be
+        shown. ``handlers``: of signals that are not passed on."""
+        self._ends_with_session = ends_with_session
+        self._handlers = handlers
         self._launched = launched
         self._connection: Connection | None = connection
         self._session = session
@@ -62,6 +74,7 @@ class LaunchedCommand:
         passed_on = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         handlers = {number: self._passes_on(number) for number in passed_on}
         handlers[signal.SIGINT] = self._interrupted
+        handlers |= self._handlers
         with Waker({**handlers, signal.SIGCHLD: lambda: None}) as waker:
             self._launched.open_gate()
             deadline: float | None = None
@@ -101,6 +114,8 @@ class LaunchedCommand:
         if self._output.ended and self._connection is not None and not self._session.over:
             self._output.summary(self._session.detach())
             self._connection = None
+            if self._ends_with_session and self._status is None:
+                os.kill(self._launched.pid, signal.SIGTERM)
 
     def _passes_on(self, number: signal.Signals) -> Callable[[], None]:
         def pass_on() -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
 from dprobe.view.output import complain, note
 from dprobe.view.script.output import ScriptOutput
+from dprobed.proc import procfs
 from dprobed.program.bt.bundle import Bundle
 from dprobed.wire import messages
 
@@ -52,7 +54,8 @@ _LONGEST: Final = 2_000_000
 class How(msgspec.Struct, frozen=True):
     """How a script is run, whatever it is. ``missing``: what to do about a place that is not there
     (``refuse`` or ``warn``); ``bare``, ``mode``, ``warnings``: as ``ScriptOutput`` has them;
-    ``quiet``: nothing is said of what is in where."""
+    ``quiet``: nothing is said of what is in where; ``announce``: how many probes are in is printed;
+    ``notify``: a line for standard error then; ``dry``: end when the probes are in."""
 
     choice: Choice
     check_opcode: bool = True
@@ -66,6 +69,9 @@ class How(msgspec.Struct, frozen=True):
     mode: str = "line"
     warnings: bool = True
     quiet: bool = False
+    announce: bool = True
+    notify: str = ""
+    dry: bool = False
 
 
 def _nothing() -> None:
@@ -78,6 +84,8 @@ class Show:
     def __init__(self, bundle: Bundle, output: ScriptOutput) -> None:
         self.output: Final = output
         self.runner: Final = Runner(bundle, output, ProcessNames(), complain)
+        #: It ends when the probes are in.
+        self.dry = False
         #: Called before what has come is shown.
         self.settle: Callable[[], None] = _nothing
 
@@ -89,7 +97,7 @@ class Show:
     @property
     def ended(self) -> bool:
         """Whether the script ended itself, or nobody reads what it prints."""
-        return self.runner.status is not None or self.output.broken
+        return self.runner.status is not None or self.output.broken or self.dry
 
     def flush(self) -> None:
         """Do what has come and what is due, and write what it printed."""
@@ -97,8 +105,22 @@ class Show:
         self.runner.drain()
         self.output.flush()
 
+    def attached(self, how: How) -> None:
+        """The programs are in: say so, and begin."""
+        self.output.attached(self.runner.probes, said=how.announce)
+        self.output.flush()
+        if how.notify:
+            print(how.notify, file=sys.stderr, flush=True)
+        if how.dry:
+            self.dry = True
+            return
+        self.runner.start()
+        self.flush()
+
     def summary(self, summary: Summary) -> None:
         """The programs are out: end."""
+        if self.dry:
+            return
         for probe in summary.probes:
             if probe.reason and probe.state not in ("active", "removed", "disabled"):
                 complain(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
@@ -132,25 +154,34 @@ def warn(bundle: Bundle, how: How) -> None:
 # -- run --------------------------------------------------------------------------------------
 
 
-def run_script(socket: Path | None, script: Script, argv: list[str], how: How) -> int:
-    """Start a command with a script's probes in it; the exit status is the command's own."""
+def run_script(
+    socket: Path | None, script: Script, argv: list[str], how: How, *, of_bpftrace: bool = False
+) -> int:
+    """Start a command with a script's probes in it; the exit status is the command's own.
+
+    ``of_bpftrace``: as bpftrace has it: output goes to standard output, which the command has too,
+    the command ends with the script, and the exit status is the script's.
+    """
     timers = take_timers()
     environment = original_environment()
+    descriptor = 1 if of_bpftrace else 2
     with running_or_private(socket, options.complain, alone=how.private) as daemon:
         command = find_command(argv[0], environment)
-        files = _files_of_command(command, environment)
-        launched: Launched | None = None
-        connection: Connection | None = None
-        bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
-        programs = loaded(bundle, script, how.choice, _executable(files, command))
-        if how.missing == "refuse":
-            _refuse_missing(programs, files)
-        warn(bundle, how)
-        show = Show(bundle, output_for(bundle, how, 2))
-        show.runner.begin()
+        files = list(loader.files_of_command(command, environment).files)
         launched = Launched(command, argv, environment, take_signals(), timers, daemon.pid)
-        launched.keep_nothing(stdout=how.path != "-")
+        launched.keep_nothing(stdout=descriptor != 1 and how.path != "-")
+        connection: Connection | None = None
         try:
+            bundle = compiled(
+                script, FileWorld(lambda: files), child=launched.pid, unsafe=how.unsafe
+            )
+            programs = loaded(bundle, script, how.choice, _executable(files, command))
+            if how.missing == "refuse":
+                _refuse_missing(programs, files)
+            warn(bundle, how)
+            show = Show(bundle, output_for(bundle, how, descriptor))
+            if not how.dry:
+                show.runner.begin()
             connection = daemon.connect()
             session = Session(
                 connection,
@@ -163,24 +194,31 @@ def run_script(socket: Path | None, script: Script, argv: list[str], how: How) -
                 [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
             )
             show.runner.processes = SessionProcesses(connection, session)
-            show.output.attached(show.runner.probes)
-            show.runner.start()
-            show.flush()
+            show.attached(how)
         except BaseException:
             launched.close_gate()
             if connection is not None:
                 connection.close()
             os.waitpid(launched.pid, 0)
             raise
-        status = LaunchedCommand(launched, connection, session, show).run()
+        work = LaunchedCommand(
+            launched, connection, session, show, ends_with_session=of_bpftrace, handlers=_own(show)
+        )
+        status = work.run()
         if not session.detached:
             show.summary(session.detach())
         show.close()
-    return status if not show.output.broken else show.output.status
+    if show.output.broken:
+        return show.output.status
+    return (show.runner.status or 0) if of_bpftrace else status
 
 
-def _files_of_command(command: str, environment: Mapping[bytes, bytes]) -> list[File]:
-    return list(loader.files_of_command(command, environment).files)
+def _own(show: Show) -> dict[signal.Signals, Callable[[], None]]:
+    """What signals do that the script has blocks for."""
+    return {
+        signal.Signals[name]: lambda name=name: show.runner.signalled(name)  # type: ignore[misc]
+        for name in show.runner.signals()
+    }
 
 
 def _executable(files: list[File], command: str) -> str:
@@ -233,10 +271,11 @@ def attach_script(
         programs = loaded(bundle, script, how.choice, _executable(files, ""))
         warn(bundle, how)
         show = Show(bundle, output_for(bundle, how, 1))
-        show.runner.begin()
+        if not how.dry:
+            show.runner.begin()
         connection = daemon.connect()
         if not programs:
-            _alone(connection, show, stop)
+            _alone(connection, pids, how, show, stop)
         elif pids:
             _attached(connection, programs, pids, how, show, stop)
         else:
@@ -250,13 +289,17 @@ def attach_script(
     return show.runner.status or 0
 
 
-def _alone(connection: Connection, show: Show, stop: Stop) -> None:
-    """A script that has only blocks."""
-    show.output.attached(show.runner.probes)
-    show.runner.start()
-    show.flush()
-    watch(connection, show, stop, lambda: False)
-    show.runner.end()
+def _alone(connection: Connection, pids: tuple[int, ...], how: How, show: Show, stop: Stop) -> None:
+    """A script that has only blocks: it ends with the processes, too."""
+    show.attached(how)
+    watch(connection, show, stop, lambda: not all(map(_goes_on, pids)), poll=bool(pids))
+    if not show.dry:
+        show.runner.end()
+
+
+def _goes_on(pid: int) -> bool:
+    status = procfs.status(pid)
+    return status is not None and status.state not in "ZX"
 
 
 def _attached(
@@ -279,12 +322,10 @@ def _attached(
         check(connection, pid, programs, how.missing)
     session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
     show.runner.processes = SessionProcesses(connection, session)
-    show.output.attached(show.runner.probes)
     if not how.quiet:
         where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
         note(f"in {where}, until Ctrl-C, through {connection.through}")
-    show.runner.start()
-    show.flush()
+    show.attached(how)
     watch(connection, show, stop, lambda: session.over or session.spent)
     show.summary(session.detach())
 
@@ -302,30 +343,53 @@ def _everywhere(
     show.settle = deployed.settle
     deployed.deploy([each.upload for each in programs], selection, check_opcode=how.check_opcode)
     show.runner.processes = deployed
-    show.output.attached(show.runner.probes)
     if not how.quiet:
         modules = ", ".join(dict.fromkeys(each.program.header.name for each in programs))
         note(f"in what maps {modules}, until Ctrl-C, through {connection.through}")
-    show.runner.start()
-    show.flush()
+    show.attached(how)
     watch(connection, show, stop, lambda: False)
     lost, gaps = deployed.take_out()
     for line in gaps if how.warnings else ():
         complain(line)
-    show.runner.end(lost)
+    if not show.dry:
+        show.runner.end(lost)
 
 
-def watch(connection: Connection, show: Show, stop: Stop, over: Callable[[], bool]) -> None:
-    """Show what comes until the script ends, a signal asks for its end, or all is over."""
-    handlers = {number: stop.handler(number) for number in _ENDS}
-    for name in show.runner.signals():
-        number = signal.Signals[name]
-        handlers[number] = lambda name=name: show.runner.signalled(name)  # type: ignore[misc]
+def watch(
+    connection: Connection,
+    show: Show,
+    stop: Stop,
+    over: Callable[[], bool],
+    *,
+    poll: bool = False,
+) -> None:
+    """Show what comes until the script ends, a signal asks for its end, or all is over.
+
+    ``poll``: nothing comes when it is over.
+    """
+    handlers = {number: stop.handler(number) for number in _ENDS} | _own(show)
     with Waker(handlers) as waker:
         while not (show.ended or stop.signal or over()):
             left: float = _LONGEST
+            if poll:
+                left = 1.0
             if show.next_time is not None:
                 left = max(0.0, min(left, show.next_time - time.monotonic()))
             if waker.wait(connection, left):
                 connection.receive()
             show.flush()
+
+
+def show_compiled(script: Script, how: How) -> int:
+    """Show the programs that a script becomes, as source of the original language."""
+    from dprobed.program import bytecode
+    from dprobed.program.disassembler import disassemble
+
+    bundle = compiled(script, FileWorld(tuple), unsafe=how.unsafe)
+    for program in bundle.programs:
+        print(f"// {', '.join(program.probes)}")
+        print(disassemble(bytecode.decode(program.code, script.file)))
+    if bundle.code:
+        print(f"// {', '.join(block.name or block.kind for block in bundle.blocks)}")
+        print(disassemble(bytecode.decode(bundle.code, script.file)))
+    return 0

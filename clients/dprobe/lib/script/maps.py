@@ -29,7 +29,7 @@ from dprobed.record.maps import merged
 from dprobed.wire import messages
 
 #: Without keys these are there from the beginning, with nothing counted yet.
-_FROM_THE_START: Final = ("count", "sum", "avg", "stats", "hist", "lhist", "min", "max")
+_FROM_THE_START: Final = ("count", "sum", "avg", "stats", "min", "max")
 
 
 class ScriptMaps:

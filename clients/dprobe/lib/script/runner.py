@@ -50,9 +50,6 @@ class Printer(Protocol):
     def system(self, act: bt.System, values: Sequence[Shown]) -> None:
         """What a command prints."""
 
-    def attached(self, probes: int) -> None:
-        """So many probes are in."""
-
     def lost(self, events: int) -> None:
         """So many records were lost."""
 
@@ -111,6 +108,8 @@ class Runner:
         self._due: list[tuple[int, int]] = []
         #: The exit status that the script asked for; None: it has not ended itself.
         self.status: int | None = None
+        #: The programs are out: what is done now is done to the end.
+        self._over = False
         self._told: set[str] = set()
         self._values_in: dict[str, list[messages.MapEntry]] = {}
 
@@ -174,7 +173,8 @@ class Runner:
             self._show(self._decode(self._queue.popleft()))
         if lost:
             self._printer.lost(lost)
-        self._run_all("end", even_ended=True)
+        self._over = True
+        self._run_all("end")
         self._printer.final()
         if self._bundle.config.get("print_maps_on_exit", 1) in (0, "false", "0"):
             return
@@ -186,9 +186,9 @@ class Runner:
 
     # -- blocks ---------------------------------------------------------------------------------
 
-    def _run_all(self, kind: str, *, even_ended: bool = False) -> None:
+    def _run_all(self, kind: str) -> None:
         for block in self._bundle.blocks:
-            if block.kind == kind and (even_ended or self.status is None):
+            if block.kind == kind and (self._over or self.status is None):
                 self._run(block)
 
     def _run(self, block: bt.Block) -> None:
@@ -236,7 +236,7 @@ class Runner:
             )
 
     def _perform(self, act: Act) -> None:
-        if self.status is not None:
+        if self.status is not None and not self._over:
             return
         match act.action:
             case bt.Printf():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from dprobe.lib.script.values import (
@@ -70,8 +69,10 @@ def as_json(shown: ShownMap, top: int = 0, divisor: int = 1, now: int = 0) -> st
 
 def _chosen(shown: ShownMap, top: int) -> list[MapEntry]:
     """In the order of their weights, or of their keys where values have none."""
-    order: Callable[[MapEntry], Any] = _weight if _is_weighed(shown) else _rank
-    ordered = sorted(shown.entries, key=order)
+    weighed = _is_weighed(shown)
+    ordered = sorted(
+        shown.entries, key=lambda entry: (_weight(entry) if weighed else 0, _rank(entry))
+    )
     return ordered[-top:] if top else ordered
 
 

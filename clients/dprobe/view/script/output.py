@@ -55,6 +55,8 @@ class ScriptOutput:
         self._cat_bytes: Final = cat_bytes
         self._descriptor = 1 if path == "-" else descriptor
         self._name = path if path not in (None, "-") else "output"
+        #: What comes before it is said how many probes are in is printed after that.
+        self._held = True
         self._parts: list[str] = []
         self._size = 0
         self.broken = False
@@ -128,14 +130,16 @@ class ScriptOutput:
 
     # -- what is said of the script -------------------------------------------------------------
 
-    def attached(self, probes: int) -> None:
-        """So many probes are in."""
-        if self._bare:
+    def attached(self, probes: int, *, said: bool = True) -> None:
+        """So many probes are in; ``said``: and that is printed."""
+        self._held = False
+        if self._bare or not said:
             return
         if self._json:
-            self._write(f'{{"type": "attached_probes", "data": {{"probes": {probes}}}}}\n')
+            line = f'{{"type": "attached_probes", "data": {{"probes": {probes}}}}}\n'
         else:
-            self._write(f"Attached {probes} probe{'s' * (probes != 1)}\n")
+            line = f"Attached {probes} probe{'s' * (probes != 1)}\n"
+        self._parts.insert(0, line)
 
     def lost(self, events: int) -> None:
         """So many records were lost."""
@@ -165,7 +169,7 @@ class ScriptOutput:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._parts or self.broken:
+        if not self._parts or self.broken or self._held:
             return
         data = "".join(self._parts).encode("utf-8", "surrogateescape")
         self._parts.clear()
@@ -183,6 +187,7 @@ class ScriptOutput:
 
     def close(self) -> None:
         """Write the rest, and close a file of our own; a full disk says so only then."""
+        self._held = False
         self._flush()
         if self._file is not None:
             file, self._file = self._file, None
