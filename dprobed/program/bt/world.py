@@ -31,7 +31,13 @@ class World(Protocol):
     """Answers of whoever knows modules and files. What is not known is None, or empty."""
 
     def module(self, function: str) -> str | None:
-        """The module of a place that was written without one (``malloc``); None: not known."""
+        """The module of a place that was written without one: ``malloc``, ``server.c:120``,
+        ``usdt:PROVIDER:NAME``, a variable; ``main``: of the program itself; None: not known."""
+        ...
+
+    def library(self, name: str) -> str | None:
+        """The file of a library that a script calls by a short name (``libc``), or of a program
+        that is looked for in $PATH; None: not known."""
         ...
 
     def modules(self, pattern: str) -> Sequence[str]:
@@ -69,7 +75,11 @@ class NoWorld:
     """A world in which nothing is known but what the script says."""
 
     def module(self, function: str) -> str | None:
-        """libc has most of what is asked for without a module; others are not known."""
+        """Not known."""
+        return None
+
+    def library(self, name: str) -> str | None:
+        """Not known."""
         return None
 
     def modules(self, pattern: str) -> Sequence[str]:
