@@ -5,6 +5,7 @@ Imported only where there is a script: what it needs, other commands do without.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
 from dprobe.view.output import complain, note
 from dprobe.view.script.output import ScriptOutput
+from dprobed.binary.errors import LocationError
 from dprobed.proc import procfs
 from dprobed.program.bt.bundle import Bundle
 from dprobed.wire import messages
@@ -227,10 +229,18 @@ def _executable(files: list[File], command: str) -> str:
 
 
 def _refuse_missing(programs: list[Loaded], files: list[File]) -> None:
+    """Raise UserError for places that are in no file that the targets map, nor in the module that
+    is named, if that is here."""
     # Imported where it is needed: it reads ELF files.
     from dprobe.lib import places
 
-    places.refuse_missing(programs, files)
+    known = list(files)
+    for each in programs:
+        name = each.program.header.name
+        if not any(file.named(name) for file in known):
+            with contextlib.suppress(LocationError, OSError):
+                known.append(mapped.to_be_mapped(mapped.open_file(name)))
+    places.refuse_missing(programs, known)
 
 
 # -- attach -----------------------------------------------------------------------------------
@@ -339,6 +349,8 @@ def _everywhere(
     stop: Stop,
 ) -> None:
     """In every process that is selected and maps the modules, now or later."""
+    if how.missing == "refuse":
+        _refuse_missing(programs, [])
     deployed = Deployed(connection, show.runner.record, complain)
     show.settle = deployed.settle
     deployed.deploy([each.upload for each in programs], selection, check_opcode=how.check_opcode)

@@ -59,11 +59,28 @@ def read(path: str, arguments: Sequence[str] = ()) -> Script:
 
 def compiled(script: Script, world: World, *, child: int = 0, unsafe: bool = False) -> Bundle:
     """The bundle of a script; raises UserError with all that is wrong with it."""
-    options = Options(script.arguments, time.monotonic_ns(), child, unsafe)
+    options = Options(
+        arguments=script.arguments,
+        started=time.monotonic_ns(),
+        child=child,
+        cpus=os.cpu_count() or 1,
+        unsafe=unsafe,
+        config=_settings(),
+    )
     try:
         return compile_script(script.text, script.file, options, world)
     except ProgramError as error:
         raise UserError(str(error)) from None
+
+
+def _settings() -> dict[str, str]:
+    """What the environment sets of a script's configuration (``BPFTRACE_MAX_STRLEN``)."""
+    begins = "BPFTRACE_"
+    return {
+        name.removeprefix(begins).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(begins)
+    }
 
 
 def loaded(bundle: Bundle, script: Script, choice: Choice, executable: str = "") -> list[Loaded]:
