@@ -189,7 +189,7 @@ def _run_script(socket: Path | None, line: Line, pid: int | None, form: str) -> 
         follow_forks=False,
     )
     if line.has("-d", "--emit-llvm", "--emit-elf", "--aot"):
-        return scripts.show_compiled(script, how)
+        return scripts.show_compiled(script)
     if line.has("-c"):
         return scripts.run_script(
             socket, script, _words_of(line.options["-c"]), how, of_bpftrace=True

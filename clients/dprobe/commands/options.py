@@ -202,15 +202,19 @@ def running(socket: Path | None) -> Connection:
     return daemon
 
 
-def script(function: F) -> F:
-    """``-e`` and ``--unsafe``: the options of commands that also take scripts."""
-    expression = click.option(
+def expression(function: F) -> F:
+    """``-e``: of commands that also take scripts."""
+    return click.option(
         "-e",
         "expression",
         metavar="SCRIPT",
         help="A script in bpftrace's language, in place of programs; other words are its "
         "arguments ($1…).",
-    )
+    )(function)
+
+
+def script(function: F) -> F:
+    """``-e`` and ``--unsafe``: the options of commands that run scripts."""
     unsafe = click.option(
         "--unsafe", is_flag=True, help="Let a script run commands (`system`) as you."
     )
@@ -218,9 +222,9 @@ def script(function: F) -> F:
 
 
 def script_of(expression: str | None, words: Sequence[str]) -> Script | None:
-    """The script that is meant: of -e, or of a .bt file that is named first; the other words are
-    its arguments. None: there is none. Raises UserError."""
-    if expression is None and not (words and words[0].endswith(".bt")):
+    """The script that is meant: of -e, or of a .bt file (or a compiled one, .btb) that is named
+    first; the other words are its arguments. None: there is none. Raises UserError."""
+    if expression is None and not (words and words[0].endswith((".bt", ".btb"))):
         return None
     # Imported where there is one: what it needs, other commands do without.
     from dprobe.lib.script import source

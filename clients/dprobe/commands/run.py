@@ -45,6 +45,8 @@ examples:
   dprobe run alloc.rpn -- sort /etc/services
   dprobe run -D MIN=4096 --json -o out.json alloc.rpn -- python3 job.py
   dprobe run -f opens.rpn -- make
+  dprobe run -e 'uprobe:libc:malloc { @ = hist(arg0); }' -- ls
+  dprobe run slow.bt 10 -- ./server        # a script, with $1
 """,
 )
 @options.script
@@ -74,6 +76,9 @@ def run_command(
     Probes are in before COMMAND's first instruction, and in libraries as they are loaded. The exit
     status is COMMAND's own (128+n when signal n killed it). With -f it ends when the last of its
     children has ended, or at Ctrl-C after COMMAND's end.
+
+    A script (.bt, or -e) prints as bpftrace does, to standard error; where it ends by `exit`, the
+    command goes on without probes.
 
     A place that is not there, in the executable or in a library that it loads at its start, is
     refused before COMMAND runs. A probe for another module waits until that is mapped.

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -15,7 +16,8 @@ from dprobe.lib.programs import Choice, Loaded
 from dprobe.lib.reading import read_source
 from dprobe.lib.script.world import MOST_TEXT, module_path
 from dprobed.printable import readable
-from dprobed.program.bt.bundle import Bundle
+from dprobed.program.bt.bundle import Bundle, BundleError
+from dprobed.program.bt.bundle import decode as decode_bundle
 from dprobed.program.bt.compiler import Options, compile_script
 from dprobed.program.bt.world import World
 from dprobed.program.bytecode import decode, encode
@@ -24,17 +26,23 @@ from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.wire import messages
 
 #: What a script of the command line is called in messages.
-COMMAND_LINE = "stdin"
+COMMAND_LINE: Final = "stdin"
 #: The ending of a script's file.
-SUFFIX = ".bt"
+SUFFIX: Final = ".bt"
+
+
+#: That of a compiled one.
+COMPILED: Final = ".btb"
 
 
 class Script(msgspec.Struct, frozen=True):
-    """A script's text. ``file``: where it is from; ``arguments``: what it is given."""
+    """A script's text. ``file``: where it is from; ``arguments``: what it is given. ``bundle``: it
+    is compiled already, with the arguments that it was given then."""
 
     text: str
     file: str
     arguments: tuple[str, ...] = ()
+    bundle: Bundle | None = None
 
 
 def read(path: str, arguments: Sequence[str] = ()) -> Script:
@@ -45,6 +53,8 @@ def read(path: str, arguments: Sequence[str] = ()) -> Script:
             if path == "-"
             else read_source(Path(path), MOST_TEXT + 1)
         )
+        if path.endswith(COMPILED):
+            return _decoded(path, data, arguments)
         text = data.decode()
     except OSError as error:
         raise UserError(f"{path}: {os_error_text(error)}") from None
@@ -57,8 +67,29 @@ def read(path: str, arguments: Sequence[str] = ()) -> Script:
     return Script(text, COMMAND_LINE if path == "-" else path, tuple(arguments))
 
 
+def _decoded(path: str, data: bytes, arguments: Sequence[str]) -> Script:
+    if arguments:
+        raise UserError(f"{path}: it was compiled with its arguments, and takes no others")
+    try:
+        return Script("", path, (), decode_bundle(data))
+    except BundleError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def compiled(script: Script, world: World, *, child: int = 0, unsafe: bool = False) -> Bundle:
     """The bundle of a script; raises UserError with all that is wrong with it."""
+    if script.bundle is not None and script.bundle.unsafe and not unsafe:
+        raise UserError(f"{script.file}: it runs commands; say --unsafe if you mean it")
+    try:
+        return bundle_of(script, world, child=child, unsafe=unsafe)
+    except ProgramError as error:
+        raise UserError(str(error)) from None
+
+
+def bundle_of(script: Script, world: World, *, child: int = 0, unsafe: bool = True) -> Bundle:
+    """As ``compiled``; raises ProgramError."""
+    if script.bundle is not None:
+        return script.bundle
     options = Options(
         arguments=script.arguments,
         started=time.monotonic_ns(),
@@ -67,10 +98,7 @@ def compiled(script: Script, world: World, *, child: int = 0, unsafe: bool = Fal
         unsafe=unsafe,
         config=_settings(),
     )
-    try:
-        return compile_script(script.text, script.file, options, world)
-    except ProgramError as error:
-        raise UserError(str(error)) from None
+    return compile_script(script.text, script.file, options, world)
 
 
 def _settings() -> dict[str, str]:
@@ -113,4 +141,5 @@ def label(script: Script) -> str:
     """What its programs are called."""
     if script.file == COMMAND_LINE:
         return "script"
-    return readable(os.path.basename(script.file).removesuffix(SUFFIX))[:255] or "script"  # noqa: PTH119
+    name = script.file.rpartition("/")[2].removesuffix(COMPILED).removesuffix(SUFFIX)
+    return readable(name)[:255] or "script"

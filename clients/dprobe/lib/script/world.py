@@ -41,7 +41,7 @@ class FileWorld(NoWorld):
 
     def module(self, function: str) -> str | None:
         """The first module of the targets that has a function of this name."""
-        for file in self._files:
+        for file in sorted(self._files, key=lambda each: _is_loader(each.module.path)):
             if file.elf is not None and _has(file.elf, function):
                 return file.elf.path
         if self._files:
@@ -134,6 +134,11 @@ def module_path(name: str) -> str:
 def _matching(pattern: str) -> list[str]:
     """Paths that are like a pattern; a folder that is not there has none."""
     return glob.glob(pattern)  # noqa: PTH207  # Path.glob knows no pattern that begins with /
+
+
+def _is_loader(path: str) -> bool:
+    """Whether it is the dynamic loader, whose own functions come last."""
+    return path.rpartition("/")[2].startswith("ld-linux")
 
 
 def _is_elf(path: str) -> bool:
