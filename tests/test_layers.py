@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.program": (),
     "dprobed.program.exec": ("dprobed.program",),
     "dprobed.program.rpn": ("dprobed.program",),
+    "dprobed.program.bt": ("dprobed.program",),
     "dprobed.record": ("dprobed.printable", "dprobed.program"),
     # framing and limits, then what is said to whom
     "dprobed.wire": (),

@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.kinds import BOOLEAN, LITERAL, UINT32, UINT64, Kind, Shown
+from dprobed.program.bt.protocols import Coding, Inferring
 from dprobed.program.bt.state import Firing, State
 from dprobed.program.registers import REGISTER_INDEX
-
-if TYPE_CHECKING:
-    from dprobed.program.bt.code import Code
-    from dprobed.program.bt.infer import Inference
 
 #: Where a function finds its first arguments.
 ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
@@ -55,18 +52,18 @@ class Builtin(msgspec.Struct, frozen=True):
     """A name: its kind, and the code that pushes it."""
 
     kind: Callable[[State, Firing], Kind]
-    emit: Callable[[Code], None]
+    emit: Callable[[Coding], None]
 
 
 def _fixed(kind: Kind, *instructions: str) -> Builtin:
-    def emit(code: Code) -> None:
+    def emit(code: Coding) -> None:
         for one in instructions:
             code.to.add(one)
 
     return Builtin(lambda state, firing: kind, emit)
 
 
-def _rand(code: Code) -> None:
+def _rand(code: Coding) -> None:
     """A number that looks like chance: the time and the thread, well mixed."""
     to = code.to
     for factor in (6364136223846793005, 0x9E3779B97F4A7C15):
@@ -85,7 +82,7 @@ def _rand(code: Code) -> None:
     to.add("shr bits", 32)
 
 
-def _elapsed(code: Code) -> None:
+def _elapsed(code: Coding) -> None:
     to = code.to
     to.add("push time")
     if code.firing.short and code.firing.returns:
@@ -104,7 +101,7 @@ def _type_text(firing: Firing) -> str:
 
 
 def _constant(text: Callable[[Firing], str]) -> Builtin:
-    def emit(code: Code) -> None:
+    def emit(code: Coding) -> None:
         code.to.push(code.state.string(text(code.firing)))
 
     return Builtin(lambda state, firing: state.constant(text(firing)), emit)
@@ -116,14 +113,14 @@ def _func_kind(state: State, firing: Firing) -> Kind:
     return Shown(bundle.Symbol(False))
 
 
-def _func(code: Code) -> None:
+def _func(code: Coding) -> None:
     if code.firing.function:
         code.to.push(code.state.string(code.firing.function))
     else:
         code.to.add("push r,register", "rip")
 
 
-def _caller(code: Code) -> None:
+def _caller(code: Coding) -> None:
     if code.firing.returns:
         code.to.add("push r,register", "rip")
     else:
@@ -159,7 +156,7 @@ BUILTINS: Final[dict[str, Builtin]] = {
 _OF_HITS: Final = ("func", "caller", "usermode")
 
 
-def builtin_kind(inference: Inference, one: tree.Name) -> Kind | None:
+def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
     """The kind of a name; None: it means nothing."""
     name, firing = one.name, inference.firing
     if name in CONSTANTS:
@@ -168,8 +165,11 @@ def builtin_kind(inference: Inference, one: tree.Name) -> Kind | None:
         return _argument_kind(inference, one)
     if name == "retval":
         if not firing.returns:
-            return inference.wrong(one.span, "`retval` is what a function returns, at its return",
-                                   "write uretprobe:MODULE:FUNCTION or FUNCTION:return")  # fmt: skip
+            return inference.wrong(
+                one.span,
+                "`retval` is what a function returns, at its return",
+                "write uretprobe:MODULE:FUNCTION or FUNCTION:return",
+            )
         return UINT64
     if name in ("ustack", "kstack") and name not in REFUSED:
         return kinds.Stack(inference.state.stack_mode, 127)
@@ -183,20 +183,22 @@ def builtin_kind(inference: Inference, one: tree.Name) -> Kind | None:
     return builtin.kind(inference.state, firing)
 
 
-def _argument_kind(inference: Inference, one: tree.Name) -> Kind:
+def _argument_kind(inference: Inferring, one: tree.Name) -> Kind:
     firing, number = inference.firing, _ARGUMENTS[one.name]
     if not firing.hit:
         return inference.wrong(one.span, f"`{one.name}` is of a function, and a block has none")
     if firing.watch:
-        return inference.wrong(one.span, f"`{one.name}` at a watchpoint, which is no function",
-                               "use reg()")  # fmt: skip
+        return inference.wrong(
+            one.span, f"`{one.name}` at a watchpoint, which is no function", "use reg()"
+        )
     if not (firing.entry or firing.static or firing.returns) and number > 5:
-        return inference.wrong(one.span, f"`{one.name}` is not in a register",
-                               "it is there at the function's entry")  # fmt: skip
+        return inference.wrong(
+            one.span, f"`{one.name}` is not in a register", "it is there at the function's entry"
+        )
     return UINT64
 
 
-def emit_name(code: Code, one: tree.Name) -> None:
+def emit_name(code: Coding, one: tree.Name) -> None:
     """Push what a name means."""
     name = one.name
     if name in _ARGUMENTS:
@@ -209,7 +211,7 @@ def emit_name(code: Code, one: tree.Name) -> None:
         BUILTINS[name].emit(code)
 
 
-def emit_argument(code: Code, number: int) -> None:
+def emit_argument(code: Coding, number: int) -> None:
     """Push an argument of the function or static probe."""
     firing = code.firing
     if firing.returns:

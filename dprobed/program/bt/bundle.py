@@ -34,9 +34,11 @@ makes the same keys of its items (``Part.key``), and what is shown is all of the
 *Suspending.* A block that needs something of whoever shows it logs an action ``ForEach``, ``Fetch``
 or ``Measure`` as the last of its record and ends; when that is done, the same probe is run again,
 and goes on where it was (it keeps its state in local variables). This ends when a record has no
-such action in it. A loop's body is a probe of its own: each argument of ``Block.arguments`` that
-is one word is given as a word (``push a,n``), a string or a stack or memory as the address of it
-in the context's memory, strings with a NUL behind them. ``Break`` in its record ends the loop.
+such action in it. Each time the probe is given the same arguments.
+
+A loop's body is a probe of its own: each argument of ``Block.arguments`` that is one word is given
+as a word (``push a,n``), a string as the address of it in the context's memory, with a NUL behind
+it, which stays there until the loop has ended. ``Break`` in its record ends the loop.
 """
 
 from __future__ import annotations

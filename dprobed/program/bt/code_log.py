@@ -6,33 +6,29 @@ last one is pushed first, where it does not matter in which order they are evalu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dprobed.program.bt import bundle, kinds, tree
-from dprobed.program.bt.infer import kind_of
+from dprobed.program.bt import bundle, tree
+from dprobed.program.bt.facts import kind_of, pure
 from dprobed.program.bt.kinds import (
     CONSTANT_MARK,
     Bytes,
     Form,
     Kind,
     Object,
-    Short,
     Stack,
     String,
     Tuple,
     words,
 )
-
-if TYPE_CHECKING:
-    from dprobed.program.bt.code import Code
+from dprobed.program.bt.protocols import Coding
 
 #: Texts of one `join`.
 MOST_JOINED = 64
 
 
-def log_action(code: Code, action: bundle.Action, given: list[Any]) -> None:
+def log_action(code: Coding, action: bundle.Action, given: list[Any]) -> None:
     """Log an action and its arguments."""
-    from dprobed.program.bt.code import pure
 
     number = code.state.action(action)
     to = code.to
@@ -57,7 +53,7 @@ def log_action(code: Code, action: bundle.Action, given: list[Any]) -> None:
     to.at = at
 
 
-def _log_run(code: Code, run: list[Any]) -> None:
+def _log_run(code: Coding, run: list[Any]) -> None:
     """Words that follow each other."""
     count = 0
     for each in reversed(run):
@@ -80,7 +76,7 @@ def _is_words(kind: Kind) -> bool:
     return not isinstance(kind, Bytes | Object | Stack)
 
 
-def _log_one(code: Code, one: Any, kind: Kind) -> None:
+def _log_one(code: Coding, one: Any, kind: Kind) -> None:
     """A value that is not only words."""
     if isinstance(kind, Stack):
         log_stack(code, kind)
@@ -97,7 +93,7 @@ def _log_one(code: Code, one: Any, kind: Kind) -> None:
         log_value(code, kind)
 
 
-def log_value(code: Code, kind: Kind) -> None:
+def log_value(code: Coding, kind: Kind) -> None:
     """Log the value on top of the stack."""
     to = code.to
     if isinstance(kind, Tuple):
@@ -119,7 +115,7 @@ def log_value(code: Code, kind: Kind) -> None:
         to.add("log count", words(kind))
 
 
-def log_stack(code: Code, kind: Stack) -> None:
+def log_stack(code: Coding, kind: Stack) -> None:
     """Log the thread's stack."""
     if kind.depth >= 127:
         code.to.add("log ustack")
@@ -127,7 +123,7 @@ def log_stack(code: Code, kind: Stack) -> None:
         code.to.add("log ustack,depth", kind.depth)
 
 
-def _log_either(code: Code) -> None:
+def _log_either(code: Coding) -> None:
     """A text: the number of a constant, or in the target."""
     to = code.to
     target, done = to.label(), to.label()
@@ -145,7 +141,7 @@ def _log_either(code: Code) -> None:
     to.place(done)
 
 
-def _log_memory(code: Code) -> None:
+def _log_memory(code: Coding) -> None:
     """Memory: how much, and on top the address; a 0 where it cannot be read."""
     to = code.to
     bad, done = to.label(), to.label()
@@ -162,7 +158,7 @@ def _log_memory(code: Code) -> None:
     to.place(done)
 
 
-def log_join(code: Code, action: bundle.Join, array: Any) -> None:
+def log_join(code: Coding, action: bundle.Join, array: Any) -> None:
     """The texts of an array of addresses, up to its 0."""
     to = code.to
     to.push(code.state.action(action))
@@ -200,6 +196,3 @@ def log_join(code: Code, action: bundle.Join, array: Any) -> None:
     to.drop(3)
     to.push(0)
     to.add("log count", 1)
-
-
-_ = (kinds, Short)

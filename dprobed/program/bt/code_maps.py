@@ -6,13 +6,13 @@ map itself, and one key is open at a time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprobed.program.bt import bundle, kinds, tree
-from dprobed.program.bt.functions import emit_str
-from dprobed.program.bt.infer import kind_of
+from dprobed.program.bt.code_log import log_action
+from dprobed.program.bt.code_texts import emit_str
+from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.kinds import (
-    CONSTANT_MARK,
     Form,
     Kind,
     Short,
@@ -20,19 +20,16 @@ from dprobed.program.bt.kinds import (
     String,
     Tuple,
     value_of,
-    words,
 )
+from dprobed.program.bt.protocols import Coding
 from dprobed.program.bt.state import MapState
 from dprobed.program.maps import STRING_BYTES
-
-if TYPE_CHECKING:
-    from dprobed.program.bt.code import Code
 
 #: Kinds of the items of a part of a map.
 _WORD, _CONSTANT, _TEXT, _NAME, _STACK = "word", "constant", "text", "name", "stack"
 
 
-def part_of(code: Code, known: MapState, keys: list[Any] | None) -> str:
+def part_of(code: Coding, known: MapState, keys: list[Any] | None) -> str:
     """The map of the program that has keys like these."""
     form: list[str] = []
     for each in keys or ():
@@ -59,7 +56,7 @@ def _item_form(kind: Kind, form: list[str]) -> None:
         form.append(_WORD)
 
 
-def open_key(code: Code, known: MapState, keys: list[Any] | None) -> str:
+def open_key(code: Coding, known: MapState, keys: list[Any] | None) -> str:
     """Gather a key; the name of the map whose it is."""
     part = part_of(code, known, keys)
     given = list(keys or ())
@@ -81,14 +78,17 @@ def _texts(kind: Kind) -> int:
     return int(isinstance(kind, Stack))
 
 
-def _push_item(code: Code, one: Any, most: int) -> None:
+def _push_item(code: Coding, one: Any, most: int) -> None:
     """Push what an item of a key needs."""
     kind = kind_of(one)
     if isinstance(kind, Short | Stack):
         return
-    if isinstance(one, tree.Call) and one.name == "str" and isinstance(kind, String) and (
-        kind.form is Form.TARGET
-    ):  # fmt: skip
+    if (
+        isinstance(one, tree.Call)
+        and one.name == "str"
+        and isinstance(kind, String)
+        and (kind.form is Form.TARGET)
+    ):
         code.span = one.span
         code.to.at = one.span.place
         emit_str(code, one, min(kind.most, most))
@@ -141,7 +141,7 @@ def _plain(kind: Kind) -> bool:
     )
 
 
-def _add_items(code: Code, run: list[Kind]) -> None:
+def _add_items(code: Coding, run: list[Kind]) -> None:
     to, first = code.to, run[0]
     if isinstance(first, Short):
         to.add("key comm")
@@ -159,7 +159,7 @@ def _add_items(code: Code, run: list[Kind]) -> None:
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_map(code: Code, one: tree.MapValue) -> None:
+def read_map(code: Coding, one: tree.MapValue) -> None:
     """Push what a map has at a key."""
     known: MapState = one.type
     if known.is_value:
@@ -169,7 +169,7 @@ def read_map(code: Code, one: tree.MapValue) -> None:
     code.fetched(one)
 
 
-def has_key(code: Code, one: tree.MapValue) -> None:
+def has_key(code: Coding, one: tree.MapValue) -> None:
     """1 if a key is in a map, else 0."""
     known: MapState = one.type
     if known.is_value:
@@ -179,12 +179,10 @@ def has_key(code: Code, one: tree.MapValue) -> None:
     code.fetched(one, has=True)
 
 
-def delete_key(code: Code, one: tree.MapValue) -> None:
+def delete_key(code: Coding, one: tree.MapValue) -> None:
     """Forget a key; 1 if it was there, else 0."""
     known: MapState = one.type
     if not known.is_value:
-        from dprobed.program.bt.code_log import log_action
-
         keys = one.keys or []
         values = tuple(value_of(code.types, kind_of(each)) for each in keys)
         part_of(code, known, one.keys)
@@ -200,7 +198,7 @@ def delete_key(code: Code, one: tree.MapValue) -> None:
     code.to.add("mdel map", part)
 
 
-def measure(code: Code, one: tree.MapValue) -> None:
+def measure(code: Coding, one: tree.MapValue) -> None:
     """How many keys a map has (in a block)."""
     code.measured(one)
 
@@ -208,7 +206,7 @@ def measure(code: Code, one: tree.MapValue) -> None:
 # -- setting --------------------------------------------------------------------------------------
 
 
-def set_map(code: Code, one: tree.Assign) -> None:
+def set_map(code: Coding, one: tree.Assign) -> None:
     """``@x[k] = v``, ``@x[k] += v``"""
     target, known = one.target, one.target.type
     to = code.to
@@ -228,7 +226,7 @@ def set_map(code: Code, one: tree.Assign) -> None:
     to.add("mset map", part)
 
 
-def _aggregate(code: Code, known: MapState, target: tree.MapValue, call: tree.Call) -> None:
+def _aggregate(code: Coding, known: MapState, target: tree.MapValue, call: tree.Call) -> None:
     to = code.to
     if call.name == "count":
         part = open_key(code, known, target.keys)
@@ -239,16 +237,16 @@ def _aggregate(code: Code, known: MapState, target: tree.MapValue, call: tree.Ca
     to.add("madd map", part)
 
 
-def step_map(code: Code, one: tree.Step, *, wanted: bool = True) -> None:
+def step_map(code: Coding, one: tree.Step, *, wanted: bool = True) -> None:
     """``@x[k]++``, ``--@x[k]``; ``wanted``: its value is pushed."""
     target, known = one.target, one.target.type
     to = code.to
-    if one.operator == "++" and not wanted:
+    kind = known.value_kind
+    by = code.types.size(kind.to) if isinstance(kind, kinds.Pointer) else 1
+    if one.operator == "++" and not wanted and by == 1:
         part = open_key(code, known, target.keys)
         to.add("minc map", part)
         return
-    kind = known.value_kind
-    by = code.types.size(kind.to) if isinstance(kind, kinds.Pointer) else 1
     part = open_key(code, known, target.keys)
     to.add("mget map", part)
     if wanted and not one.prefix:
@@ -259,6 +257,3 @@ def step_map(code: Code, one: tree.Step, *, wanted: bool = True) -> None:
         to.add("dup count", 1)
     part = open_key(code, known, target.keys)
     to.add("mset map", part)
-
-
-_ = (CONSTANT_MARK, words)

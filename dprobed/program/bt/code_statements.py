@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from dprobed.program.builder import Label
 from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.builtins import ARGUMENT_REGISTERS, register
 from dprobed.program.bt.code import Code
 from dprobed.program.bt.code_log import log_action
 from dprobed.program.bt.code_maps import part_of, set_map, step_map
 from dprobed.program.bt.emitter import Emitter, Op
-from dprobed.program.bt.infer import Inference, kind_of
+from dprobed.program.bt.facts import kind_of
+from dprobed.program.bt.infer import Inference
 from dprobed.program.bt.kinds import Pointer, Tuple, words
-from dprobed.program.bt.state import Firing, MapState, State
+from dprobed.program.bt.source import Span
+from dprobed.program.bt.state import Firing, MapState, State, VariableState
+from dprobed.program.builder import Label
 
 
 class Loop:
@@ -43,9 +45,13 @@ class ProbeCode(Code):
     """Makes all of a probe."""
 
     def __init__(
-        self, state: State, firing: Firing, inference: Inference, to: Emitter,
+        self,
+        state: State,
+        firing: Firing,
+        inference: Inference,
+        to: Emitter,
         bodies: list[Body] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(state, firing, inference, to)
         self.bodies = bodies if bodies is not None else []
         self._end = to.label()
@@ -72,7 +78,7 @@ class ProbeCode(Code):
         self.to.add("abort")
         self.to.place(go, 0)
 
-    def finish(self, span: tree.Span) -> None:
+    def finish(self, span: Span) -> None:
         """The end: no record where nothing was logged."""
         to = self.to
         to.at = span.place
@@ -134,14 +140,15 @@ class ProbeCode(Code):
 
     # -- suspending -----------------------------------------------------------------------------
 
-    def suspend(self, span: tree.Span) -> None:
+    def suspend(self, span: Span) -> None:
         """End here; run again, go on behind it."""
         to = self.to
         if to.depth:
             self.state.problems.add(
-                span, "this is not possible within an expression",
+                span,
+                "this is not possible within an expression",
                 "do it in a statement of its own",
-            )  # fmt: skip
+            )
         if self._resume is None:
             self._resume = to.reserve(1)
         label = to.label()
@@ -256,9 +263,12 @@ class ProbeCode(Code):
         to.place(end, depth)
 
     def _count(
-        self, low: Callable[[], None], high: Callable[[], None], body: list[Any],
+        self,
+        low: Callable[[], None],
+        high: Callable[[], None],
+        body: list[Any],
         each: Callable[[int], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A loop from a number up to another one."""
         to = self.to
         now, last = to.reserve(1), to.reserve(1)
@@ -301,9 +311,9 @@ class ProbeCode(Code):
         number = self.inference.constant(one.count)
         if number is None or not 0 < number <= 1 << 16:
             self.state.problems.add(
-                one.count.span, "so many times: a number above 0 that is known before the script "
-                "runs",
-            )  # fmt: skip
+                one.count.span,
+                "so many times: a number above 0 that is known before the script runs",
+            )
             return
         self._count(
             lambda: self.to.push(0), lambda: self.to.push(number), one.body, lambda now: None
@@ -312,7 +322,7 @@ class ProbeCode(Code):
     def _for_map(self, one: tree.ForMap) -> None:
         known: MapState = one.map.type
         to = self.to
-        variable = self.inference_variable(one)
+        variable: VariableState = one.variable.type
         inner = Emitter(locals_from=to.locals_from, counter=to.counter)
         body = ProbeCode(self.state, self.firing, self.inference, inner, self.bodies)
         kind = variable.kind
@@ -325,6 +335,11 @@ class ProbeCode(Code):
         if returned is not None:
             to.push(0)
             to.store(returned)
+        if any(isinstance(each, tree.ForMap) for each in nodes(one.body)):
+            # The loop within has arguments of its own: what this one is given is kept.
+            body.push_arguments(kind, 0)
+            variable.arguments = False
+            body.store_variable(variable)
         body.block(one.body)
         body.finish(one.span)
         if not known.parts:
@@ -339,13 +354,6 @@ class ProbeCode(Code):
             self._leave_all()
             to.place(go, 1)
             to.drop()
-
-    def inference_variable(self, one: tree.ForMap) -> Any:
-        """What is known of the variable of a loop."""
-        return next(
-            each for each in self.inference.variables
-            if each.arguments and each.name == one.variable.name and each.kind == one.variable.type
-        )  # fmt: skip
 
     def _jump(self, one: tree.Jump) -> None:
         loop = self._loops[-1]
@@ -498,14 +506,19 @@ def _reads(one: Any) -> Iterator[Any]:
     for node in nodes(one):
         if isinstance(node, tree.Call) and node.arguments:
             first = node.arguments[0]
-            if node.name == "len" and isinstance(first, tree.MapValue):
-                yield node
-            elif node.name == "has_key" and not first.type.is_value:
+            if (node.name == "len" and isinstance(first, tree.MapValue)) or (
+                node.name == "has_key" and not first.type.is_value
+            ):
                 yield node
     for node in nodes(one):
         if isinstance(node, tree.Call) and node.name in (
-            "len", "has_key", "print", "clear", "zero", "delete"
-        ):  # fmt: skip
+            "len",
+            "has_key",
+            "print",
+            "clear",
+            "zero",
+            "delete",
+        ):
             skipped.update(id(each) for each in node.arguments)
         if isinstance(node, tree.Step):
             skipped.add(id(node.target))

@@ -6,27 +6,28 @@ could go beyond the end of what is there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprobed.program.bt import tree
-from dprobed.program.bt.folding import folded
-from dprobed.program.bt.infer import kind_of, positional_text
+from dprobed.program.bt.facts import kind_of, parameter_text, positional_text
 from dprobed.program.bt.kinds import CONSTANT_MARK, Form, Kind, Short, String
-
-if TYPE_CHECKING:
-    from dprobed.program.bt.code import Code
+from dprobed.program.bt.protocols import Coding
 
 
-def constant_text(code: Code, one: Any) -> str | None:
+def constant_text(code: Coding, one: Any) -> str | None:
     """The text that an expression is before the script runs; None: it is not known."""
     if isinstance(one, tree.Text):
         return one.value
     if isinstance(one, tree.Positional):
         return positional_text(code.state, one.number)
     kind = kind_of(one)
-    if isinstance(kind, String) and kind.form is Form.CONSTANT and not isinstance(
-        one, tree.Variable | tree.MapValue | tree.Choice | tree.Field | tree.Index
-    ):  # fmt: skip
+    if (
+        isinstance(kind, String)
+        and kind.form is Form.CONSTANT
+        and not isinstance(
+            one, tree.Variable | tree.MapValue | tree.Choice | tree.Field | tree.Index
+        )
+    ):
         # What pushes it is one number.
         mark, depth = len(code.to.ops), code.to.depth
         code.expression(one)
@@ -41,7 +42,35 @@ def constant_text(code: Code, one: Any) -> str | None:
     return None
 
 
-def compare_texts(code: Code, one: tree.Binary) -> None:
+def emit_str(code: Coding, call: tree.Call, most: int) -> None:
+    """A text: most bytes, 0 where it cannot be read, and its address."""
+    to = code.to
+    text = parameter_text(code.state, call.arguments[0])
+    if text is not None:
+        to.push(code.state.string(text))
+        return
+    kind = kind_of(call.arguments[0])
+    code.expression(call.arguments[0])
+    if isinstance(kind, String | Short):
+        return
+    to.add("dup count", 1)
+    to.add("vfy r")
+    to.push(1)
+    to.add("xor")
+    number = code.inference.constant(call.arguments[1]) if len(call.arguments) > 1 else 0
+    if number is None:
+        # The shorter of what is asked for, less its NUL, and the most.
+        code.expression(call.arguments[1])
+        to.push(1)
+        to.add("sub")
+        code.least(most)
+    else:
+        to.push(most)
+    to.add("mul")
+    to.add("xchg")
+
+
+def compare_texts(code: Coding, one: tree.Binary) -> None:
     """1 where two texts are equal (or are not), else 0."""
     texts_differ(code, one.left, one.right, None)
     if one.operator == "==":
@@ -50,7 +79,7 @@ def compare_texts(code: Code, one: tree.Binary) -> None:
         code.is_not_zero()
 
 
-def texts_differ(code: Code, left: Any, right: Any, most: int | None) -> None:
+def texts_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
     """Not 0 where two texts differ; ``most``: in their first letters."""
     one, other = constant_text(code, left), constant_text(code, right)
     if one is not None and other is not None:
@@ -74,7 +103,7 @@ def _form(kind: Kind) -> Form | None:
     return kind.form if isinstance(kind, String) else None
 
 
-def _with_constant(code: Code, one: Any, kind: Kind, data: bytes, most: int | None) -> None:
+def _with_constant(code: Coding, one: Any, kind: Kind, data: bytes, most: int | None) -> None:
     to = code.to
     data = data.split(b"\0")[0]
     if isinstance(kind, Short):
@@ -106,12 +135,13 @@ def _with_constant(code: Code, one: Any, kind: Kind, data: bytes, most: int | No
     to.place(done)
 
 
-def _number_differs(code: Code, data: bytes, most: int | None) -> None:
+def _number_differs(code: Coding, data: bytes, most: int | None) -> None:
     """A constant's number against a text: only a text with this number is the same."""
     same = [
-        number for number, text in enumerate(code.state.strings)
+        number
+        for number, text in enumerate(code.state.strings)
         if text.encode()[:most] == data[:most]
-    ] or [code.state.string(data.decode("utf-8", "replace"))]  # fmt: skip
+    ] or [code.state.string(data.decode("utf-8", "replace"))]
     to = code.to
     to.push(same[0])
     to.add("xor")
@@ -123,7 +153,7 @@ def _number_differs(code: Code, data: bytes, most: int | None) -> None:
         to.add("mul")
 
 
-def _short_differs(code: Code, data: bytes, most: int | None) -> None:
+def _short_differs(code: Coding, data: bytes, most: int | None) -> None:
     """16 bytes against a text."""
     to = code.to
     padded = data[:15].ljust(16, b"\0")
@@ -144,7 +174,7 @@ def _short_differs(code: Code, data: bytes, most: int | None) -> None:
         to.push(1)
 
 
-def _target_differs(code: Code, data: bytes, most: int | None) -> None:
+def _target_differs(code: Coding, data: bytes, most: int | None) -> None:
     """A text in the target (most bytes, address) against a constant: the difference of the first
     letters that differ."""
     to = code.to
@@ -181,16 +211,17 @@ def _target_differs(code: Code, data: bytes, most: int | None) -> None:
     to.place(done)
 
 
-def _with_other(code: Code, left: Any, right: Any, most: int | None) -> None:
+def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
     """Two texts in the target, letter by letter."""
     to = code.to
     for each in (left, right):
         kind = kind_of(each)
         if not isinstance(kind, String) or kind.form is not Form.TARGET:
             code.state.problems.add(
-                each.span, "these two texts are not compared yet",
+                each.span,
+                "these two texts are not compared yet",
                 "compare a text of the process with another one or with a constant",
-            )  # fmt: skip
+            )
             to.push(0)
             return
     code.expression(left)
@@ -235,7 +266,7 @@ def _with_other(code: Code, left: Any, right: Any, most: int | None) -> None:
         to.drop()
 
 
-def _step_addresses(code: Code) -> None:
+def _step_addresses(code: Coding) -> None:
     """The two addresses below the word on top, each one further."""
     to = code.to
     slots = [to.reserve(1) for _ in range(3)]
@@ -248,7 +279,7 @@ def _step_addresses(code: Code) -> None:
             to.add("add")
 
 
-def text_length(code: Code, one: Any) -> None:
+def text_length(code: Coding, one: Any) -> None:
     """How many bytes a text has."""
     to = code.to
     text = constant_text(code, one)
@@ -295,7 +326,7 @@ def text_length(code: Code, one: Any) -> None:
     to.drop()
 
 
-def _short_length(code: Code) -> None:
+def _short_length(code: Coding) -> None:
     """How many letters the thread's name has: of its bytes, those that are not 0."""
     to = code.to
     slots = (to.reserve(1), to.reserve(1))
@@ -313,7 +344,7 @@ def _short_length(code: Code) -> None:
             to.add("add")
 
 
-def find_text(code: Code, haystack: Any, needle: Any) -> None:
+def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     """Where a text of the target has a constant in it, -1: nowhere."""
     to = code.to
     data = (constant_text(code, needle) or "").encode()
@@ -372,6 +403,3 @@ def find_text(code: Code, haystack: Any, needle: Any) -> None:
     to.load(begin)
     to.add("sub")
     to.place(done)
-
-
-_ = folded

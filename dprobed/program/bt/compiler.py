@@ -7,7 +7,15 @@ from typing import Final
 import msgspec
 
 from dprobed.program import bytecode
-from dprobed.program.bt import bundle, kinds, tree
+from dprobed.program.bt import (
+    bundle,
+    functions_maps,
+    functions_ours,
+    functions_output,
+    functions_texts,
+    functions_values,
+    tree,
+)
 from dprobed.program.bt.bundle import Bundle
 from dprobed.program.bt.code_statements import Body, ProbeCode
 from dprobed.program.bt.config import settings
@@ -28,6 +36,14 @@ from dprobed.program.model import ProgramError
 
 __all__ = ["Options", "compile_script"]
 
+#: Functions are registered where they are defined.
+_REGISTERED: Final = (
+    functions_maps,
+    functions_ours,
+    functions_output,
+    functions_texts,
+    functions_values,
+)
 #: Looks at all probes until nothing changes: what is known of maps grows each time.
 _MOST_ROUNDS: Final = 20
 #: Jumps of a hit at most; what ends a program before is the budget of instructions.
@@ -39,7 +55,7 @@ def compile_script(
     text: str, file: str, options: Options | None = None, world: World | None = None
 ) -> Bundle:
     """The bundle of a script; raises ProgramError with everything that is wrong with it."""
-    return _Compiler(text, file, options or Options(), world or NoWorld()).bundle()
+    return _Compiler(text, file, options or Options(), world or NoWorld()).compiled()
 
 
 class _Made(msgspec.Struct):
@@ -67,7 +83,7 @@ class _Compiler:
         """A type of debug information: of the module whose probe is looked at."""
         return self._world.named_type(self._module, name) if self._module else None
 
-    def bundle(self) -> Bundle:
+    def compiled(self) -> Bundle:
         """All of it."""
         state, problems = self._state, self._problems
         script = loaded(self._source, problems, state.types, self._world)
@@ -105,8 +121,11 @@ class _Compiler:
             if key not in seen or target.firing.function in ("",):
                 seen[key] = target
                 some.append((probe, target))
+        before = len(self._problems.found)
         for _ in range(_MOST_ROUNDS):
             self._state.changed = False
+            # What was wrong may only have been not known yet.
+            self._problems.forget(before)
             for probe, target in some:
                 self._module = target.firing.module
                 Inference(self._state, target.firing).probe(probe)
@@ -123,8 +142,11 @@ class _Compiler:
             if known.in_hits or known.in_blocks:
                 known.kind = "value"
             else:
-                self._problems.add(known.span, f"nothing is ever put into {known.name}",
-                                   f"write {known.name} = count() or {known.name}++")  # fmt: skip
+                self._problems.add(
+                    known.span,
+                    f"nothing is ever put into {known.name}",
+                    f"write {known.name} = count() or {known.name}++",
+                )
                 return
         if known.is_value and len(known.value_modules) > 1:
             modules = list(known.value_modules)
@@ -133,7 +155,7 @@ class _Compiler:
                 f"{known.name} is read or set in {modules[0]} and in {modules[1]}: what is read "
                 "belongs to one module's program so far",
                 "count or add up in it (count(), sum()…), or probe one module",
-            )  # fmt: skip
+            )
 
     def _code(
         self, fired: list[tuple[tree.Probe, Target]]
@@ -183,9 +205,10 @@ class _Compiler:
         first_body = len(blocks)
         actions = tuple(
             bundle.ForEach(one.map, first_body - 1 - one.body)
-            if isinstance(one, bundle.ForEach) else one
+            if isinstance(one, bundle.ForEach)
+            else one
             for one in state.actions
-        )  # fmt: skip
+        )
         return Bundle(
             programs=programs,
             code=code,
@@ -208,8 +231,9 @@ class _Compiler:
                 if name not in used:
                     continue
                 if len(form) > MAX_KEY_ITEMS:
-                    self._problems.add(known.span, f"a key has {MAX_KEY_ITEMS} items at most, not "
-                                       f"{len(form)}")  # fmt: skip
+                    self._problems.add(
+                        known.span, f"a key has {MAX_KEY_ITEMS} items at most, not {len(form)}"
+                    )
                 kind = known.kind or "value"
                 signed = kind != "count" and (
                     known.signed
@@ -226,9 +250,11 @@ class _Compiler:
 
     def _program(self, module: str, made: list[_Made]) -> bundle.ModuleProgram:
         used = {
-            str(op.operand) for one in made for op in one.emitter.ops
+            str(op.operand)
+            for one in made
+            for op in one.emitter.ops
             if op.key.endswith(" map") and op.key[0] == "m"
-        }  # fmt: skip
+        }
         span = made[0].span
         builder = Builder(
             name=module,
@@ -258,9 +284,11 @@ class _Compiler:
         program = builder.program()
         if len(program.code) > MAX_CODE:
             self._problems.add(
-                span, f"the code of this module's probes has {len(program.code)} bytes; "
-                f"{MAX_CODE} are possible", "write less, or probe fewer places",
-            )  # fmt: skip
+                span,
+                f"the code of this module's probes has {len(program.code)} bytes; "
+                f"{MAX_CODE} are possible",
+                "write less, or probe fewer places",
+            )
             return b""
         try:
             program = builder.build()
@@ -278,20 +306,27 @@ class _Compiler:
             return b"", ()
         emitters = [one.emitter for one in blocks] + [one.emitter for one in bodies]
         used = {
-            str(op.operand) for each in emitters for op in each.ops
+            str(op.operand)
+            for each in emitters
+            for op in each.ops
             if op.key.endswith(" map") and op.key[0] == "m"
-        }  # fmt: skip
+        }
         span = blocks[0].span
         local = max(each.slots for each in emitters)
         if local > MAX_VARIABLES:
-            self._problems.add(span, f"{local} words of variables in blocks; {MAX_VARIABLES} are "
-                               "possible")  # fmt: skip
+            self._problems.add(
+                span, f"{local} words of variables in blocks; {MAX_VARIABLES} are possible"
+            )
             return b"", ()
         builder = Builder(
-            name="script", map=self._definitions(used, span), jmpmax=_JUMPS, logmax=_MOST_LOG,
-            vars=local, name_at=span.place,
-        )  # fmt: skip
-        listed = []
+            name="script",
+            map=self._definitions(used, span),
+            jmpmax=_JUMPS,
+            logmax=_MOST_LOG,
+            vars=local,
+            name_at=span.place,
+        )
+        listed: list[bundle.Block] = []
         for one in blocks:
             builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=one.span.place)
             one.emitter.write(builder)
@@ -342,6 +377,3 @@ def _log_bytes(emitter: Emitter, most: int) -> int:
         elif op.key == "log count" and isinstance(op.operand, int):
             total += 8 * op.operand
     return max(1024, min(total, _MOST_LOG))
-
-
-_ = kinds

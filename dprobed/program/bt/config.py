@@ -14,8 +14,14 @@ _NUMBERS: Final = {
     "perf_rb_pages": (1, 1 << 30), "on_stack_limit": (1, 1 << 30), "max_type_res_iterations":
     (0, 1 << 30), "max_ast_nodes": (0, 1 << 30),
 }  # fmt: skip
-_TRUTHS: Final = ("cpp_demangle", "lazy_symbolication", "print_maps_on_exit", "show_debug_info",
-                  "use_blazesym", "probe_inline")  # fmt: skip
+_TRUTHS: Final = (
+    "cpp_demangle",
+    "lazy_symbolication",
+    "print_maps_on_exit",
+    "show_debug_info",
+    "use_blazesym",
+    "probe_inline",
+)
 _WORDS: Final = {
     "stack_mode": ("bpftrace", "perf", "raw", "build_id"),
     "missing_probes": ("error", "warn", "ignore"),

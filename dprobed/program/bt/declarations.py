@@ -56,8 +56,11 @@ def _specifier(parser: ExpressionParser) -> tuple[int, bool]:
     name = parser.type_name_only()
     index = parser.types.named(name.name)
     if index is None:
-        parser.fail_at(name.span, f"there is no type `{name.name}`",
-                       "declare it before, or include the file that does")  # fmt: skip
+        parser.fail_at(
+            name.span,
+            f"there is no type `{name.name}`",
+            "declare it before, or include the file that does",
+        )
     return index, False
 
 
@@ -250,5 +253,6 @@ class _Layout:
             alignment = max(alignment, aligned)
             most = max(most, at)
         size = -(-most // 8)
-        return -(-size // alignment) * alignment, tuple(each for each in found if not (
-            each.bits and not each.name))  # fmt: skip
+        return -(-size // alignment) * alignment, tuple(
+            each for each in found if not (each.bits and not each.name)
+        )

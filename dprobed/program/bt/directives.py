@@ -99,8 +99,9 @@ class Directives:
             if found is None:
                 self._problems.add(span, "`#define` is followed by a name")
             elif found[2]:
-                self._problems.add(span, "a `#define` with arguments is not possible",
-                                   "write macro NAME(a) { … }")  # fmt: skip
+                self._problems.add(
+                    span, "a `#define` with arguments is not possible", "write macro NAME(a) { … }"
+                )
             else:
                 self.defined[found[1]] = Source(span.source.name, found[3].strip())
         elif word == "undef":

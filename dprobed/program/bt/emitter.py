@@ -54,7 +54,7 @@ class Emitter:
             number = (operand,)
         elif instruction.operands:
             number = (0,)
-        needs, change = instruction.effect(number)
+        _, change = instruction.effect(number)
         assert change is not None, key
         self.depth += change
         self.ops.append(Op(key, operand, self.at))

@@ -100,20 +100,13 @@ class ExpressionParser(Reader):
         start = end = self.token.span
         words: list[str] = []
         while self.token.kind is Kind.NAME:
-            end = self.token.span
-            word = self.advance().text
+            word = self.token.text
+            tagged = words[-1:] in (["struct"], ["union"], ["enum"])
             if word not in ("const", "volatile"):
-                words.append(word)
-            if words and words[-1] in ("struct", "union", "enum"):
-                continue
-            if not self.types.goes_on(words):
-                following = self.token
-                if following.kind is not Kind.NAME or not self.types.goes_on(
-                    [*words, following.text]
-                ):
-                    if following.kind is Kind.NAME and following.text in ("const", "volatile"):
-                        continue
+                if words and not tagged and not self.types.goes_on([*words, word]):
                     break
+                words.append(word)
+            end = self.advance().span
         if not words:
             self.fail(f"a type has a name, not {self.shown()}")
         return tree.TypeName(start.to(end), " ".join(words))
@@ -164,9 +157,9 @@ class ExpressionParser(Reader):
             return self._name()
         if self.at("("):
             return self._bracket()
-        if self.at("{"):
-            return self._block_value()
-        self.fail(f"an expression is missing before {self.shown()}")
+        if not self.at("{"):
+            self.fail(f"an expression is missing before {self.shown()}")
+        return self._block_value()
 
     def _text(self) -> tree.Expression:
         token = self.advance()
@@ -230,7 +223,7 @@ class ExpressionParser(Reader):
             self.fail_at(token.span, f"what `{token.text}` is defined as is no expression")
         return relocated(found, token.span)
 
-    def _size(self, name: str, start: tree.Span) -> tree.Expression:
+    def _size(self, name: str, start: Span) -> tree.Expression:
         is_type = self._is_type()
         self.advance()
         of: tree.Expression | tree.TypeName = self.type_name() if is_type else self.expression()
@@ -270,11 +263,14 @@ class ExpressionParser(Reader):
         start = self.token.span
         statements, value, end = self.block_or_value()
         if value is None:
-            self.fail_at(end, "this block has no value: its last statement is no expression",
-                         "leave out the ; behind it")  # fmt: skip
+            self.fail_at(
+                end,
+                "this block has no value: its last statement is no expression",
+                "leave out the ; behind it",
+            )
         return tree.BlockValue(start.to(end), statements, value)
 
-    def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, tree.Span]:
+    def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, Span]:
         """A block: statements are the parser's."""
         raise NotImplementedError
 

@@ -1,8 +1,8 @@
 """Places as written: what fires there, and where it is in a program.
 
 Both bpftrace's (``uprobe:libc:malloc``) and the short ones (``malloc``, ``server.c:120``,
-``handle:return``, ``usdt:provider:name``, ``watch counter``). What has wildcards, names of C++ or no
-module is asked of the ``World``.
+``handle:return``, ``usdt:provider:name``, ``watch counter``). What has wildcards, names of C++ or
+no module is asked of the ``World``.
 """
 
 from __future__ import annotations
@@ -119,8 +119,11 @@ class Places:
     def _interval(self, place: tree.Place, parts: list[str]) -> Target:
         period = 0
         if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
-            number = int(parts[2], 0) if parts[2][:1] != "0" or "x" in parts[2].lower() else int(
-                parts[2])  # fmt: skip
+            number = (
+                int(parts[2], 0)
+                if parts[2][:1] != "0" or "x" in parts[2].lower()
+                else int(parts[2])
+            )
             if parts[1] == "hz" and number:
                 period = 10**9 // number
             elif parts[1] in _UNITS:
@@ -134,8 +137,9 @@ class Places:
     def _signal(self, place: tree.Place, parts: list[str]) -> Target:
         name = parts[2] if len(parts) == 3 else ""
         if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
-            raise self._refuse(place, f"`{place.text}` is no signal of ours",
-                               "write self:signal:SIGUSR1")  # fmt: skip
+            raise self._refuse(
+                place, f"`{place.text}` is no signal of ours", "write self:signal:SIGUSR1"
+            )
         return Target(Firing(place.text, "self", hit=False), signal=name)
 
     # -- functions ------------------------------------------------------------------------------
@@ -158,13 +162,17 @@ class Places:
         if demangled:
             del parts[1]
         if len(parts) < 2:
-            raise self._refuse(place, f"`{place.text}` has no function",
-                               f"write {kind}:MODULE:FUNCTION")  # fmt: skip
+            raise self._refuse(
+                place, f"`{place.text}` has no function", f"write {kind}:MODULE:FUNCTION"
+            )
         for module in self._modules(place, parts[0]):
             if len(parts) > 2:
                 if not _NUMBER.fullmatch(parts[2]) or returns:
-                    raise self._refuse(place, f"`{place.text}` is no place of a function",
-                                       "write uprobe:MODULE:FILE.c:LINE")  # fmt: skip
+                    raise self._refuse(
+                        place,
+                        f"`{place.text}` is no place of a function",
+                        "write uprobe:MODULE:FILE.c:LINE",
+                    )
                 line = f"{parts[1]}:{parts[2]}"
                 firing = Firing(f"{kind}:{module}:{line}", kind, module=module)
                 yield Target(firing, {"offset": line})
@@ -172,9 +180,14 @@ class Places:
             yield from self._named(place, kind, module, parts[1], demangled)
 
     def _named(
-        self, place: tree.Place, kind: str, module: str, name: str, demangled: bool,
+        self,
+        place: tree.Place,
+        kind: str,
+        module: str,
+        name: str,
+        demangled: bool,
         short: bool = False,
-    ) -> Iterator[Target]:  # fmt: skip
+    ) -> Iterator[Target]:
         returns = kind == "uretprobe"
         if not name:
             raise self._refuse(place, f"`{place.text}` has no function")
@@ -190,12 +203,18 @@ class Places:
         for each in names:
             plain = _NUMBER.fullmatch(each) is None and not no_entry(each) and "+" not in each
             if returns and not plain:
-                raise self._refuse(place, "only a function can be left",
-                                   f"write {kind}:{module}:FUNCTION")  # fmt: skip
+                raise self._refuse(
+                    place, "only a function can be left", f"write {kind}:{module}:FUNCTION"
+                )
             firing = Firing(
-                f"{kind}:{module}:{each}", kind, entry=plain and not returns, returns=returns,
-                module=module, function=each if plain else "", short=short,
-            )  # fmt: skip
+                f"{kind}:{module}:{each}",
+                kind,
+                entry=plain and not returns,
+                returns=returns,
+                module=module,
+                function=each if plain else "",
+                short=short,
+            )
             keywords: dict[str, Any] = {"offset": each}
             if returns:
                 keywords["at"] = "return"
@@ -217,17 +236,20 @@ class Places:
             kind = "uretprobe" if parts[1] == "return" else "uprobe"
         elif len(parts) != 1:
             raise self._refuse(
-                place, f"`{place.text}` is no place", "write uprobe:MODULE:FUNCTION, FUNCTION, "
+                place,
+                f"`{place.text}` is no place",
+                "write uprobe:MODULE:FUNCTION, FUNCTION, "
                 "FUNCTION:return, FILE.c:LINE or usdt:PROVIDER:NAME",
-            )  # fmt: skip
+            )
         module = self._module(place, name)
         yield from self._named(place, kind, module, name, False, short=True)
 
     def _module(self, place: tree.Place, what: str) -> str:
         module = self._world.module(what)
         if module is None:
-            raise self._refuse(place, f"which module has `{what}` is not known",
-                               f"write uprobe:MODULE:{what}")  # fmt: skip
+            raise self._refuse(
+                place, f"which module has `{what}` is not known", f"write uprobe:MODULE:{what}"
+            )
         return module
 
     # -- static probes, watchpoints -------------------------------------------------------------
@@ -238,8 +260,9 @@ class Places:
             yield from self._static_in(place, self._modules(place, parts[0]), pattern)
             return
         if len(parts) != 2:
-            raise self._refuse(place, f"`{place.text}` is no static probe",
-                               "write usdt:MODULE:PROVIDER:NAME")  # fmt: skip
+            raise self._refuse(
+                place, f"`{place.text}` is no static probe", "write usdt:MODULE:PROVIDER:NAME"
+            )
         first, name = parts
         if "/" in first or ".so" in first or "*" in first:
             yield from self._static_in(place, self._modules(place, first), f"*:{name}")
@@ -271,8 +294,9 @@ class Places:
         address, length, mode = int(parts[0], 0), int(parts[1], 0), parts[2]
         watch = _modes(mode)
         if watch is None or length not in (1, 2, 4, 8):
-            raise self._refuse(place, f"`{place.text}` cannot be watched: a length of 1, 2, 4 or 8 "
-                               "and w, rw or x")  # fmt: skip
+            raise self._refuse(
+                place, f"`{place.text}` cannot be watched: a length of 1, 2, 4 or 8 and w, rw or x"
+            )
         firing = Firing(place.text, "watchpoint", watch=True, module=self._any_module(place))
         keywords = {"address": f"{address:#x}:{length}", "watchpoint": watch}
         return Target(firing, keywords)

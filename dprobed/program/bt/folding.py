@@ -33,12 +33,21 @@ def computed(operator: str, left: int, right: int) -> int | None:
             return 0 if right >= 64 else None
         return wrapped(left << right) if operator == "<<" else left >> right
     simple = {
-        "+": left + right, "-": left - right, "*": left * right,
-        "&": left & right, "|": left | right, "^": left ^ right,
-        "==": int(left == right), "!=": int(left != right), "<": int(left < right),
-        ">": int(left > right), "<=": int(left <= right), ">=": int(left >= right),
-        "&&": int(bool(left and right)), "||": int(bool(left or right)),
-    }.get(operator)  # fmt: skip
+        "+": left + right,
+        "-": left - right,
+        "*": left * right,
+        "&": left & right,
+        "|": left | right,
+        "^": left ^ right,
+        "==": int(left == right),
+        "!=": int(left != right),
+        "<": int(left < right),
+        ">": int(left > right),
+        "<=": int(left <= right),
+        ">=": int(left >= right),
+        "&&": int(bool(left and right)),
+        "||": int(bool(left or right)),
+    }.get(operator)
     return None if simple is None else wrapped(simple)
 
 

@@ -238,9 +238,13 @@ def shown(types: TypeTable, kind: Kind) -> str:
     if isinstance(kind, Tuple):
         return "(" + ", ".join(shown(types, each) for each in kind.items) + ")"
     names = {
-        Boolean: "bool", String: "string", Short: "string", Bytes: "buffer", Stack: "ustack",
+        Boolean: "bool",
+        String: "string",
+        Short: "string",
+        Bytes: "buffer",
+        Stack: "ustack",
         Void: "nothing",
-    }  # fmt: skip
+    }
     if isinstance(kind, Shown):
         return type(kind.value).__name__.lower()
     return names.get(type(kind), "something")
@@ -251,7 +255,7 @@ def met(one: Kind | None, other: Kind) -> Kind | None:
     if one is None or one == other:
         return other
     if isinstance(one, Integer) and isinstance(other, Integer):
-        return _integers(one, other)
+        return integers(one, other)
     if is_number(one) and is_number(other):
         return INT64
     if isinstance(one, String) and isinstance(other, String):
@@ -282,7 +286,8 @@ def _texts(one: Short | String, other: Short | String) -> Kind | None:
     return Short(all(isinstance(each, Short) and each.own for each in (one, other)))
 
 
-def _integers(one: Integer, other: Integer) -> Integer:
+def integers(one: Integer, other: Integer) -> Integer:
+    """The kind that two numbers are together."""
     if one.literal and other.literal:
         return LITERAL
     if one.literal or other.literal:

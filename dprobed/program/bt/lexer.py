@@ -160,8 +160,11 @@ class Lexer:
                 return ""
             if inner not in _ESCAPES:
                 at = self.span(start + 1 + one.start(), start + 1 + one.end())
-                self._problems.add(at, f"`{_shown(one[0])}` means nothing in a string",
-                                   "there are \\n \\t \\r \\\\ \\\" \\x1b and \\033")  # fmt: skip
+                self._problems.add(
+                    at,
+                    f"`{_shown(one[0])}` means nothing in a string",
+                    'there are \\n \\t \\r \\\\ \\" \\x1b and \\033',
+                )
             return _ESCAPES.get(inner, "")
 
         return Token(Kind.TEXT, _ESCAPE.sub(escaped, found[1]), span)

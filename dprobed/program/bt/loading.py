@@ -62,8 +62,9 @@ class _Loader:
     def _text(self, name: str, span: Span) -> Source | None:
         found = self._world.text(name, span.source.name)
         if found is None:
-            self._problems.add(span, f"there is no file `{name}`",
-                               "declare in the script what is needed of it")  # fmt: skip
+            self._problems.add(
+                span, f"there is no file `{name}`", "declare in the script what is needed of it"
+            )
             return None
         text, full = found
         if full in self._seen:

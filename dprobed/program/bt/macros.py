@@ -83,8 +83,11 @@ class _Expander:
         if isinstance(one, tree.MapValue) and names:
             given = names.get(one.name)
             if given is None:
-                self._problems.add(one.span, f"{one.name} is not among the macro's parameters",
-                                   f"write it as one: macro NAME({one.name})")  # fmt: skip
+                self._problems.add(
+                    one.span,
+                    f"{one.name} is not among the macro's parameters",
+                    f"write it as one: macro NAME({one.name})",
+                )
                 return None
             keys = None if one.keys is None else self.node(one.keys, names, 0)
             return tree.MapValue(one.span, given.name, keys if keys is not None else given.keys)
@@ -97,8 +100,9 @@ class _Expander:
         macro = self._macros.get((name, len(arguments)))
         self._calls += 1
         if depth > MAX_DEPTH or self._calls > MAX_CALLS:
-            self._problems.add(call.span, f"`{name}` goes round: macros call each other "
-                               f"{MAX_DEPTH} deep at most")  # fmt: skip
+            self._problems.add(
+                call.span, f"`{name}` goes round: macros call each other {MAX_DEPTH} deep at most"
+            )
             return tree.Number(call.span, 0)
         if macro is None:
             self._problems.add(call.span, f"no macro `{name}` takes {len(arguments)} arguments")

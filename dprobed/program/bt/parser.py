@@ -14,6 +14,7 @@ from dprobed.program.bt.expressions import ExpressionParser
 from dprobed.program.bt.lexer import Kind
 from dprobed.program.bt.places import PLACE_END, place_parts
 from dprobed.program.bt.reader import Broken
+from dprobed.program.bt.source import Span
 
 _ASSIGN: Final = frozenset(("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>="))
 _SETTING: Final = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\"[^\"\n]*\"|[^;}\s]*)\s*;?", re.ASCII)
@@ -33,7 +34,7 @@ class Parser(ExpressionParser):
                 self._top(script)
             except Broken:
                 self._recover_top()
-            if self.token.span.start == before and self.token.kind is not Kind.END:
+            if self.token.span.start == before:
                 self.advance()
         return script
 
@@ -168,9 +169,10 @@ class Parser(ExpressionParser):
             span = self.token.span
             self.advance()
             self.problems.add(
-                span, f"`{span.text[:40]}` is no place for a probe",
+                span,
+                f"`{span.text[:40]}` is no place for a probe",
                 "write uprobe:MODULE:FUNCTION, FUNCTION or FILE.c:LINE",
-            )  # fmt: skip
+            )
             raise Broken
         self.advance()
         return found
@@ -187,14 +189,14 @@ class Parser(ExpressionParser):
 
     # -- statements -----------------------------------------------------------------------------
 
-    def block(self) -> tuple[list[tree.Statement], tree.Span]:
+    def block(self) -> tuple[list[tree.Statement], Span]:
         """``{ … }``, and where it ends. A value at its end is done as the others are."""
         statements, value, end = self.block_or_value()
         if value is not None:
             statements.append(tree.Do(value.span, value))
         return statements, end
 
-    def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, tree.Span]:
+    def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, Span]:
         """``{ … }``: its statements, and the value without a ``;`` behind it at its end."""
         self.expect("{")
         self.deeper(self.token.span)
@@ -244,9 +246,13 @@ class Parser(ExpressionParser):
             return None
         if token.kind is Kind.NAME:
             special = {
-                "if": self._if, "while": self._while, "for": self._for, "unroll": self._unroll,
-                "let": self._let, "return": self._return,
-            }.get(token.text)  # fmt: skip
+                "if": self._if,
+                "while": self._while,
+                "for": self._for,
+                "unroll": self._unroll,
+                "let": self._let,
+                "return": self._return,
+            }.get(token.text)
             if special is not None:
                 return special()
             if token.text in ("break", "continue"):

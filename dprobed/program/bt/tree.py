@@ -136,16 +136,18 @@ class Cast(Expression, eq=False):
 
 
 class SizeOf(Expression, eq=False):
-    """``sizeof(type)``, ``sizeof(x)``."""
+    """``sizeof(type)``, ``sizeof(x)``; ``value``: once it is known."""
 
     of: Any
+    value: int = 0
 
 
 class OffsetOf(Expression, eq=False):
-    """``offsetof(type, a.b)``."""
+    """``offsetof(type, a.b)``; ``value``: once it is known."""
 
     of: Any
     path: tuple[str, ...]
+    value: int = 0
 
 
 class TupleOf(Expression, eq=False):

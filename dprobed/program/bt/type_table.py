@@ -40,10 +40,10 @@ _FIXED: Final = {
     **{f"s{8 * size}": (size, True) for size in (1, 2, 4, 8)},
     **{f"__u{8 * size}": (size, False) for size in (1, 2, 4, 8)},
     **{f"__s{8 * size}": (size, True) for size in (1, 2, 4, 8)},
-    **{name: (8, False) for name in ("size_t", "uintptr_t", "uint64_t")},
-    **{name: (8, True) for name in ("ssize_t", "off_t", "intptr_t", "ptrdiff_t", "time_t")},
-    **{name: (4, True) for name in ("pid_t", "clockid_t")},
-    **{name: (4, False) for name in ("uid_t", "gid_t", "mode_t", "socklen_t")},
+    **dict.fromkeys(("size_t", "uintptr_t", "uint64_t"), (8, False)),
+    **dict.fromkeys(("ssize_t", "off_t", "intptr_t", "ptrdiff_t", "time_t"), (8, True)),
+    **dict.fromkeys(("pid_t", "clockid_t"), (4, True)),
+    **dict.fromkeys(("uid_t", "gid_t", "mode_t", "socklen_t"), (4, False)),
 }
 
 
@@ -62,10 +62,11 @@ class TypeTable:
     def add(self, one: Type) -> int:
         """The index of a type."""
         known = self._made.get(one)
-        if known is None:
-            self.entries.append(one)
-            known = self._made[one] = len(self.entries) - 1
-        return known
+        if known is not None:
+            return known
+        self.entries.append(one)
+        self._made[one] = len(self.entries) - 1
+        return self._made[one]
 
     def reserve(self) -> int:
         """An index for a type that is to be set by ``complete``."""
@@ -104,9 +105,11 @@ class TypeTable:
     def is_type(self, word: str) -> bool:
         """Whether a word begins the name of a type."""
         return (
-            word in BASIC_WORDS or word in _FIXED or word in self.names
+            word in BASIC_WORDS
+            or word in _FIXED
+            or word in self.names
             or word in ("bool", "string", "struct", "union", "enum", "const", "volatile")
-        )  # fmt: skip
+        )
 
     def goes_on(self, words: list[str]) -> bool:
         """Whether the words are several that make one name of C's."""
@@ -127,8 +130,8 @@ class TypeTable:
 
     def _own(self, name: str) -> int | None:
         if name in _FIXED:
-            size, signed = _FIXED[name]
-            return self.add(IntegerType(name, size, signed))
+            width, signed = _FIXED[name]
+            return self.add(IntegerType(name, width, signed))
         words = name.split()
         if name in ("bool", "_Bool"):
             return self.add(IntegerType("bool", 1, boolean=True))
@@ -148,14 +151,13 @@ class TypeTable:
 
     def written(self, name: TypeName) -> int | None:
         """The type that a script writes; None: it is not known."""
-        index = self.named(name.name)
-        if index is None:
-            words = name.name.split()
-            if name.pointers and words[0] in ("struct", "union"):
-                # A pointer to what nobody knows can be kept and shown.
-                index = VOID
-            else:
+        found = self.named(name.name)
+        if found is None:
+            if not name.pointers or name.name.split()[0] not in ("struct", "union"):
                 return None
+            # A pointer to what nobody knows can be kept and shown.
+            found = VOID
+        index: int = found
         for _ in range(name.pointers):
             index = self.pointer(index)
         for count in reversed(name.counts):
