@@ -115,8 +115,13 @@ class Words(ReplyMessage, frozen=True):
 
 
 class MapListing(ReplyMessage, frozen=True):
+<<<<<<< HEAD
     """Answers ``maps``; those of kind ``value`` are of one process each in any case. ``silent``:
     processes whose tracer does not answer, so that what they have is not in there."""
+=======
+    """Answers ``maps``; those of kind ``value`` are of one process each in any case. Answers
+    ``setmap``, with none."""
+>>>>>>> show
 
     maps: list[MapInfo]
     silent: list[int] = []
