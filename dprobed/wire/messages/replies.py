@@ -115,13 +115,9 @@ class Words(ReplyMessage, frozen=True):
 
 
 class MapListing(ReplyMessage, frozen=True):
-<<<<<<< HEAD
     """Answers ``maps``; those of kind ``value`` are of one process each in any case. ``silent``:
-    processes whose tracer does not answer, so that what they have is not in there."""
-=======
-    """Answers ``maps``; those of kind ``value`` are of one process each in any case. Answers
+    processes whose tracer does not answer, so that what they have is not in there. Answers
     ``setmap``, with none."""
->>>>>>> show
 
     maps: list[MapInfo]
     silent: list[int] = []
