@@ -30,9 +30,16 @@ TWICE = {
     "Tracer": "what recovery asks of one; the loop of one",
 }
 
-#: Messages are called by what they ask or answer, structures of the kernel as in its header; both
-#: are written with their module: `messages.Dump`, `abi.Record`.
-QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
+#: Messages are called by what they ask or answer, structures of the kernel as in its header, parts
+#: of scripts as in their language; they are written with their module: `messages.Dump`,
+#: `abi.Record`, `tree.Call`.
+QUALIFIED = (
+    "dprobed.wire",
+    "dprobed.kernel.abi",
+    "dprobed.program.bt.tree",
+    "dprobed.program.bt.bundle",
+    "dprobed.program.bt.kinds",
+)
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
@@ -60,7 +67,10 @@ def test_a_private_name_is_used() -> None:
                     pass
                 case ast.Assign(targets=[ast.Name(id=name)]):
                     pass
-                case ast.FunctionDef(name=name, decorator_list=[]) | ast.ClassDef(name=name):
+                case (
+                    ast.FunctionDef(name=name, decorator_list=[])
+                    | ast.ClassDef(name=name, decorator_list=[])
+                ):
                     pass
                 case _:
                     continue
