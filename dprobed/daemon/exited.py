@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dprobed.daemon.dump_sums import DumpSums
-from dprobed.daemon.target import InsertedProgram, Target
+from dprobed.daemon.target import COUNTERS, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums
 from dprobed.wire import messages
 
@@ -20,17 +20,6 @@ from dprobed.wire import messages
 MAX_LISTED: Final = 64
 #: Programs of which sums are kept.
 _MAX_SUMS: Final = 1000
-_COUNTERS: Final = (
-    "hits",
-    "ran",
-    "missed",
-    "dropped",
-    "faulted",
-    "unwound",
-    "asleep_ns",
-    "present_ns",
-)
-
 _log = logging.getLogger("dprobed")
 
 
@@ -69,7 +58,7 @@ class ExitedProcesses:
         sums["processes"] += 1
         self._dumps.setdefault(inserted.number, DumpSums()).add(inserted.probe_infos())
         for probe in inserted.probe_infos():
-            for name in _COUNTERS:
+            for name in COUNTERS:
                 sums[name] += getattr(probe, name)
         while len(self._sums) > _MAX_SUMS:
             oldest = next(iter(self._sums))
@@ -106,14 +95,7 @@ class ExitedProcesses:
             program=inserted.label,
             module=inserted.program.header.name,
             processes=sums["processes"],
-            hits=sums["hits"],
-            ran=sums["ran"],
-            missed=sums["missed"],
-            dropped=sums["dropped"],
-            faulted=sums["faulted"],
-            unwound=sums["unwound"],
-            asleep_ns=sums["asleep_ns"],
-            present_ns=sums["present_ns"],
+            **{name: sums[name] for name in COUNTERS},
             dumped=self._dumps[inserted.number].dumped,
             no_dumps=self._dumps[inserted.number].refused,
         )

@@ -46,7 +46,8 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-_COUNTERS: Final = (
+#: The counters of a probe that add up over processes.
+COUNTERS: Final = (
     "hits",
     "ran",
     "missed",
@@ -55,8 +56,9 @@ _COUNTERS: Final = (
     "unwound",
     "asleep_ns",
     "present_ns",
-    "dumped",
 )
+#: Those that never fall while a program is in.
+_GROWING: Final = (*COUNTERS, "dumped")
 
 _log = logging.getLogger("dprobed")
 
@@ -663,9 +665,9 @@ def describe_end(ended: protocol.Ended) -> str:
 
 def _totals(statuses: Iterable[protocol.ProbeStatus]) -> dict[str, int]:
     """The sums of a probe's counters over its places."""
-    totals = dict.fromkeys(_COUNTERS, 0)
+    totals = dict.fromkeys(_GROWING, 0)
     for status in statuses:
-        for name in _COUNTERS:
+        for name in _GROWING:
             totals[name] += getattr(status, name)
     return totals
 
@@ -675,7 +677,7 @@ def _not_below(
 ) -> list[protocol.ProbeStatus]:
     """The statuses, with counters that fell below ``before`` raised to it (in the first one)."""
     now = _totals(statuses)
-    lacking = {name: before[name] - now[name] for name in _COUNTERS if now[name] < before[name]}
+    lacking = {name: before[name] - now[name] for name in _GROWING if now[name] < before[name]}
     if not lacking or not statuses:
         return statuses
     first, *others = statuses
