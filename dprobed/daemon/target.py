@@ -383,6 +383,11 @@ class Target:
         self.comm = printable(procfs.comm(self.pid).decode(errors="replace")) or self.comm
 
     @property
+    def owner(self) -> int:
+        """Whose process it is, for its tracer and resolver."""
+        return self.tracer.owner if self.tracer is not None else self.uid
+
+    @property
     def what(self) -> str:
         """What it is, as messages call it."""
         return f"process {self.pid}" if self.pid != messages.KERNEL else "the kernel"
