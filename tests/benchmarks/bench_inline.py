@@ -122,7 +122,9 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
     if theirs:
         hits = [each - call for each in theirs]
         figures.append(_beside("count, inline", count, "bpftrace, uprobe", hits, 100))
-    notes = ["records for which there is no room are counted, and dropped, as the tracer reads them"]
+    notes = [
+        "records for which there is no room are counted, and dropped, as the tracer reads them"
+    ]
     return figures, notes if theirs else [*notes, "bpftrace is not there, or cannot run"]
 
 

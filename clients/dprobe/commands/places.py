@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from dprobe.commands import complete, options
+from dprobe.commands.engine_shares import LISTING as SHARES
+from dprobe.commands.engine_shares import shares
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module
 from dprobe.lib.mapped import open_file
@@ -41,6 +43,7 @@ examples:
   dprobe places libc.so.6 'mem*'
   dprobe places /usr/bin/python3 --json
   dprobe places --usdt libstdc++.so.6    # static probes
+  dprobe places --engine libc.so.6       # how much of it each engine can serve
   dprobe places --kernel 'vfs_*'         # functions and data of the kernel
   dprobe places --kernel 'loop:*'        # of its module loop
   dprobe places --kernel 'tracepoint:*'
@@ -48,7 +51,8 @@ examples:
 )
 @click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
 @click.option("--kernel", is_flag=True, help="What the kernel and its modules have.")
-@options.listing(_LISTING, _STATIC, _KERNEL)
+@click.option("--engine", is_flag=True, help="The share of its code that each engine can serve.")
+@options.listing(_LISTING, _STATIC, _KERNEL, SHARES)
 @click.argument("module", required=False, shell_complete=complete.modules)
 @click.argument("pattern", required=False, shell_complete=complete.symbols)
 def places_command(
@@ -56,6 +60,7 @@ def places_command(
     pattern: str | None,
     usdt: bool,
     kernel: bool,
+    engine: bool,
     json: bool,
     only: tuple[str, ...],
 ) -> None:
@@ -82,6 +87,10 @@ def places_command(
     path = find_module(module)
     try:
         elf = open_file(path)
+        if engine:
+            rows = [{**row, "module": path} for row in shares(elf)]
+            show(rows, SHARES, json=json, empty="", only=only)
+            return
         rows = _usdt(elf, pattern) if usdt else _named(elf, pattern)
     except LocationError as error:
         raise UserError(str(error)) from None

@@ -15,6 +15,7 @@ from typing import Final
 
 from dprobed.arch.x86_64 import features
 from dprobed.arch.x86_64.jump import JUMP_SIZE
+from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.change_journal import Change, Kind
@@ -28,6 +29,8 @@ from dprobed.engine.inline.sites import JumpAttachment, Site
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
+from dprobed.proc import procfs
+from dprobed.program.exec.native.abi import Needs
 from dprobed.tracee.lifecycle import State as ThreadState
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -108,16 +111,36 @@ class InlineEngine:
         code = native.native(probe.definition)
         if isinstance(code, str):
             return code
+        if code.needs & (Needs.MEMORY | Needs.TID) and self._is_filtered():
+            return "it makes system calls, and the target has a seccomp filter"
+        text = self.placer.text(address, LONGEST)
         try:
-            length = instruction_length(self.placer.text(address, 15), address)
+            length = instruction_length(text, address)
         except RelocationError as error:
             return error.reason
+        if reason := unserved(text, address):
+            return reason
+        if calls(text, address) and self._has_shadow_stack():
+            return "it is a call, and the target has a hardware shadow stack"
+        try:
+            if self.placer.is_restartable(address):
+                return "its module has restartable sequences (rseq), which a jump would leave"
+        except (SpaceError, Gone) as error:
+            return str(error)
         if self.is_displaced(address, max(length, JUMP_SIZE)):
             return "another engine has a breakpoint there"
         owner = self.placer.space.owner_of(address, max(length, JUMP_SIZE))
         if owner not in (None, address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
         return ""
+
+    def _is_filtered(self) -> bool:
+        found = procfs.status(self.placer.space.tgid)
+        return found is None or found.seccomp != 0
+
+    def _has_shadow_stack(self) -> bool:
+        found = procfs.status(self.placer.space.tgid)
+        return found is not None and found.shadow_stack
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
@@ -167,7 +190,7 @@ class InlineEngine:
         known = self.placer.sites.by_address.get(address)
         if known is not None:
             return known
-        text = self.placer.text(address, 15)
+        text = self.placer.text(address, LONGEST)
         return Site(address, text[: instruction_length(text, address)])
 
     def arm(

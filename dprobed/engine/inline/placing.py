@@ -7,6 +7,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.jump import FAR_JUMP, JUMP_SIZE, far_jump, jump
 from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.placeable import ABORTS
 from dprobed.arch.x86_64.relocation import RelocationError, displace
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.arch.x86_64.time_stamp import TimeStamps
@@ -38,6 +39,7 @@ from dprobed.engine.inline.sites import JumpAttachment, Site, Sites, Trampoline
 from dprobed.engine.interface import Location, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.remote_calls import mappings, note
+from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
 from dprobed.program.exec.native.abi import Hit as Words
 from dprobed.program.exits import ABORT, REM
@@ -144,6 +146,8 @@ class Placer:
         self.places = Places()
         self.clock: TimeStamps | None = None
         self._clock_at = 0
+        #: Code that was searched for restartable sequences: start, end, and whether it has some.
+        self._restartable: Final[list[tuple[int, int, bool]]] = []
         #: The constants of each program's places, and which facilities are gone.
         self._constants: Final[dict[tuple[InlineExecutor, int], int]] = {}
 
@@ -195,6 +199,19 @@ class Placer:
             executor.locals.keep()
         self._data.clear()
         self.counters.clear()
+
+    def is_restartable(self, address: int) -> bool:
+        """Whether there are restartable sequences in the code around: no thread may leave one and
+        come back. Raises SpaceError and Gone."""
+        for start, end, has in self._restartable:
+            if start <= address < end:
+                return has
+        for line in mappings(procfs.live_thread(self.space.tgid)):
+            if line.start <= address < line.end:
+                has = ABORTS in self.space.memory.peek(line.start, line.end - line.start)
+                self._restartable.append((line.start, line.end, has))
+                return has
+        return False
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
