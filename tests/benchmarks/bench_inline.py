@@ -95,22 +95,19 @@ def by_bpftrace(binary: Path, rounds: int, calls: int, cpu: int) -> list[float]:
 
 
 def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
-    """Those of ours and the plain calls alternate; then bpftrace."""
+    """Those of ours one after the other, with plain calls after each; then bpftrace."""
     rounds, calls, fewer = (1, 1000, 200) if smoke else (7, 20_000_000, 20_000)
     cpu, *_, other = by_load() * 2
     times: dict[str, list[float]] = {name: [] for name in ("none", "count", "record", "trap")}
     with compiled("tick") as tick, kept_to(other):
         runs = {
-            "none": plain(tick, rounds, calls, cpu),
             "count": ours(tick, _COUNT, "inline", rounds, calls, cpu),
             "record": ours(tick, _RECORD, "inline", rounds, calls // 10, cpu),
             "trap": ours(tick, _COUNT, "trap", rounds, fewer, cpu),
         }
-        for _ in range(rounds):
-            for name, run in runs.items():
-                times[name].append(next(run))
-        for run in runs.values():
-            next(run, None)
+        for name, run in runs.items():
+            times[name] += run
+            times["none"] += plain(tick, rounds, calls, cpu)
         theirs = by_bpftrace(tick, rounds, fewer, cpu)
     call = median(times["none"])
     count, record, trap = ([each - call for each in times[name]] for name in list(times)[1:])

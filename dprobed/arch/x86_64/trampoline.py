@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
-from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, RflagsBits
+from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, Register, RegisterExt, RflagsBits
 
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RSP
 
@@ -34,6 +34,10 @@ _NUMBERED: Final = (
 )  # fmt: skip
 #: Their numbers, by index in ``REGISTER_NAMES``.
 _HARDWARE: Final = {REGISTER_NAMES.index(name): n for n, name in enumerate(_NUMBERED)}
+#: The same index by iced-x86's number of the register.
+_BY_ICED: Final = {
+    getattr(Register, name.upper()): REGISTER_NAMES.index(name) for name in _NUMBERED
+}
 RAX: Final = REGISTER_NAMES.index("rax")
 RCX: Final = REGISTER_NAMES.index("rcx")
 RDX: Final = REGISTER_NAMES.index("rdx")
@@ -43,6 +47,8 @@ R10: Final = REGISTER_NAMES.index("r10")
 R11: Final = REGISTER_NAMES.index("r11")
 RDI: Final = REGISTER_NAMES.index("rdi")
 RSI: Final = REGISTER_NAMES.index("rsi")
+#: In which a function gets its first three arguments.
+ARGUMENTS: Final = frozenset((RDI, RSI, RDX))
 RIP: Final = REGISTER_NAMES.index("rip")
 EFLAGS: Final = REGISTER_NAMES.index("eflags")
 
@@ -119,6 +125,17 @@ class Code:
         """These branches lead to here."""
         for end in branches:
             self.bytes[end - 4 : end] = (len(self.bytes) - end).to_bytes(4, "little")
+
+
+def mentioned(code: bytes) -> frozenset[int]:
+    """The general registers that any instruction of a piece of code uses, whole or in part."""
+    factory = InstructionInfoFactory()
+    names = set()
+    for instruction in Decoder(64, code):
+        for used in factory.info(instruction).used_registers():
+            if RegisterExt.is_gpr(used.register):
+                names.add(RegisterExt.full_register(used.register))
+    return frozenset(_BY_ICED[register] for register in names)
 
 
 def flags_are_live(code: bytes, address: int) -> bool:
@@ -283,7 +300,8 @@ class Run(msgspec.Struct, frozen=True):
 
     ``code``: where its function is; ``data``, ``place``: its second and third argument;
     ``control``: that of its probe. ``reads`` and ``writes``: the registers of the thread that it
-    looks at and alters; ``clobbers``: those that its code leaves altered. ``counted``: whether its
+    looks at and alters; ``clobbers``: those that its code leaves altered; ``arguments``: those of
+    rdi, rsi and rdx that it looks at. ``counted``: whether its
     hits are counted one by one, because some do not run it. ``ends``: it may end by `rem`. What
     it is told: ``pid`` (0: not asked for), ``tid``, ``cpu``, ``clock``.
     """
@@ -295,6 +313,7 @@ class Run(msgspec.Struct, frozen=True):
     reads: frozenset[int]
     writes: frozenset[int]
     clobbers: frozenset[int]
+    arguments: frozenset[int]
     counted: bool
     ends: bool
     scratch: bool
@@ -313,9 +332,9 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
     """
     made = Code(at)
     nothing: frozenset[int] = frozenset()
-    used = frozenset((RAX, RDI, RSI, RDX)).union(*(run.clobbers for run in runs))
+    used = frozenset((RAX,)).union(*(run.clobbers | run.arguments for run in runs))
     if any(run.counted or run.record or run.ends or run.tid or run.clock for run in runs):
-        used |= {RCX}
+        used |= {RCX, RDX}
     if any(run.tid for run in runs):
         used |= {R11}
     if any(run.record for run in runs):
@@ -369,9 +388,12 @@ def _run(made: Code, run: Run, frame: Frame) -> None:
     _tell(made, run, frame)
     if run.record is not None:
         _make_room(made, run.record, frame)
-    made.lea(RDI, 0)
-    made.constant(RSI, run.data)
-    made.constant(RDX, run.place)
+    if RDI in run.arguments:
+        made.lea(RDI, 0)
+    if RSI in run.arguments:
+        made.constant(RSI, run.data)
+    if RDX in run.arguments:
+        made.constant(RDX, run.place)
     made.call(run.code)
     if run.record is not None:
         _commit(made, run, run.record, frame)

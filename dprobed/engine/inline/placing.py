@@ -12,6 +12,7 @@ from dprobed.arch.x86_64.relocation import RelocationError, displace
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.arch.x86_64.trampoline import (
+    ARGUMENTS,
     CONTROL_HITS,
     CONTROL_LAST,
     CONTROL_LOST,
@@ -24,6 +25,7 @@ from dprobed.arch.x86_64.trampoline import (
     Record,
     Run,
     flags_are_live,
+    mentioned,
     trampoline,
 )
 from dprobed.change_journal import Kind
@@ -397,6 +399,7 @@ class Placer:
             reads=_mask(blob.reads),
             writes=_mask(blob.writes),
             clobbers=_mask(blob.clobbers),
+            arguments=mentioned(blob.code) & ARGUMENTS,
             counted=bool(probe.pass_count or probe.last < 1 << 63),
             ends=REM in exits,
             scratch=blob.scratch_bytes > 0,
