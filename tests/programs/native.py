@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
 import subprocess
 from collections.abc import Callable, Mapping
@@ -11,7 +13,6 @@ from pathlib import Path
 
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome
 from dprobed.program.exec.lowering import Unit, facility_numbers
-from dprobed.program.exec.maps import HeldMap
 from dprobed.program.exec.native.abi import (
     HIT_BYTES,
     ArgumentKind,
@@ -23,6 +24,7 @@ from dprobed.program.exec.native.abi import (
     argument_words,
 )
 from dprobed.program.exec.native.compiler import compile_unit
+from dprobed.program.exec.native.maps import begin, layouts, shared_maps
 from dprobed.program.exec.native.refusals import why_not
 from dprobed.program.exec.unit import part_of
 from dprobed.program.exec.variables import ListVariables
@@ -40,6 +42,8 @@ _REGION = struct.Struct("<QII")
 _ANSWER = struct.Struct(f"<q{KEPT_WORDS}Q512s")
 _SIZE = struct.Struct("<I")
 _NOT_ASKED = 0xFFFF_FFFF
+#: Bytes for the keys and cells of maps.
+MAP_ROOM = 1 << 17
 _NOISE = 0xA5A5_A5A5_A5A5_A5A5
 
 
@@ -64,12 +68,24 @@ class Runner:
     """The process."""
 
     def __init__(self, program: Path) -> None:
+        self._maps = os.memfd_create("maps")
         self._process = subprocess.Popen(
-            [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [str(program), str(self._maps)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[self._maps],
         )
+
+    def map_memory(self, size: int) -> memoryview:
+        """Memory for maps that the process sees, too; the one before is gone."""
+        os.ftruncate(self._maps, 0)
+        os.ftruncate(self._maps, size)
+        return memoryview(mmap.mmap(self._maps, size))
 
     def close(self) -> None:
         """End it."""
+        os.close(self._maps)
         _, errors = self._process.communicate()
         assert self._process.returncode == 0, errors.decode()
 
@@ -114,7 +130,10 @@ class NativeExecutor:
     ) -> None:
         self.program = program
         self.locals = ListVariables(program.header.vars)
-        self.maps: list[HeldMap] = []
+        tables = [layout.end for layout in layouts(program.header.map)]
+        self._map_memory = runner.map_memory(max(tables, default=64) + MAP_ROOM)
+        begin(self._map_memory, program.header.map)
+        self.maps = shared_maps(self._map_memory, program.header.map)
         globals_.grow(program.header.gvars)
         self.symbols = [0] * len(program.names)
         self._runner = runner
@@ -197,7 +216,7 @@ class NativeExecutor:
         counts = (
             *(len(blob.code), blob.stack_bytes, blob.scratch_bytes, blob.log_bytes),
             *(blob.raw_pairs, len(hit) // 8, len(data) // 8, len(self._globals), gone, place),
-            *(0, len(context.regions)),
+            *(len(self._map_memory), len(context.regions)),
         )
         offsets = (
             Hit.FXSAVE if needs & Needs.FXSAVE else _NOT_ASKED,

@@ -64,6 +64,8 @@ static struct region *regions;
 static u32 region_count;
 static u8 *message;
 static size_t left;
+/* Of the memory of maps. */
+static int maps_file;
 
 static void fail(const char *why)
 {
@@ -249,7 +251,8 @@ static void answer_request(void)
 	u8 *globals = take(8 * request->global_words);
 	u8 *gone = take(request->gone_bytes);
 	u8 *place = take(8 * request->place_words);
-	u8 *maps = take(request->map_bytes);
+	u8 *maps = mmap(NULL, request->map_bytes, PROT_READ | PROT_WRITE,
+			MAP_SHARED, maps_file, 0);
 	u8 *code = take(request->code_size), *page;
 	u64 broken = 0;
 	u32 size, i;
@@ -276,6 +279,8 @@ static void answer_request(void)
 	if (mprotect(page, (u64)(code + request->code_size) - (u64)page,
 		     PROT_READ | PROT_EXEC))
 		fail("code cannot be run");
+	if (maps == MAP_FAILED)
+		fail("no memory of maps");
 	memset(stack, 0xa5, sizeof(stack));
 	answer.exit = call_blob(code, hit, data, place, stack + STACK, &broken);
 	if (broken)
@@ -287,7 +292,7 @@ static void answer_request(void)
 	memcpy(answer.kept, kept, sizeof(answer.kept));
 	size = sizeof(answer) + 8 * request->hit_words + request->log_bytes +
 	       4 * request->raw_pairs + 8 * request->data_words +
-	       8 * request->global_words + request->map_bytes;
+	       8 * request->global_words;
 	for (i = 0; i < region_count; i++)
 		size += regions[i].size;
 	put(&size, sizeof(size));
@@ -297,17 +302,18 @@ static void answer_request(void)
 	put(raw, 4 * request->raw_pairs);
 	put(data, 8 * request->data_words);
 	put(globals, 8 * request->global_words);
-	put(maps, request->map_bytes);
 	for (i = 0; i < region_count; i++)
 		put(regions[i].data, regions[i].size);
 	free(regions);
+	munmap(maps, request->map_bytes);
 	unmap_all();
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
 	u32 size;
 
+	maps_file = count > 1 ? atoi(arguments[1]) : -1;
 	filter();
 	while (fread(&size, sizeof(size), 1, stdin) == 1) {
 		u8 *whole = malloc(size);

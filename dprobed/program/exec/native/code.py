@@ -118,6 +118,20 @@ class CodeWriter:
         made = ir.instructions.StoreAtomicInstr(self.b.block, value, pointer, "monotonic", 8)
         self.b._insert(made)
 
+    def swapped(self, pointer: Value, before: Value, after: Value) -> Value:
+        """Give a word another value if it has this one; whether it had."""
+        found = self.b.cmpxchg(pointer, before, after, "seq_cst", "seq_cst")
+        return self.b.extract_value(found, 1)
+
+    def pause(self) -> None:
+        """Tell the processor that another thread is waited for."""
+        kind = ir.FunctionType(ir.VoidType(), [])
+        self.b.call(ir.InlineAsm(kind, "pause", "~{memory}", side_effect=True), [])
+
+    def leading_zeros(self, value: Value) -> Value:
+        """How many; 64 of 0."""
+        return self.b.ctlz(value, ir.Constant(I1, 0))
+
     def load_pointer(self, pointer: Value, offset: Value | int) -> Value:
         """An address that stands there."""
         return self.b.inttoptr(self.load(pointer, offset), PTR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
-from dprobed.program.exec.native import effects, words  # noqa: F401
+from dprobed.program.exec.native import effects, keyed, words  # noqa: F401
 from dprobed.program.exec.native.abi import Blob
 from dprobed.program.exec.native.emitter import Emitter
 from dprobed.program.exec.native.machine_code import machine_code

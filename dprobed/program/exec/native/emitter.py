@@ -83,6 +83,8 @@ class Emitter:
         self.left: Final = c.variable(word(self.function.budget or 0))
         self.jumps: Final = c.variable(word(self.header.jmpmax))
         self.depth: Final = c.variable(zero)
+        self.key_size: Final = c.variable(zero)
+        self.key_strings: Final = c.variable(zero)
         self._thrown: Final = [c.variable(zero) for _ in range(3)]
         self.log: Final = c.load_pointer(self.hit, Hit.LOG) if self.logs else None
         self.raw: Final = c.load_pointer(self.hit, Hit.RAW) if self.raw_pairs else None

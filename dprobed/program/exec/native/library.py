@@ -11,6 +11,7 @@ from typing import Final
 
 from dprobed.program.exec import ir
 from dprobed.program.exec.native.code import CodeWriter, Value
+from dprobed.program.exec.native.maps import layouts
 from dprobed.program.exec.native.scratch import Scratch
 
 
@@ -21,6 +22,7 @@ class Library:
         self.module: Final = module
         self.function: Final = function
         self.scratch: Final = Scratch(function)
+        self.maps: Final = layouts(function.header.map)
         self._made: dict[str, Value] = {}
 
     def __call__(self, name: str) -> Value:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from dprobed.program.exec import ir
+from dprobed.program.exec import ir, ir_maps
 from dprobed.program.isa import CALL_FRAMES, STACK_WORDS
 from dprobed.program.items import FRAME, PREFIX, TRACE
+from dprobed.program.maps import MAX_KEY_BYTES, MAX_KEY_ITEMS
 
 #: Fields of a frame, words each; as of ``machine.Frame``.
 FRAME_BLOCK, FRAME_CALLED, FRAME_RETURNS, FRAME_HANDLER, FRAME_HANDLER_AT, FRAME_SBP = range(
@@ -19,6 +20,9 @@ TRACE_LEAST: Final = TRACE.size + PREFIX.size
 TRACED_FRAME: Final = FRAME.size + 3 * PREFIX.size
 #: A block of the heap: 32 bits each of its handle, offset, size and whether it is allocated.
 HEAP_BLOCK: Final = 16
+
+#: A key with what is before each of its items, and one byte more than fits of a string.
+_KEY_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_KEY_ITEMS + 8
 
 _HEAP: Final = {ir.Allocate, ir.Free, ir.HeapLoad, ir.HeapPush, ir.HeapStore}
 _CUTS: Final = {ir.LogLength, ir.LastItem, ir.CutLog}
@@ -50,6 +54,8 @@ class Scratch:
         self.trace_starts: Final = self._take(8 * (traced // TRACE_LEAST + 1) if traced else 0)
         starts = header.logmax // PREFIX.size + 1
         self.starts: Final = self._take(8 * starts if self.cuts_log else 0)
+        keyed = bool(uses & {ir_maps.KeyWord, ir_maps.KeyName, ir_maps.KeyString})
+        self.key: Final = self._take(_KEY_BYTES if keyed else 0)
         self.heap_left: Final = self._take(8 * self.has_heap)
         self.heap_top: Final = self._take(8 * self.has_heap)
         self.heap_count: Final = self._take(8 * self.has_heap)
