@@ -146,17 +146,18 @@ class InlineEngine:
         """See Engine: room, code and data."""
         if not plans:
             return []
-        executors = {each.probe.native for each in plans}
+        natives = {each.probe.native for each in plans}
+        executors = [each for each in natives if isinstance(each, InlineExecutor)]
         code = _CODE
         data = _DATA * len(plans)
         for each in executors:
-            assert isinstance(each, InlineExecutor)
             code += each.size
             data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
         records = any(self._makes_records(each.probe) for each in plans)
         if records and (reason := why_no_records()):
             return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
-        self.placer.reserve([plan.location.address for plan in plans], code, data, records=records)
+        places = [plan.location.address for plan in plans]
+        self.placer.reserve(places, executors, code, data, records=records)
         if records:
             self._note_threads()
         refused = []

@@ -143,6 +143,8 @@ class Placer:
         self.counters: Final[dict[Probe, Counter]] = {}
         #: Where a probe's function is, by the area that it is in.
         self._functions: Final[dict[tuple[InlineExecutor, int, CodeArea], int]] = {}
+        #: Those of each program.
+        self._maps: Final[dict[InlineExecutor, SharedMemory]] = {}
         #: Where records go, once there is a program that makes some.
         self.rings: RingMemory | None = None
         self.places = Places()
@@ -155,9 +157,18 @@ class Placer:
 
     # --- room ---
 
-    def reserve(self, addresses: Iterable[int], code: int, data: int, *, records: bool) -> None:
+    def reserve(
+        self,
+        addresses: Iterable[int],
+        executors: Iterable[InlineExecutor],
+        code: int,
+        data: int,
+        *,
+        records: bool,
+    ) -> None:
         """Have the target map what is missing for trampolines at these addresses, which need so
-        many bytes of ``code`` each; room for ``data``; and rings, if there are to be ``records``.
+        many bytes of ``code`` each; room for ``data``; for the maps of ``executors``; and rings, if
+        there are to be ``records``.
         Raises SpaceError and Gone."""
         if self.clock is None:
             try:
@@ -175,7 +186,8 @@ class Placer:
                 need[area] = need.get(area, 0) + code
         shared = self._shared and self._shared[-1].room >= data
         records = records and self.rings is None
-        if not missing and shared and not records:
+        mapping = [each for each in executors if each.map_bytes and each not in self._maps]
+        if not missing and shared and not records and not mapping:
             return
         with self._group.borrower.borrowed(self.space.tgid) as thread:
             while missing:
@@ -185,8 +197,12 @@ class Placer:
                 name = pages.areas[0].start
                 size = max(_SHARED, data)
                 self._shared.append(SharedMemory.make(self.space, self._group, thread, name, size))
+            name = pages.areas[0].start
+            for each in mapping:
+                self._maps[each] = SharedMemory.make(
+                    self.space, self._group, thread, name, each.map_bytes
+                )
             if records:
-                name = pages.areas[0].start
                 self.rings = RingMemory.make(self.space, self._group, thread, name)
 
     def _allocate(self, size: int) -> tuple[int, memoryview]:
@@ -198,7 +214,7 @@ class Placer:
     def keep_values(self) -> None:
         """Nothing is shared any more: what was counted is kept."""
         for executor in self._data:
-            executor.locals.keep()
+            executor.keep()
         self._data.clear()
         self.counters.clear()
 
@@ -217,7 +233,9 @@ class Placer:
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
-        memory = self._shared + ([self.rings.shared] if self.rings is not None else [])
+        memory = [*self._shared, *self._maps.values()]
+        if self.rings is not None:
+            memory.append(self.rings.shared)
         shared = [(each.address, each.address + each.length) for each in memory]
         stubs = [(page, page + PAGE) for page in self.sites.pages.stubs.pages]
         return [(area.start, area.end) for area in self.sites.pages.areas] + stubs + shared
@@ -232,6 +250,7 @@ class Placer:
         self.sites.trampolines.clear()
         self._functions.clear()
         self._shared.clear()
+        self._maps.clear()
         self.rings = None
 
     # --- a fork child's copy ---
@@ -272,6 +291,12 @@ class Placer:
                 self.space, self._group, thread, name, len(shared.view), shared.address
             )
             self._shared.append(shared.twin(made.address, made.view))
+        maps: dict[InlineExecutor, SharedMemory] = {}
+        for executor, theirs in parent._maps.items():
+            made = SharedMemory.make(
+                self.space, self._group, thread, name, theirs.length, theirs.address
+            )
+            maps[executor] = made
         if parent.rings is not None:
             at = parent.rings.shared.address
             self.rings = RingMemory.make(self.space, self._group, thread, name, at)
@@ -288,18 +313,21 @@ class Placer:
             for old in site.attachments:
                 new = twin(old)
                 if new is not None:
-                    self._take_over_probe(parent, old.probe, new[0])
+                    self._take_over_probe(parent, old.probe, new[0], maps)
                     location = Location(old.address, new[1], old.place, old.module_key)
                     twins[old] = mine = JumpAttachment(new[0], location, other)
                     other.attachments.append(mine)
             found.append((other, len(site.attachments)))
+        self._shared[:0] = maps.values()  # of programs that do not follow
         self.places = parent.places.copy(twins)
         for start, (site, made_there) in parent.sites.trampolines.items():
             there = self.sites.by_address.get(site.address, site)
             self.sites.trampolines[start] = there, made_there
         return found
 
-    def _take_over_probe(self, parent: Placer, old: Probe, new: Probe) -> None:
+    def _take_over_probe(
+        self, parent: Placer, old: Probe, new: Probe, maps: dict[InlineExecutor, SharedMemory]
+    ) -> None:
         theirs, ours = old.native, new.native
         assert isinstance(theirs, InlineExecutor) and isinstance(ours, InlineExecutor)
         if new not in self.counters:
@@ -311,6 +339,9 @@ class Placer:
             self._data[ours] = address
             count = len(ours.locals)
             ours.locals.bind(self._words(address + Data.LOCALS, count))
+            if theirs in maps:
+                self._maps[ours] = maps.pop(theirs)
+                ours.bind_maps(self._maps[ours].view)
         for (executor, index, area), at in parent._functions.items():
             if executor is theirs and (mine := self.sites.pages.of(area.start)) is not None:
                 self._functions[ours, index, mine] = at
@@ -340,6 +371,9 @@ class Placer:
             executor.locals.bind(words[Data.LOCALS // 8 :][:count])
             for index, value in enumerate(executor.symbols, Data.LOCALS // 8 + count):
                 words[index] = value
+            if executor in self._maps:
+                words[Data.MAPS // 8] = self._maps[executor].address
+                executor.bind_maps(self._maps[executor].view)
             words[Data.GONE // 8] = self._allocate(_MOST_FACILITIES)[0]
             found = self._data[executor] = address
         return found

@@ -141,7 +141,7 @@ class PythonExecutor:
         """The Python source of a probe's function."""
         return source(lower(self.part(probe).unit, self._static))
 
-    def part(self, probe: ProbeDefinition) -> Part:
+    def part(self, probe: ProbeDefinition) -> UnitPart:
         """What runs at a probe's hits, for other executors to begin with."""
         return self._part(probe, probe.start)
 
