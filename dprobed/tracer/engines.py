@@ -341,6 +341,16 @@ class Engines:
         self.space.original(address, data)
         return bytes(data)
 
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that engines have changed, by address."""
+        return self.view.breakpoints() | self._inline.changed()
+
+    def displaces(self, address: int, length: int) -> bool:
+        """Whether what runs there is a copy of ours."""
+        return self.view.displaces(address, length) or (
+            self.space.owner_of(address, length) is not None
+        )
+
     # --- other address spaces ---
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:

@@ -373,9 +373,8 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
 def _run(made: Code, run: Run, frame: Frame) -> None:
     skip = []
     made.constant(RAX, run.control)
-    if run.ends:
-        made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
-        skip.append(made.branch("0f85"))
+    made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
+    skip.append(made.branch("0f85"))
     if run.counted or run.record:
         _number(made, frame)
     else:

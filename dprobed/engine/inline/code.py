@@ -61,6 +61,10 @@ class CodeArea:
         """What was taken last, from there on, was not used."""
         self._used = address - self.start
 
+    def start_anew(self) -> None:
+        """No thread is in it, nor comes back: what was written is not needed any more."""
+        self._used = len(NAME)
+
     def copy(self) -> CodeArea:
         """The same pages in a copy of the address space."""
         return CodeArea(self.start, self.end - self.start, self._used)
@@ -98,11 +102,14 @@ class CodePages:
         return area
 
     def map_stubs(self, group: ThreadGroup, thread: Thread, pages: Iterable[int]) -> set[int]:
-        """Have a borrowed thread map these pages; those that it could not. Raises SpaceError and
-        Gone."""
+        """Have a borrowed thread map these pages; those that it could not. Raises Gone."""
         failed = set()
         for page in pages:
-            if not self._space.resident.map_at(group, thread, page, PAGE, Kind.CODE):
+            try:
+                is_there = self._space.resident.map_at(group, thread, page, PAGE, Kind.CODE)
+            except SpaceError:
+                is_there = False
+            if not is_there:
                 failed.add(page)
         self.stubs.give_up(failed)
         return failed

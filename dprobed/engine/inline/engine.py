@@ -123,8 +123,8 @@ class InlineEngine:
         if calls(text, address) and self._has_shadow_stack():
             return "it is a call, and the target has a hardware shadow stack"
         try:
-            if self.placer.is_restartable(address):
-                return "its module has restartable sequences (rseq), which a jump would leave"
+            if reason := self.placer.why_unfit(address):
+                return reason
         except (SpaceError, Gone) as error:
             return str(error)
         if self.is_displaced(address, max(length, JUMP_SIZE)):
@@ -228,6 +228,7 @@ class InlineEngine:
         made = placer.build(site)
         if not placer.sites.arm(site, placer.jump_to(site, made), made):
             return f"the code at {site.address:#x} changed meanwhile"
+        placer.resume(site)
         placer.sites.by_address[site.address] = site
         return ""
 
@@ -248,17 +249,22 @@ class InlineEngine:
             assert isinstance(each, JumpAttachment)
             each.site.attachments.remove(each)
             self._released.add(each.site)
+            if not any(other.probe is each.probe for other in self.attachments()):
+                self.placer.end(each.probe)
         return bool(self._released)
 
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         for site in self._released:
-            if site.attachments:
-                self._write(site)
-            else:
+            if not site.attachments:
                 self.placer.sites.disarm(site)
+                continue
+            with suppress(SpaceError):  # what was built before goes on, without those that ended
+                self._write(site)
         self._released.clear()
         self.sync()
+        if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
+            self.placer.start_anew()
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -310,7 +316,7 @@ class InlineEngine:
                 continue
             probe.ran += max(0, hits - max(probe.pass_count, hits - new))
             probe.dropped += counter.take_lost()
-            if counter.is_over:
+            if counter.is_over and probe.attachments:
                 probe.set(State.REMOVED)
                 retired = True
             elif hits >= probe.last:
@@ -360,6 +366,15 @@ class InlineEngine:
     def original(self, address: int, data: bytearray) -> None:
         """See Engine."""
         self.placer.sites.original(address, data)
+
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that was changed, by address."""
+        return {
+            site.address + at: byte
+            for site in self.placer.sites.by_address.values()
+            if site.jump and not site.gone
+            for at, byte in enumerate(site.original)
+        }
 
     # --- other address spaces ---
 

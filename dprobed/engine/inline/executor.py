@@ -123,7 +123,9 @@ class InlineExecutor:
         return bytes_of(definitions) if definitions else 0
 
     def bind_maps(self, view: memoryview) -> None:
-        """From now on its maps are in these bytes of zeros, with what is in them."""
+        """From now on its maps are in these bytes, with what is in them."""
+        used = int.from_bytes(view[:8], "little")  # when it was there before
+        view[:used] = bytes(used)
         begin(view, self.program.header.map)
         self._take_maps(shared_maps(view, self.program.header.map))
 

@@ -98,6 +98,20 @@ class TrampolineExits:
                 return False  # The displaced instruction faults: that comes when it goes on.
         return False
 
+    def are_all_out(self) -> bool:
+        """Whether no thread is, or will be, in our code; all are stopped."""
+        sites = self._sites
+        if sites is None or self.may_come_back:
+            return False
+        for thread in list(self._group.threads.values()):
+            if thread.state in (State.STOPPED, State.HELD):
+                with suppress(Gone):
+                    if sites.pages.hold(self._registers.load(thread.tid)[RIP]):
+                        return False
+            elif thread.state is not State.ENDED:
+                return False
+        return True
+
     def leave_all(self) -> bool:
         """Bring all stopped threads out; whether no thread is, or will be, in our code."""
         sites = self._sites

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from dprobed.arch.x86_64.jump import FAR_JUMP, JUMP_SIZE, far_jump, jump
 from dprobed.arch.x86_64.paging import PAGE
@@ -71,12 +71,25 @@ _SHARED: Final = 1 << 18
 _BEHIND: Final = 64
 #: Bytes that a punned jump takes at most, prefixes and all.
 _PUNNED: Final = 9
+#: By what code is known in which there can be no jump, and why.
+_UNFIT: Final = (
+    (ABORTS, "its module has restartable sequences (rseq), which a jump would leave"),
+    (b"\xff Go build ID: ", "it is a Go program's, whose stacks have no room for what runs there"),
+)
 #: No trampoline with one program is longer; each further one takes so much more at most.
 _LONGEST: Final = 512
 _LONGEST_RUN: Final = 640
 #: More than a program can name.
 _MOST_FACILITIES: Final = 512
 _LAST: Final = (1 << 64) - 1
+
+
+class _Built(NamedTuple):
+    """``numbers``: of the places whose records have some."""
+
+    original: bytes
+    trampoline: Trampoline
+    numbers: tuple[int | None, ...]
 
 
 class Counter:
@@ -109,6 +122,14 @@ class Counter:
         self._words[CONTROL_PASSED // 8] = passed
         self._words[CONTROL_OVER // 8] = self._words[CONTROL_LOST // 8] = 0
         self.limit(last)
+
+    def end(self) -> None:
+        """Its program does not run any more."""
+        self._words[CONTROL_OVER // 8] = 1
+
+    def resume(self) -> None:
+        """It runs again."""
+        self._words[CONTROL_OVER // 8] = 0
 
     def limit(self, last: int) -> None:
         """The last hit that runs the program."""
@@ -150,8 +171,10 @@ class Placer:
         self.places = Places()
         self.clock: TimeStamps | None = None
         self._clock_at = 0
-        #: Code that was searched for restartable sequences: start, end, and whether it has some.
-        self._restartable: Final[list[tuple[int, int, bool]]] = []
+        #: Code that was looked through: start, end, and why there can be no jump.
+        self._looked_at: Final[list[tuple[int, int, str]]] = []
+        #: What was built for the probes of a site, with the numbers of their places.
+        self._built: Final[dict[tuple[int, tuple[Probe, ...]], _Built]] = {}
         #: The constants of each program's places, and which facilities are gone.
         self._constants: Final[dict[tuple[InlineExecutor, int], int]] = {}
 
@@ -218,18 +241,31 @@ class Placer:
         self._data.clear()
         self.counters.clear()
 
-    def is_restartable(self, address: int) -> bool:
-        """Whether there are restartable sequences in the code around: no thread may leave one and
-        come back. Raises SpaceError and Gone."""
-        for start, end, has in self._restartable:
+    def why_unfit(self, address: int) -> str:
+        """Why no jump can be in the code around; empty: one can. Raises SpaceError and Gone."""
+        for start, end, why in self._looked_at:
             if start <= address < end:
-                return has
+                return why
         for line in mappings(procfs.live_thread(self.space.tgid)):
             if line.start <= address < line.end:
-                has = ABORTS in self.space.memory.peek(line.start, line.end - line.start)
-                self._restartable.append((line.start, line.end, has))
-                return has
-        return False
+                code = self.space.memory.peek(line.start, line.end - line.start)
+                why = next((why for mark, why in _UNFIT if mark in code), "")
+                self._looked_at.append((line.start, line.end, why))
+                return why
+        return ""
+
+    def start_anew(self) -> None:
+        """No site is left, and no thread in our code: all of it may be used again."""
+        self.keep_values()
+        for area in self.sites.pages.areas:
+            area.start_anew()
+        for shared in self._shared:
+            shared.start_anew()
+        self.sites.trampolines.clear()
+        self._functions.clear()
+        self._constants.clear()
+        self._built.clear()
+        self._clock_at = 0
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
@@ -362,6 +398,16 @@ class Placer:
             found.begin(probe.hits, probe.pass_count, probe.last)
         return found
 
+    def end(self, probe: Probe) -> None:
+        """Its program does not run any more."""
+        if probe in self.counters:
+            self.counters[probe].end()
+
+    def resume(self, site: Site) -> None:
+        """The programs of a site run, also those that did not for a while."""
+        for each in site.attachments:
+            self.counters[each.probe].resume()
+
     def _data_of(self, executor: InlineExecutor) -> int:
         found = self._data.get(executor)
         if found is None:
@@ -447,15 +493,31 @@ class Placer:
     # --- trampolines ---
 
     def build(self, site: Site) -> Trampoline:
-        """Make a trampoline for the probes of a site; raises SpaceError."""
+        """A trampoline for the probes of a site; raises SpaceError.
+
+        One that was made for the same before is taken again: a throttled probe comes and goes.
+        """
+        known = site.address, tuple(each.probe for each in site.attachments)
+        built = self._built.get(known)
+        if built is not None and built.original == site.original:
+            for number, attachment in zip(built.numbers, site.attachments, strict=True):
+                if number is not None:
+                    self.places[number] = attachment
+            return built.trampoline
         area = self.sites.pages.near(site.address)
         if area is None:
             raise SpaceError(f"no memory for code within 2 GiB of {site.address:#x}")
         runs = [self._run(each, area) for each in site.attachments]
-        frame = Frame(_HIT, max(each.room for each in site.attachments))
+        numbers = tuple(None if run.record is None else run.record.site for run in runs)
+        made = self._make(site, area, runs)
+        self._built[known] = _Built(site.original, made, numbers)
+        return made
+
+    def _make(self, site: Site, area: CodeArea, runs: list[Run]) -> Trampoline:
         start = area.take(_LONGEST + _LONGEST_RUN * len(runs))
         if start is None:
             raise SpaceError("no room for code is left")
+        frame = Frame(_HIT, max(each.room for each in site.attachments))
         flags = flags_are_live(self.text(site.address, _BEHIND), site.address)
         code = trampoline(start, site.address, runs, frame, flags=flags)
         slot = start + len(code)

@@ -83,6 +83,9 @@ class Places:
         self._places.append(attachment)
         return len(self._places) - 1
 
+    def __setitem__(self, number: int, attachment: Attachment) -> None:
+        self._places[number] = attachment
+
     def __getitem__(self, number: int) -> Attachment:
         return self._places[number]
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
@@ -105,17 +106,6 @@ class Sites:
         #: All trampolines that were made, by where they begin.
         self.trampolines: Final[dict[int, tuple[Site, Trampoline]]] = {}
 
-    def overlapping(self, address: int, length: int) -> Site | None:
-        """A site of whose instruction some bytes are in a range."""
-        return next(
-            (
-                site
-                for site in self.by_address.values()
-                if site.jump and site.address < address + length and address < site.end
-            ),
-            None,
-        )
-
     def is_present(self, site: Site) -> bool:
         """Whether its jump is in memory."""
         found = self.space.memory.peek(site.address, len(site.original))
@@ -159,12 +149,18 @@ class Sites:
 
     def original(self, address: int, data: bytearray) -> None:
         """See Engine."""
-        end = address + len(data)
-        for site in self.by_address.values():
-            if site.jump and site.address < end and address < site.end and not site.gone:
+        for site in self._near(address, len(data)):
+            if site.jump and not site.gone:
                 for at, byte in enumerate(site.original, site.address - address):
                     if 0 <= at < len(data):
                         data[at] = byte
+
+    def _near(self, address: int, length: int) -> Iterable[Site]:
+        """Those of which something may be in a range."""
+        if length > len(self.by_address):
+            return self.by_address.values()
+        found = (self.by_address.get(at) for at in range(address - LONGEST, address + length))
+        return [site for site in found if site is not None]
 
     def trampoline_at(self, address: int) -> tuple[Site, Trampoline] | None:
         """The trampoline that an address is in."""
