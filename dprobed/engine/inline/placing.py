@@ -33,7 +33,7 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.puns import FreePages
+from dprobed.engine.inline.puns import FreePages, Pun
 from dprobed.engine.inline.records import Places, log_room, raw_room
 from dprobed.engine.inline.rings import RingMemory
 from dprobed.engine.inline.shared import LINE, SharedMemory
@@ -173,6 +173,8 @@ class Placer:
         self._clock_at = 0
         #: Code that was looked through: start, end, and why there can be no jump.
         self._looked_at: Final[list[tuple[int, int, str]]] = []
+        #: Those that were found, by the address and the text there.
+        self._puns: Final[dict[tuple[int, bytes], Pun]] = {}
         #: What was built for the probes of a site, with the numbers of their places.
         self._built: Final[dict[tuple[int, tuple[Probe, ...]], _Built]] = {}
         #: The constants of each program's places, and which facilities are gone.
@@ -283,6 +285,7 @@ class Placer:
             self.space.changes.forget(Kind.CODE, start)
         self.sites.pages.areas.clear()
         self.sites.pages.stubs.pages.clear()
+        self._puns.clear()
         self.sites.trampolines.clear()
         self._functions.clear()
         self._shared.clear()
@@ -354,6 +357,7 @@ class Placer:
                     twins[old] = mine = JumpAttachment(new[0], location, other)
                     other.attachments.append(mine)
             found.append((other, len(site.attachments)))
+        self._puns.update(parent._puns)
         self._shared[:0] = maps.values()  # of programs that do not follow
         self.places = parent.places.copy(twins)
         for start, (site, made_there) in parent.sites.trampolines.items():
@@ -545,7 +549,12 @@ class Placer:
     def pun(self, sites: Iterable[Site]) -> None:
         """Find where the jumps of these may lead, whose instructions are shorter than one, and have
         that mapped. Raises SpaceError and Gone."""
-        short = [site for site in sites if len(site.original) < JUMP_SIZE and site.pun is None]
+        short = []
+        for site in sites:
+            if len(site.original) < JUMP_SIZE and site.pun is None:
+                site.pun = self._puns.get((site.address, self.text(site.address, _PUNNED)))
+                if site.pun is None:
+                    short.append(site)
         if not short:
             return
         stubs = self.sites.pages.stubs
@@ -560,6 +569,8 @@ class Placer:
         for site in short:
             if site.pun is not None and _pages_of(site.pun.target) & failed:
                 site.pun = None
+            elif site.pun is not None:
+                self._puns[site.address, self.text(site.address, _PUNNED)] = site.pun
 
     def text(self, address: int, length: int) -> bytes:
         """The original code there, as far as our own changes go."""
