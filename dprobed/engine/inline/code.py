@@ -96,7 +96,7 @@ class CodePages:
         resident = self._space.resident
         start = resident.map(group, thread, address, address, size, Kind.CODE)
         area = CodeArea(start, size, len(NAME))
-        if not self._space.memory.poke(start, NAME):
+        if not self._space.memory.fill(start, NAME):
             raise SpaceError(f"the memory at {start:#x} cannot be written")
         self.areas.append(area)
         return area
@@ -131,5 +131,5 @@ class CodePages:
 
     def put(self, address: int, code: bytes) -> None:
         """Write code where it was taken; raises SpaceError."""
-        if not self._space.memory.poke(address, code):
+        if not self._space.memory.fill(address, code):
             raise SpaceError(f"the memory at {address:#x} cannot be written")

@@ -25,7 +25,7 @@ from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.placing import Placer, makes_records
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
-from dprobed.engine.inline.sites import JumpAttachment, Site
+from dprobed.engine.inline.sites import JumpAttachment, Site, Trampoline
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
@@ -39,8 +39,6 @@ from dprobed.wire.protocol import State
 
 #: Of a hit, with a short program.
 _COST_NS: Final = 15
-#: Bytes of code that a probe takes at most, besides those of its program.
-_CODE: Final = 1536
 #: Bytes of data that a probe takes at most, besides its variables.
 _DATA: Final = 512
 
@@ -57,6 +55,32 @@ def why_no_records() -> str:
     return ""
 
 
+class Prepared:
+    """A site that is to be armed, and what it is to lead to."""
+
+    def __init__(self, site: Site) -> None:
+        self.site: Final = site
+        self.made: Trampoline | None = None
+        self._plans: Final[list[tuple[Plan, JumpAttachment]]] = []
+
+    def add(self, plan: Plan) -> None:
+        """It is for this, too."""
+        self._plans.append((plan, JumpAttachment(plan.probe, plan.location, self.site)))
+
+    @property
+    def new(self) -> list[JumpAttachment]:
+        """The places of probes that are to be added."""
+        return [attachment for _, attachment in self._plans]
+
+    def has(self, plan: Plan) -> bool:
+        """Whether it is for this."""
+        return any(each is plan for each, _ in self._plans)
+
+    def attachment(self, plan: Plan) -> JumpAttachment:
+        """The place of a plan's probe."""
+        return next(attachment for each, attachment in self._plans if each is plan)
+
+
 class InlineEngine:
     """The inline engine of one target."""
 
@@ -71,7 +95,7 @@ class InlineEngine:
         self._start(AddressSpace.unopened(0))
         #: Whether an instruction is displaced by another engine.
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
-        self._ready: Final[dict[int, Site]] = {}
+        self._ready: Final[dict[int, Prepared]] = {}
         self._released: Final[set[Site]] = set()
 
     def use(self, space: AddressSpace) -> None:
@@ -148,10 +172,9 @@ class InlineEngine:
             return []
         natives = {each.probe.native for each in plans}
         executors = [each for each in natives if isinstance(each, InlineExecutor)]
-        code = _CODE
+        code = sum(each.size for each in executors)
         data = _DATA * len(plans)
         for each in executors:
-            code += each.size
             data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
         records = any(self._makes_records(each.probe) for each in plans)
         if records and (reason := why_no_records()):
@@ -165,14 +188,21 @@ class InlineEngine:
             address = plan.location.address
             try:
                 if address not in self._ready:
-                    self._ready[address] = self._site(address)
+                    self._ready[address] = Prepared(self._site(address))
+                self._ready[address].add(plan)
             except RelocationError as error:
                 refused.append((plan, Refusal(State.FAILED, str(error))))
-        self.placer.pun(self._ready.values())
-        for plan in plans:
-            site = self._ready.get(plan.location.address)
-            if site is not None and len(site.original) < JUMP_SIZE and site.pun is None:
-                refused.append((plan, Refusal(State.FAILED, _NO_JUMP)))
+        self.placer.pun(each.site for each in self._ready.values())
+        for prepared in self._ready.values():
+            site = prepared.site
+            try:
+                if len(site.original) < JUMP_SIZE and site.pun is None:
+                    raise SpaceError(_NO_JUMP)
+                # While the target still runs: nothing leads there yet.
+                prepared.made = self.placer.build(site, site.attachments + prepared.new)
+            except SpaceError as error:
+                refusal = Refusal(State.FAILED, str(error))
+                refused += [(plan, refusal) for plan in plans if prepared.has(plan)]
         return refused
 
     @staticmethod
@@ -201,36 +231,43 @@ class InlineEngine:
         results: list[tuple[Plan, Attachment | Refusal]] = []
         places = [plan.location.address for plan in plans]
         shared = self.placer.space.in_shared(places) if places else {}
+        written: dict[int, str] = {}
         for plan in plans:
-            if reason := shared.get(plan.location.address):
-                results.append((plan, Refusal(State.FAILED, reason)))
-                continue
-            site = self._ready[plan.location.address]
-            attachment = JumpAttachment(plan.probe, plan.location, site)
-            site.attachments.append(attachment)
-            try:
-                reason = self._write(site)
-            except SpaceError as error:
-                reason = str(error)
-            if reason:
-                site.attachments.remove(attachment)
-                results.append((plan, Refusal(State.FAILED, reason)))
-            else:
-                results.append((plan, attachment))
+            address = plan.location.address
+            if address not in written:
+                written[address] = shared.get(address) or self._arm(self._ready[address])
+            reason = written[address]
+            attachment = self._ready[address].attachment(plan)
+            results.append((plan, Refusal(State.FAILED, reason) if reason else attachment))
         return results
 
-    def _write(self, site: Site) -> str:
-        """Have a site lead to the programs of its probes; why it cannot. Raises SpaceError."""
+    def _arm(self, prepared: Prepared) -> str:
+        """Have a site lead to what was prepared for it; why it cannot."""
+        site = prepared.site
+        assert prepared.made is not None
+        try:
+            reason = self._write(site, prepared.made)
+        except SpaceError as error:
+            reason = str(error)
+        if not reason:
+            site.attachments += prepared.new
+            self.placer.resume(site)
+        return reason
+
+    def _write(self, site: Site, made: Trampoline) -> str:
+        """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
         placer = self.placer
         owner = placer.space.owner_of(site.address, site.owned - site.address)
         if owner not in (None, site.address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
-        made = placer.build(site)
         if not placer.sites.arm(site, placer.jump_to(site, made), made):
             return f"the code at {site.address:#x} changed meanwhile"
-        placer.resume(site)
         placer.sites.by_address[site.address] = site
         return ""
+
+    def _rewrite(self, site: Site) -> str:
+        """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
+        return self._write(site, self.placer.build(site, site.attachments))
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -245,12 +282,16 @@ class InlineEngine:
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
         """See Engine."""
+        released: list[Probe] = []
         for each in attachments:
             assert isinstance(each, JumpAttachment)
             each.site.attachments.remove(each)
             self._released.add(each.site)
-            if not any(other.probe is each.probe for other in self.attachments()):
-                self.placer.end(each.probe)
+            released.append(each.probe)
+        left = {each.probe for each in self.attachments()} if released else set()
+        for probe in released:
+            if probe not in left:
+                self.placer.end(probe)
         return bool(self._released)
 
     def disarm(self, unstoppable: list[Thread]) -> None:
@@ -260,7 +301,7 @@ class InlineEngine:
                 self.placer.sites.disarm(site)
                 continue
             with suppress(SpaceError):  # what was built before goes on, without those that ended
-                self._write(site)
+                self._rewrite(site)
         self._released.clear()
         self.sync()
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
@@ -422,7 +463,7 @@ class InlineEngine:
             if not site_has:
                 child.placer.sites.disarm(site)
             elif site_has != armed:
-                child._write(site)
+                child._rewrite(site)
         return child.attachments()
 
     def _note_threads_of_child(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from dprobed.engine.inline.compiling import compiled
@@ -57,6 +58,7 @@ def _private(definitions: Sequence[MapDefinition]) -> list[SharedMap]:
     return shared_maps(view, definitions)
 
 
+@lru_cache(maxsize=1024)
 def _exits(unit: Unit) -> frozenset[int]:
     ends = (block.end for block in lower(unit).blocks)
     found = {end.exit for end in ends if isinstance(end, ir.End)}

@@ -65,6 +65,8 @@ _HIT: Final = Hit(
     exception=Words.EXCEPTION,
     size=HIT_BYTES,
 )
+#: Bytes of code that a place of a probe takes at most, besides its program.
+_CODE: Final = 1536
 #: Bytes of shared memory that are mapped at once.
 _SHARED: Final = 1 << 18
 #: Bytes of code that is looked at behind the probed instruction.
@@ -162,8 +164,8 @@ class Placer:
         #: Where the data of each program is, and what its probes have counted.
         self._data: Final[dict[InlineExecutor, int]] = {}
         self.counters: Final[dict[Probe, Counter]] = {}
-        #: Where a probe's function is, by the area that it is in.
-        self._functions: Final[dict[tuple[InlineExecutor, int, CodeArea], int]] = {}
+        #: Where a function is, by its code and the area that it is in.
+        self._functions: Final[dict[tuple[bytes, CodeArea], int]] = {}
         #: Those of each program.
         self._maps: Final[dict[InlineExecutor, SharedMemory]] = {}
         #: Where records go, once there is a program that makes some.
@@ -191,8 +193,8 @@ class Placer:
         *,
         records: bool,
     ) -> None:
-        """Have the target map what is missing for trampolines at these addresses, which need so
-        many bytes of ``code`` each; room for ``data``; for the maps of ``executors``; and rings, if
+        """Have the target map what is missing for trampolines at these addresses, and for ``code``
+        that they lead to; room for ``data``; for the maps of ``executors``; and rings, if
         there are to be ``records``.
         Raises SpaceError and Gone."""
         if self.clock is None:
@@ -205,10 +207,11 @@ class Placer:
         missing: list[int] = []
         for address in addresses:
             area = pages.near(address)
-            if area is None or need.get(area, 0) + code > area.room:
+            needed = need.get(area, code) + _CODE if area is not None else 0
+            if area is None or needed > area.room:
                 missing.append(address)
             else:
-                need[area] = need.get(area, 0) + code
+                need[area] = needed
         shared = self._shared and self._shared[-1].room >= data
         records = records and self.rings is None
         mapping = [each for each in executors if each.map_bytes and each not in self._maps]
@@ -216,7 +219,8 @@ class Placer:
             return
         with self._group.borrower.borrowed(self.space.tgid) as thread:
             while missing:
-                area = pages.map(self._group, thread, missing[0], code * len(missing))
+                size = code + _CODE * len(missing)
+                area = pages.map(self._group, thread, missing[0], size)
                 missing = [each for each in missing if not area.reaches(each)]
             if not shared:
                 name = pages.areas[0].start
@@ -382,9 +386,6 @@ class Placer:
             if theirs in maps:
                 self._maps[ours] = maps.pop(theirs)
                 ours.bind_maps(self._maps[ours].view)
-        for (executor, index, area), at in parent._functions.items():
-            if executor is theirs and (mine := self.sites.pages.of(area.start)) is not None:
-                self._functions[ours, index, mine] = at
 
     def _words(self, address: int, count: int) -> memoryview:
         """Words of shared memory, by where the target has them."""
@@ -428,8 +429,8 @@ class Placer:
             found = self._data[executor] = address
         return found
 
-    def _function(self, executor: InlineExecutor, index: int, blob: Blob, area: CodeArea) -> int:
-        known = executor, index, area
+    def _function(self, blob: Blob, area: CodeArea) -> int:
+        known = blob.code, area
         if known not in self._functions:
             at = area.take(len(blob.code))
             if at is None:
@@ -476,7 +477,7 @@ class Placer:
                 Needs.EXCEPTION in needs,
             )
         return Run(
-            code=self._function(native, probe.index, blob, area),
+            code=self._function(blob, area),
             data=self._data_of(native),
             place=self._place(native, probe.index),
             control=self._control(probe).address,
@@ -496,32 +497,32 @@ class Placer:
 
     # --- trampolines ---
 
-    def build(self, site: Site) -> Trampoline:
+    def build(self, site: Site, attachments: list[JumpAttachment]) -> Trampoline:
         """A trampoline for the probes of a site; raises SpaceError.
 
         One that was made for the same before is taken again: a throttled probe comes and goes.
         """
-        known = site.address, tuple(each.probe for each in site.attachments)
+        known = site.address, tuple(each.probe for each in attachments)
         built = self._built.get(known)
         if built is not None and built.original == site.original:
-            for number, attachment in zip(built.numbers, site.attachments, strict=True):
+            for number, attachment in zip(built.numbers, attachments, strict=True):
                 if number is not None:
                     self.places[number] = attachment
             return built.trampoline
         area = self.sites.pages.near(site.address)
         if area is None:
             raise SpaceError(f"no memory for code within 2 GiB of {site.address:#x}")
-        runs = [self._run(each, area) for each in site.attachments]
+        runs = [self._run(each, area) for each in attachments]
         numbers = tuple(None if run.record is None else run.record.site for run in runs)
-        made = self._make(site, area, runs)
+        frame = Frame(_HIT, max(each.room for each in attachments))
+        made = self._make(site, area, runs, frame)
         self._built[known] = _Built(site.original, made, numbers)
         return made
 
-    def _make(self, site: Site, area: CodeArea, runs: list[Run]) -> Trampoline:
+    def _make(self, site: Site, area: CodeArea, runs: list[Run], frame: Frame) -> Trampoline:
         start = area.take(_LONGEST + _LONGEST_RUN * len(runs))
         if start is None:
             raise SpaceError("no room for code is left")
-        frame = Frame(_HIT, max(each.room for each in site.attachments))
         flags = flags_are_live(self.text(site.address, _BEHIND), site.address)
         code = trampoline(start, site.address, runs, frame, flags=flags)
         slot = start + len(code)
