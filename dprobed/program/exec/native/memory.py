@@ -1,4 +1,4 @@
-"""Reading and writing the target's memory: by the kernel, which never faults; see ``abi``."""
+"""What the kernel is asked for: memory, which so never faults, and names; see ``abi``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _PAGE: Final = 4096
 _GETTID: Final = 186
 _READV: Final = 310
 _WRITEV: Final = 311
+_PRCTL: Final = 157
+_PR_GET_NAME: Final = 16
 #: Below ``hit``, what may be ours.
 _OURS: Final = 16384
 _FXSAVE_SSE: Final = 160
@@ -141,6 +143,16 @@ def _write_to_two_pages(c: CodeWriter, width: int, ours: Value, first: Value) ->
 
 for _width in (1, 2, 4, 8):
     _makes_words(_width)
+
+
+@makes("name")
+def _name(library: Library, begin: Begin) -> CodeWriter:
+    """(): the name of the thread, in two words."""
+    c = begin(result=PAIR)
+    name = c.room(16)
+    c.system_call(_PRCTL, _PR_GET_NAME, c.address(name))
+    c.give(c.load(name), c.load(name, 8))
+    return c
 
 
 @makes("argument")

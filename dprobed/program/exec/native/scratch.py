@@ -43,6 +43,8 @@ class Scratch:
         heap = self.heap_limit + 7 & ~7
         self.stack: Final = self._take(8 * STACK_WORDS if memory else 0)
         self.frames: Final = self._take(FRAME_BYTES * (CALL_FRAMES + 1) if memory else 0)
+        #: How many words of the stack in memory are as they were stored.
+        self.top: Final = self._take(8 * memory)
         self.level: Final = self._take(8 * memory)
         self.sbp: Final = self._take(8 * memory)
         self.last: Final = self._take(24 * memory)
