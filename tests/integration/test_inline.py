@@ -250,7 +250,7 @@ def test_what_it_cannot_do_is_refused_with_a_reason(
     target = start(program, "forms")
     tracer = trace(target)
     for body, reason in {
-        "push comm\nlog 2\nexit": "name",
+        "push r,xmm0\nlog 2\nexit": "floating point",
         "suspend\nexit": "suspend",
         "exit dump": "dump",
     }.items():

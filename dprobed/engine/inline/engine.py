@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64 import features
@@ -30,7 +31,7 @@ from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, Tr
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc import procfs
-from dprobed.program.exec.native.abi import Needs
+from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
 from dprobed.tracee.lifecycle import State as ThreadState
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -135,8 +136,10 @@ class InlineEngine:
         code = native.native(probe.definition)
         if isinstance(code, str):
             return code
-        if code.needs & (Needs.MEMORY | Needs.TID) and self._is_filtered():
+        if code.needs & (SYSTEM_CALLS | Needs.TID) and self._is_filtered():
             return "it makes system calls, and the target has a seccomp filter"
+        if code.needs & (Needs.UID | Needs.GID) and self._is_elsewhere():
+            return "it asks for the user, and the target is in another user namespace"
         text = self.placer.text(address, LONGEST)
         try:
             length = instruction_length(text, address)
@@ -161,6 +164,14 @@ class InlineEngine:
     def _is_filtered(self) -> bool:
         found = procfs.status(self.placer.space.tgid)
         return found is None or found.seccomp != 0
+
+    def _is_elsewhere(self) -> bool:
+        try:
+            theirs = Path(f"/proc/{self.placer.space.tgid}/ns/user").stat()
+            ours = Path("/proc/self/ns/user").stat()
+        except OSError:
+            return True
+        return theirs.st_ino != ours.st_ino
 
     def _has_shadow_stack(self) -> bool:
         found = procfs.status(self.placer.space.tgid)

@@ -24,9 +24,6 @@ from dprobed.program.registers import USER_REGS
 
 #: What a program may ask for that only the tracer knows.
 _NOT_TOLD: Final = {
-    Needs.UID: "it asks for the user, whom the tracer knows",
-    Needs.GID: "it asks for the group, which the tracer knows",
-    Needs.COMM: "it asks for the thread's name, which the tracer knows",
     Needs.FXSAVE: "it uses floating point registers",
     Needs.KEPT: "it keeps words from a function's entry to its return",
     Needs.FLAGS: "it suspends or resumes threads, which the tracer does",
