@@ -10,7 +10,7 @@ from iced_x86 import Decoder
 
 from dprobe.view.tables import Listing
 from dprobed.arch.x86_64.paging import NEAR
-from dprobed.arch.x86_64.placeable import LONGEST, Span, Way, way
+from dprobed.arch.x86_64.placeable import LONGEST, ModuleSpan, Way, way
 from dprobed.binary.file import Binary
 
 LISTING: Final = Listing(
@@ -75,9 +75,9 @@ def _row(of: str, found: Counter[Way], reasons: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _span(elf: Binary) -> Span:
+def _span(elf: Binary) -> ModuleSpan:
     """Where the module is: at its own addresses, or anywhere far from both ends."""
     start = min(segment.vaddr for segment in elf.segments)
     end = max(segment.vaddr + segment.memory_size for segment in elf.segments)
     lowest = 1 << 20 if elf.kind in ("exec", "static") else start - NEAR
-    return Span(start, end, lowest, 0 if elf.kind == "dyn" else _HEAP_ROOM)
+    return ModuleSpan(start, end, lowest, 0 if elf.kind == "dyn" else _HEAP_ROOM)

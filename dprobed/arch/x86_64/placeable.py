@@ -35,7 +35,7 @@ class Way(StrEnum):
     NONE = "none"
 
 
-class Span(NamedTuple):
+class ModuleSpan(NamedTuple):
     """A module's addresses; ``lowest``: the first that a process may map, seen from there;
     ``grows``: bytes behind it in which nothing may be mapped."""
 
@@ -45,7 +45,7 @@ class Span(NamedTuple):
     grows: int
 
 
-def way(code: bytes, instruction: Instruction, span: Span) -> tuple[Way, str]:
+def way(code: bytes, instruction: Instruction, span: ModuleSpan) -> tuple[Way, str]:
     """How a probe can be at an instruction, with what is behind it in ``code``; and why not."""
     address = instruction.ip
     if instruction.flow_control != FlowControl.NEXT or instruction.code in _LOOKED_AT:
@@ -85,7 +85,7 @@ def calls(code: bytes, address: int) -> bool:
     return flow in (FlowControl.CALL, FlowControl.INDIRECT_CALL)
 
 
-def _is_free(start: int, end: int, span: Span) -> bool:
+def _is_free(start: int, end: int, span: ModuleSpan) -> bool:
     low, high = max(start, span.lowest), min(end, span.start + NEAR)
     if low >= high:
         return False

@@ -59,7 +59,7 @@ _ARITHMETIC: Final = (
 )
 
 
-class Code:
+class Assembly:
     """Machine code in the making, at an address."""
 
     def __init__(self, address: int) -> None:
@@ -196,13 +196,8 @@ RECORD_MINOR: Final = 80
 RECORD_EXCEPTION: Final = 88
 RECORD_DATA: Final = 112
 
-#: The selector by whose limit the kernel tells the CPU (arch/x86/include/asm/segment.h), and the
-#: bits of it that are that.
-_CPU_SELECTOR: Final = 0x7B
-_CPU_BITS: Final = 0xFFF
 
-
-class Hit(msgspec.Struct, frozen=True):
+class HitLayout(msgspec.Struct, frozen=True):
     """Where fields are in a ``struct hit``, whose first words are the registers."""
 
     tid: int
@@ -220,13 +215,13 @@ class Hit(msgspec.Struct, frozen=True):
     size: int
 
 
-class Frame(msgspec.Struct, frozen=True):
+class TrampolineFrame(msgspec.Struct, frozen=True):
     """The frame of a trampoline: a ``struct hit``, what is ours, and room for the programs.
 
     ``room``: bytes of that.
     """
 
-    hit: Hit
+    hit: HitLayout
     room: int
 
     @property
@@ -249,11 +244,11 @@ class Frame(msgspec.Struct, frozen=True):
         """Where the log is; what is raw in it, and the program's own room, come behind."""
         return self.hit.size + 24
 
-    def raw(self, record: Record) -> int:
+    def raw(self, record: RecordShape) -> int:
         """Where it is noted what is raw in the log."""
         return self.log + record.log
 
-    def scratch(self, record: Record | None) -> int:
+    def scratch(self, record: RecordShape | None) -> int:
         """Where the program's own room is, rounded up to 16 bytes."""
         return self.log if record is None else self.raw(record) + record.raw
 
@@ -280,7 +275,7 @@ class Clock(msgspec.Struct, frozen=True):
     address: int
 
 
-class Record(msgspec.Struct, frozen=True):
+class RecordShape(msgspec.Struct, frozen=True):
     """What a program's records are made of. ``site``: the number of its place; ``raw``, ``log``:
     bytes of room for these; ``major``, ``minor``: its numbers; ``alters_numbers``: it may give
     others; ``raises``: it may end by an exception."""
@@ -295,7 +290,7 @@ class Record(msgspec.Struct, frozen=True):
     raises: bool
 
 
-class Run(msgspec.Struct, frozen=True):
+class ProgramRun(msgspec.Struct, frozen=True):
     """One program to run in a trampoline.
 
     ``code``: where its function is; ``data``, ``place``: its second and third argument;
@@ -317,20 +312,22 @@ class Run(msgspec.Struct, frozen=True):
     counted: bool
     ends: bool
     scratch: bool
-    record: Record | None
+    record: RecordShape | None
     pid: int = 0
     tid: bool = False
     cpu: bool = False
     clock: Clock | None = None
 
 
-def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flags: bool) -> bytes:
+def trampoline(
+    at: int, address: int, runs: Sequence[ProgramRun], frame: TrampolineFrame, *, flags: bool
+) -> bytes:
     """The code that runs these at the instruction at ``address``, up to the displaced one.
 
     ``at``: where it will be; ``flags``: whether the arithmetic flags are live. Raises OverflowError
     where a function is out of reach.
     """
-    made = Code(at)
+    made = Assembly(at)
     nothing: frozenset[int] = frozenset()
     used = frozenset((RAX,)).union(*(run.clobbers | run.arguments for run in runs))
     if any(run.counted or run.record or run.ends or run.tid or run.clock for run in runs):
@@ -370,7 +367,7 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
     return bytes(made.bytes)
 
 
-def _run(made: Code, run: Run, frame: Frame) -> None:
+def _run(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
     skip = []
     made.constant(RAX, run.control)
     made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
@@ -404,7 +401,7 @@ def _run(made: Code, run: Run, frame: Frame) -> None:
     made.land(skip)
 
 
-def _number(made: Code, frame: Frame) -> None:
+def _number(made: Assembly, frame: TrampolineFrame) -> None:
     """The hit gets its number, in rcx, too."""
     made.raw("b9 01 00 00 00")  # mov ecx,1
     made.raw("f0 48 0f c1 08")  # lock xadd [rax+CONTROL_HITS],rcx
@@ -412,7 +409,7 @@ def _number(made: Code, frame: Frame) -> None:
     made.store(frame.number, RCX)
 
 
-def _tell(made: Code, run: Run, frame: Frame) -> None:
+def _tell(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
     """What the program asks of the thread and of the moment."""
     hit = frame.hit
     if run.pid:
@@ -432,12 +429,12 @@ def _tell(made: Code, run: Run, frame: Frame) -> None:
         made.store(hit.scratch, RAX)
 
 
-def _cpu(made: Code) -> None:
-    """eax becomes the number of the CPU."""
+def _cpu(made: Assembly) -> None:
+    """eax becomes the number of the CPU, which the kernel tells by the limit of a segment."""
     made.raw("b8 7b000000 0f03c0 25 ff0f0000")  # mov eax,7Bh; lsl eax,eax; and eax,0FFFh
 
 
-def _time(made: Code, clock: Clock) -> None:
+def _time(made: Assembly, clock: Clock) -> None:
     """rax becomes nanoseconds."""
     made.constant(RCX, clock.address)
     made.raw("0f31 48c1e220 4809d0")  # rdtsc; shl rdx,32; or rax,rdx
@@ -445,7 +442,7 @@ def _time(made: Code, clock: Clock) -> None:
     made.raw("480facd020 48034108")  # shrd rax,rdx,32; add rax,[rcx+8]
 
 
-def _make_room(made: Code, record: Record, frame: Frame) -> None:
+def _make_room(made: Assembly, record: RecordShape, frame: TrampolineFrame) -> None:
     """Where the program logs to."""
     hit = frame.hit
     if record.raw:
@@ -459,7 +456,7 @@ def _make_room(made: Code, record: Record, frame: Frame) -> None:
         made.store_constant(hit.minor, record.minor, RAX)
 
 
-def _commit(made: Code, run: Run, record: Record, frame: Frame) -> None:
+def _commit(made: Assembly, run: ProgramRun, record: RecordShape, frame: TrampolineFrame) -> None:
     """Make a record of what the program has logged, in the ring of this CPU; rax is kept.
 
     It is reserved here, when its size is known, so that there is little between that and its end.
@@ -517,7 +514,7 @@ def _commit(made: Code, run: Run, record: Record, frame: Frame) -> None:
     made.load(RAX, frame.exit)
 
 
-def _sizes(made: Code, record: Record, frame: Frame) -> None:
+def _sizes(made: Assembly, record: RecordShape, frame: TrampolineFrame) -> None:
     """Bytes of the record's parts, each rounded up to words: rdi of the log, r8 of what is raw in
     it, r9 of all."""
     made.raw("31ff 4531c0")  # xor edi,edi; xor r8d,r8d
@@ -530,7 +527,7 @@ def _sizes(made: Code, record: Record, frame: Frame) -> None:
     made.raw("4e8d4c0770")  # lea r9,[rdi+r8+RECORD_DATA]
 
 
-def _reserve(made: Code, rings: Rings) -> int:
+def _reserve(made: Assembly, rings: Rings) -> int:
     """rcx becomes the address of r9 bytes in the ring at rsi; the branch taken if it is full."""
     again = len(made)
     made.raw("488b06")  # mov rax,[rsi+RING_HEAD]
@@ -549,7 +546,7 @@ def _reserve(made: Code, rings: Rings) -> int:
     return full
 
 
-def _copy(made: Code, test: str, less: str) -> None:
+def _copy(made: Assembly, test: str, less: str) -> None:
     """Copy words from rsi to rdx, both of which are moved on; ``test`` and ``less`` are of the
     register that has the bytes."""
     made.raw(test)

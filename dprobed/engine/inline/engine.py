@@ -8,30 +8,26 @@ if we are killed, its probes count on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
-from dprobed.arch.x86_64 import features
-from dprobed.arch.x86_64.jump import JUMP_SIZE
-from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.registers import RIP
-from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.copies import take_over, undo_in_copy
+from dprobed.engine.inline.counting import InlineCounts
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.exits import TrampolineExits
+from dprobed.engine.inline.offers import why_no_records, why_not
 from dprobed.engine.inline.placing import Placer, makes_records
+from dprobed.engine.inline.prepared import Prepared, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
-from dprobed.engine.inline.sites import JumpAttachment, Site, Trampoline
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.proc import procfs
-from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
 from dprobed.tracee.lifecycle import State as ThreadState
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -42,44 +38,6 @@ from dprobed.wire.protocol import State
 _COST_NS: Final = 15
 #: Bytes of data that a probe takes at most, besides its variables.
 _DATA: Final = 512
-
-
-_NO_JUMP: Final = (
-    "its instruction is shorter than a jump, and where one could lead to, nothing can be mapped"
-)
-
-
-def why_no_records() -> str:
-    """Why no records can be made in a target; empty: they can."""
-    if not features.HAS_FS_BASE:
-        return "records need an instruction of newer processors and kernels (rdfsbase)"
-    return ""
-
-
-class Prepared:
-    """A site that is to be armed, and what it is to lead to."""
-
-    def __init__(self, site: Site) -> None:
-        self.site: Final = site
-        self.made: Trampoline | None = None
-        self._plans: Final[list[tuple[Plan, JumpAttachment]]] = []
-
-    def add(self, plan: Plan) -> None:
-        """It is for this, too."""
-        self._plans.append((plan, JumpAttachment(plan.probe, plan.location, self.site)))
-
-    @property
-    def new(self) -> list[JumpAttachment]:
-        """The places of probes that are to be added."""
-        return [attachment for _, attachment in self._plans]
-
-    def has(self, plan: Plan) -> bool:
-        """Whether it is for this."""
-        return any(each is plan for each, _ in self._plans)
-
-    def attachment(self, plan: Plan) -> JumpAttachment:
-        """The place of a plan's probe."""
-        return next(attachment for each, attachment in self._plans if each is plan)
 
 
 class InlineEngine:
@@ -93,23 +51,26 @@ class InlineEngine:
         self._listener: Final = listener
         self._exits: Final = TrampolineExits(group, registers)
         self._registers: Final = registers
-        self._start(AddressSpace.unopened(0))
+        self._counting: Final = InlineCounts(listener)
+        space = AddressSpace.unopened(0)
+        self.placer = Placer(space, group)
+        self._reader = self._reader_of(space)
         #: Whether an instruction is displaced by another engine.
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
         self._ready: Final[dict[int, Prepared]] = {}
-        self._released: Final[set[Site]] = set()
+        self._released: Final[set[JumpSite]] = set()
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
-        self._start(space)
+        self.placer = Placer(space, self._group)
+        self._reader = self._reader_of(space)
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
 
-    def _start(self, space: AddressSpace) -> None:
-        self.placer = Placer(space, self._group)
+    def _reader_of(self, space: AddressSpace) -> RecordReader:
         pointers = ThreadPointers(space.tgid, self._registers)
-        self._reader = RecordReader(space.tgid, self._listener.records, pointers)
+        return RecordReader(space.tgid, self._listener.records, pointers)
 
     # --- putting in ---
 
@@ -123,59 +84,9 @@ class InlineEngine:
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if reason := self._why_not(probe, location.address):
+        if reason := why_not(probe, location.address, self.placer, self.is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
         return Plan(self.name, probe, location, _COST_NS)
-
-    def _why_not(self, probe: Probe, address: int) -> str:
-        native = probe.native
-        if not isinstance(native, InlineExecutor):
-            return "its program was not inserted for it"
-        if probe.definition.returns:
-            return "it is at the return of a function"
-        code = native.native(probe.definition)
-        if isinstance(code, str):
-            return code
-        if code.needs & (SYSTEM_CALLS | Needs.TID) and self._is_filtered():
-            return "it makes system calls, and the target has a seccomp filter"
-        if code.needs & (Needs.UID | Needs.GID) and self._is_elsewhere():
-            return "it asks for the user, and the target is in another user namespace"
-        text = self.placer.text(address, LONGEST)
-        try:
-            length = instruction_length(text, address)
-        except RelocationError as error:
-            return error.reason
-        if reason := unserved(text, address):
-            return reason
-        if calls(text, address) and self._has_shadow_stack():
-            return "it is a call, and the target has a hardware shadow stack"
-        try:
-            if reason := self.placer.why_unfit(address):
-                return reason
-        except (SpaceError, Gone) as error:
-            return str(error)
-        if self.is_displaced(address, max(length, JUMP_SIZE)):
-            return "another engine has a breakpoint there"
-        owner = self.placer.space.owner_of(address, max(length, JUMP_SIZE))
-        if owner not in (None, address):
-            return f"the jump at {owner:#x} needs the bytes there as they are"
-        return ""
-
-    def _is_filtered(self) -> bool:
-        found = procfs.status(self.placer.space.tgid)
-        return found is None or found.seccomp != 0
-
-    def _is_elsewhere(self) -> bool:
-        try:
-            theirs = Path(f"/proc/{self.placer.space.tgid}/ns/user").stat()
-            ours = Path("/proc/self/ns/user").stat()
-        except OSError:
-            return True
-        return theirs.st_ino != ours.st_ino
-
-    def _has_shadow_stack(self) -> bool:
-        found = procfs.status(self.placer.space.tgid)
-        return found is not None and found.shadow_stack
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
@@ -194,27 +105,7 @@ class InlineEngine:
         self.placer.reserve(places, executors, code, data, records=records)
         if records:
             self._note_threads()
-        refused = []
-        for plan in plans:
-            address = plan.location.address
-            try:
-                if address not in self._ready:
-                    self._ready[address] = Prepared(self._site(address))
-                self._ready[address].add(plan)
-            except RelocationError as error:
-                refused.append((plan, Refusal(State.FAILED, str(error))))
-        self.placer.pun(each.site for each in self._ready.values())
-        for prepared in self._ready.values():
-            site = prepared.site
-            try:
-                if len(site.original) < JUMP_SIZE and site.pun is None:
-                    raise SpaceError(_NO_JUMP)
-                # While the target still runs: nothing leads there yet.
-                prepared.made = self.placer.build(site, site.attachments + prepared.new)
-            except SpaceError as error:
-                refusal = Refusal(State.FAILED, str(error))
-                refused += [(plan, refusal) for plan in plans if prepared.has(plan)]
-        return refused
+        return prepare(self.placer, plans, self._ready)
 
     @staticmethod
     def _makes_records(probe: Probe) -> bool:
@@ -227,13 +118,6 @@ class InlineEngine:
                 if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
                     with suppress(Gone):
                         self._reader.note(thread)
-
-    def _site(self, address: int) -> Site:
-        known = self.placer.sites.by_address.get(address)
-        if known is not None:
-            return known
-        text = self.placer.text(address, LONGEST)
-        return Site(address, text[: instruction_length(text, address)])
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
@@ -265,7 +149,7 @@ class InlineEngine:
             self.placer.resume(site)
         return reason
 
-    def _write(self, site: Site, made: Trampoline) -> str:
+    def _write(self, site: JumpSite, made: JumpTrampoline) -> str:
         """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
         placer = self.placer
         owner = placer.space.owner_of(site.address, site.owned - site.address)
@@ -276,7 +160,7 @@ class InlineEngine:
         placer.sites.by_address[site.address] = site
         return ""
 
-    def _rewrite(self, site: Site) -> str:
+    def _rewrite(self, site: JumpSite) -> str:
         """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
         return self._write(site, self.placer.build(site, site.attachments))
 
@@ -355,37 +239,7 @@ class InlineEngine:
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
-        retired = False
-        placer = self.placer
-        if placer.rings is not None and placer.clock is not None:
-            placer.clock.look()
-            found = placer.rings.read(final=final)
-            self._reader.take(found, placer.places, placer.clock)
-        for probe, counter in self.placer.counters.items():
-            hits = min(counter.hits, probe.last)
-            new, probe.hits = hits - probe.hits, hits
-            if probe.over:
-                continue
-            probe.ran += max(0, hits - max(probe.pass_count, hits - new))
-            probe.dropped += counter.take_lost()
-            if counter.is_over and probe.attachments:
-                probe.set(State.REMOVED)
-                retired = True
-            elif hits >= probe.last:
-                probe.set(State.DISABLED)
-                retired = True
-            else:
-                counter.limit(probe.last)
-                self._charge(probe, new)
-        if retired:
-            self._listener.retired()
-
-    def _charge(self, probe: Probe, hits: int) -> None:
-        now = time.monotonic_ns()
-        for account in probe.accounts:
-            if account.charge(hits * _COST_NS, now) and not account.noted:
-                account.noted = True
-                self._listener.overdrawn(account)
+        self._counting.sync(self.placer, self._reader, final=final)
 
     # --- threads and their stops ---
 
@@ -460,15 +314,16 @@ class InlineEngine:
     def release_child(self, thread: Thread) -> None:
         """Undo our changes in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
         if self.placer.sites.pages.areas:
-            self.placer.undo_in_copy(thread, unmap=not self._exits.may_come_back)
+            undo_in_copy(self.placer, thread, unmap=not self._exits.may_come_back)
 
     def forked(self, child: InlineEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
         if not self.placer.sites.pages.areas:
             return []
         child._exits.may_come_back = self._exits.may_come_back
-        sites = child.placer.take_over(self.placer, twin)
-        child._note_threads_of_child()
+        sites = take_over(child.placer, self.placer, twin)
+        for thread in child._group.threads.values():
+            child._reader.note(thread)
         for site, armed in sites:
             site_has = len(site.attachments)
             if not site_has:
@@ -476,10 +331,6 @@ class InlineEngine:
             elif site_has != armed:
                 child._rewrite(site)
         return child.attachments()
-
-    def _note_threads_of_child(self) -> None:
-        for thread in self._group.threads.values():
-            self._reader.note(thread)
 
     def exec(self) -> None:
         """See Engine."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from iced_x86 import Decoder
 
-from dprobed.arch.x86_64.placeable import Span, Way, way
+from dprobed.arch.x86_64.placeable import ModuleSpan, Way, way
 
 #: A module of an executable; its heap is behind it.
-SPAN = Span(0x1000, 0x5000, -(1 << 31), 1 << 28)
+SPAN = ModuleSpan(0x1000, 0x5000, -(1 << 31), 1 << 28)
 
 
 @pytest.mark.parametrize(
