@@ -30,6 +30,7 @@ from dprobed.program.bt.state import MapState, State
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import NoWorld, Typed, World
 from dprobed.program.builder import Builder
+from dprobed.program.exceptions import DEFAULT_EX_MASK, ExCode
 from dprobed.program.isa import MAX_CODE, MAX_VARIABLES
 from dprobed.program.maps import MAX_KEY_ITEMS, MAX_MAPS, MAX_SIZE, MapDefinition
 from dprobed.program.model import ProgramError
@@ -49,6 +50,8 @@ _MOST_ROUNDS: Final = 20
 #: Jumps of a hit at most; what ends a program before is the budget of instructions.
 _JUMPS: Final = 1 << 24
 _MOST_LOG: Final = 1 << 16
+#: What does not fit into the log ends the program: what came behind it could not be read.
+_EX_MASK: Final = DEFAULT_EX_MASK | ExCode.LOG_OVERFLOW
 
 
 def compile_script(
@@ -265,7 +268,10 @@ class _Compiler:
         )
         for number, one in enumerate(made, 1):
             builder.probe(
-                placed_at=one.span.place, minor=min(number, 0xFFFF), **one.target.keywords
+                placed_at=one.span.place,
+                minor=min(number, 0xFFFF),
+                ex_mask=_EX_MASK,
+                **one.target.keywords,
             )
             if one.entry is not None:
                 one.entry.write(builder)
@@ -328,7 +334,9 @@ class _Compiler:
         )
         listed: list[bundle.Block] = []
         for one in blocks:
-            builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=one.span.place)
+            builder.probe(
+                offset=f"usdt:script:block{len(listed)}", placed_at=one.span.place, ex_mask=_EX_MASK
+            )
             one.emitter.write(builder)
             firing = one.target.firing
             kind = "signal" if firing.kind == "self" else firing.kind
@@ -336,7 +344,9 @@ class _Compiler:
                 bundle.Block(kind, len(listed), one.target.period, one.target.signal, firing.name)
             )
         for body in bodies:
-            builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=span.place)
+            builder.probe(
+                offset=f"usdt:script:block{len(listed)}", placed_at=span.place, ex_mask=_EX_MASK
+            )
             body.emitter.write(builder)
             listed.append(bundle.Block("body", len(listed), arguments=body.arguments))
         return self._built(builder, span), tuple(listed)
