@@ -24,6 +24,7 @@ from dprobed.program.bt.kinds import (
     is_signed,
     words,
 )
+from dprobed.program.bt.locations import emit_address
 from dprobed.program.bt.state import VariableState
 from dprobed.program.builder import Label
 from dprobed.program.isa import WORD_MASK
@@ -61,7 +62,8 @@ class OperatorCode(CodeBase):
 
     def _address_of(self, one: tree.Unary) -> None:
         if isinstance(one.operand, tree.Name):
-            self.to.add("push addr,symbol", one.operand.name)
+            if not emit_address(self, one.operand.name):
+                self.to.add("push addr,symbol", one.operand.name)
         else:
             self.address(one.operand)
 

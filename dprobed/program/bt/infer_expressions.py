@@ -8,6 +8,7 @@ from typing import Any, Final
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.builtins import builtin_kind
 from dprobed.program.bt.facts import (
+    argument_number,
     kind_of,
     parameters_of,
     positional_number,
@@ -37,6 +38,7 @@ from dprobed.program.bt.kinds import (
     is_signed,
     is_word,
 )
+from dprobed.program.bt.locations import located, variable_kind
 from dprobed.program.bt.source import Span
 from dprobed.program.bt.state import AGGREGATES
 from dprobed.program.types import ArrayType, StructType
@@ -99,6 +101,9 @@ class Expressions(Base):
             return kind
         if one.name in FUNCTIONS:
             return self._call(tree.Call(one.span, one.name, []))
+        kind = variable_kind(self, one)
+        if kind is not None:
+            return kind
         return self.wrong(
             one.span,
             f"there is nothing called `{one.name}`",
@@ -177,7 +182,12 @@ class Expressions(Base):
     def _address(self, one: tree.Unary) -> Kind:
         operand = one.operand
         if isinstance(operand, tree.Name) and self.firing.hit:
-            return UINT64
+            found = located(self.state, self.firing, operand.name)
+            if found is None:
+                return UINT64
+            if found.location.kind != "memory":
+                return self.wrong(one.span, f"`{operand.name}` has no address here")
+            return Pointer(self.types.take(found.type))
         if isinstance(operand, tree.Field | tree.Index):
             index = self.lvalue_type(operand)
             if index is not None:
@@ -400,10 +410,19 @@ class Expressions(Base):
                 f"nothing is known of the arguments of {firing.name}",
                 "without debug information they are arg0, arg1 and so on",
             )
-        for each in parameters:
-            if each.name == one.name:
-                found = kinds.of_type(self.types, self.types.take(each.type))
-                return found or self.wrong(one.span, f"`{one.name}` cannot be read")
+        for number, each in enumerate(parameters):
+            if each.name != one.name:
+                continue
+            found = kinds.of_type(self.types, self.types.take(each.type))
+            if found is None or isinstance(found, Object):
+                return self.wrong(one.span, f"`{one.name}` is passed in a way that is not read yet")
+            if argument_number(self.types, parameters, number) is None:
+                return self.wrong(
+                    one.span, f"where `{one.name}` is passed, behind a structure, is not known"
+                )
+            if isinstance(found, Float) and firing.returns:
+                return self.wrong(one.span, f"`{one.name}` is gone at the return")
+            return found
         names = ", ".join(each.name for each in parameters) or "none"
         return self.wrong(
             one.span, f"{firing.name} has no argument `{one.name}`", f"there are: {names}"
