@@ -335,7 +335,7 @@ class ProbeCode(Code):
         if returned is not None:
             to.push(0)
             to.store(returned)
-        if any(isinstance(each, tree.ForMap) for each in nodes(one.body)):
+        if any(isinstance(each, tree.ForMap) for each in tree.nodes(one.body)):
             # The loop within has arguments of its own: what this one is given is kept.
             body.push_arguments(kind, 0)
             variable.arguments = False
@@ -485,32 +485,20 @@ def _leaves(kind: Tuple) -> Iterator[kinds.Kind]:
 
 def _returns(statements: list[Any]) -> bool:
     """Whether there is a `return` among statements."""
-    return any(isinstance(each, tree.Return) for each in nodes(statements))
-
-
-def nodes(one: Any) -> Iterator[Any]:
-    """A node and all below it; of lists, those of each."""
-    if isinstance(one, list):
-        for each in one:
-            yield from nodes(each)
-    elif isinstance(one, tree.Node):
-        for name in one.__struct_fields__:
-            if name not in ("span", "type"):
-                yield from nodes(getattr(one, name))
-        yield one
+    return any(isinstance(each, tree.Return) for each in tree.nodes(statements))
 
 
 def _reads(one: Any) -> Iterator[Any]:
     """What an expression reads of aggregating maps, or asks about maps; inner ones first."""
     skipped: set[int] = set()
-    for node in nodes(one):
+    for node in tree.nodes(one):
         if isinstance(node, tree.Call) and node.arguments:
             first = node.arguments[0]
             if (node.name == "len" and isinstance(first, tree.MapValue)) or (
                 node.name == "has_key" and not first.type.is_value
             ):
                 yield node
-    for node in nodes(one):
+    for node in tree.nodes(one):
         if isinstance(node, tree.Call) and node.name in (
             "len",
             "has_key",
@@ -522,7 +510,7 @@ def _reads(one: Any) -> Iterator[Any]:
             skipped.update(id(each) for each in node.arguments)
         if isinstance(node, tree.Step):
             skipped.add(id(node.target))
-    for node in nodes(one):
+    for node in tree.nodes(one):
         if isinstance(node, tree.MapValue) and id(node) not in skipped and not node.type.is_value:
             yield node
 

@@ -34,6 +34,7 @@ from dprobed.program.exceptions import DEFAULT_EX_MASK, ExCode
 from dprobed.program.isa import MAX_CODE, MAX_VARIABLES
 from dprobed.program.maps import MAX_KEY_ITEMS, MAX_MAPS, MAX_SIZE, MapDefinition
 from dprobed.program.model import ProgramError
+from dprobed.program.verifier import MAX_PROBES
 
 __all__ = ["Options", "compile_script"]
 
@@ -50,6 +51,8 @@ _MOST_ROUNDS: Final = 20
 #: Jumps of a hit at most; what ends a program before is the budget of instructions.
 _JUMPS: Final = 1 << 24
 _MOST_LOG: Final = 1 << 16
+#: Bytes of code of a program: less than is possible, as the builder adds some.
+_MOST_CODE: Final = MAX_CODE - 4096
 #: What does not fit into the log ends the program: what came behind it could not be read.
 _EX_MASK: Final = DEFAULT_EX_MASK | ExCode.LOG_OVERFLOW
 
@@ -94,6 +97,7 @@ class _Compiler:
         for declared in script.maps:
             known = state.map(declared.name, declared.span)
             known.size = max(1, min(declared.size, MAX_SIZE))
+            known.declared = True
         if not script.probes and not problems.found:
             span = Span(self._source, 0, 0)
             problems.add(span, "the script has no probe", "write PLACE { … }")
@@ -142,7 +146,7 @@ class _Compiler:
         if known.kind == "value" and known.steps and not known.other:
             known.kind = "count"
         if known.kind is None:
-            if known.in_hits or known.in_blocks:
+            if known.in_hits or known.in_blocks or known.declared:
                 known.kind = "value"
             else:
                 self._problems.add(
@@ -203,7 +207,11 @@ class _Compiler:
         modules: dict[str, list[_Made]] = {}
         for one in made:
             modules.setdefault(one.target.firing.module, []).append(one)
-        programs = tuple(self._program(name, each) for name, each in modules.items())
+        programs = tuple(
+            self._program(name, part)
+            for name, each in modules.items()
+            for part in self._parts(each)
+        )
         code, listed = self._blocks(blocks, bodies)
         first_body = len(blocks)
         actions = tuple(
@@ -225,6 +233,27 @@ class _Compiler:
             config=state.config,
             warnings=tuple(self._problems.warnings),
         )
+
+    def _parts(self, made: list[_Made]) -> list[list[_Made]]:
+        """The probes of a module, in as many programs as their code needs; where they share a
+        value, in one."""
+        values = {
+            part
+            for known in self._state.maps.values()
+            if known.is_value
+            for part in known.parts.values()
+        }
+        parts: list[list[_Made]] = [[]]
+        room = _MOST_CODE
+        for one in made:
+            size = one.emitter.size + (one.entry.size if one.entry else 0)
+            if parts[-1] and (size > room or len(parts[-1]) >= MAX_PROBES):
+                parts.append([])
+                room = _MOST_CODE
+            parts[-1].append(one)
+            room -= size
+        shared = any(op.operand in values for one in made for op in one.emitter.ops)
+        return [made] if shared else parts
 
     def _definitions(self, used: set[str], span: Span) -> tuple[MapDefinition, ...]:
         """The maps of a program."""

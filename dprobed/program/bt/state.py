@@ -40,6 +40,8 @@ class MapState(msgspec.Struct, eq=False):
     value_modules: dict[str, Span] = msgspec.field(default_factory=dict)
     parts: dict[tuple[str, ...], str] = msgspec.field(default_factory=dict)
     number: int = 0
+    #: Declared at the top, and maybe nowhere used.
+    declared: bool = False
 
     @property
     def value_kind(self) -> Kind:
