@@ -14,7 +14,7 @@ from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.builtins import ARGUMENT_REGISTERS, register
 from dprobed.program.bt.code import Code
 from dprobed.program.bt.code_log import log_action
-from dprobed.program.bt.code_maps import part_of, set_map, step_map
+from dprobed.program.bt.code_maps import set_map, step_map
 from dprobed.program.bt.emitter import Emitter, Op
 from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.infer import Inference
@@ -180,7 +180,6 @@ class ProbeCode(Code):
         else:
             keys = target.keys or []
             values = tuple(kinds.value_of(self.types, kind_of(each)) for each in keys)
-            part_of(self, known, keys)
             has = isinstance(node, tree.Call)
             log_action(self, bundle.Fetch(known.number, values, to.local(slot), has), keys)
         self.suspend(node.span)
@@ -342,8 +341,6 @@ class ProbeCode(Code):
             body.store_variable(variable)
         body.block(one.body)
         body.finish(one.span)
-        if not known.parts:
-            part_of(self, known, [])
         log_action(self, bundle.ForEach(known.number, -1 - number), [])
         self.suspend(one.span)
         if returned is not None:

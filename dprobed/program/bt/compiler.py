@@ -204,6 +204,14 @@ class _Compiler:
 
     def _finished(self, made: list[_Made], bodies: list[Body], blocks: list[_Made]) -> Bundle:
         state = self._state
+        for known in state.maps.values():
+            if known.is_value and len(known.parts) > 1:
+                self._problems.add(
+                    known.span,
+                    f"the keys of {known.name} are constant texts here and texts of the process "
+                    "there, which it does not know to be the same",
+                    "count or add up in it (count(), sum()…), or write its keys in one way",
+                )
         modules: dict[str, list[_Made]] = {}
         for one in made:
             modules.setdefault(one.target.firing.module, []).append(one)

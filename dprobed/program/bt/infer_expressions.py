@@ -345,8 +345,10 @@ class Expressions(Base):
         function = FUNCTIONS.get(one.name)
         if function is None:
             kind = builtin_kind(self, tree.Name(one.span, one.name))
-            if kind is not None and not one.arguments:
+            if kind is not None and all(map(is_mode_of(one.name), one.arguments)):
                 return kind
+            if kind is not None:
+                return self.wrong(one.span, f"`{one.name}` does not take this")
             from difflib import get_close_matches
 
             near = get_close_matches(one.name, FUNCTIONS, 1)
@@ -456,8 +458,14 @@ class Expressions(Base):
         if to is None:
             return kind
         if isinstance(to, Object):
-            if isinstance(kind, Pointer | Integer | Object):
+            if isinstance(kind, Object):
                 return to
+            if is_number(kind):
+                return self.wrong(
+                    one.span,
+                    f"a number is not seen as {self.shown(to)} yet",
+                    "cast an address: *(struct NAME *)x, ((uint8 *)x)[0]",
+                )
             return self.wrong(one.span, f"{self.shown(kind)} cannot be {self.shown(to)}")
         if isinstance(kind, Object) and isinstance(to, Pointer):
             return to
@@ -497,6 +505,16 @@ class Expressions(Base):
         kind = self.expression(one.value)
         self.scopes.pop()
         return kind
+
+
+def is_mode_of(name: str) -> Callable[[Any], bool]:
+    """Says whether an argument is a mode of a builtin, all of which are the same here."""
+    modes = {
+        "nsecs": ("monotonic", "boot"),
+        "pid": ("curr_ns", "init"),
+        "tid": ("curr_ns", "init"),
+    }.get(name, ())
+    return lambda one: isinstance(one, tree.Name) and one.name in modes
 
 
 def size_of(inference: Expressions, one: tree.SizeOf | tree.OffsetOf) -> int | None:

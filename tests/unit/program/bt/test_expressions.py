@@ -74,6 +74,8 @@ WORTH: list[tuple[str, Any]] = [
     ("cpu", 3),
     ("nsecs", 5_000_000_000),
     ("nsecs()", 5_000_000_000),
+    ("nsecs(monotonic)", 5_000_000_000),
+    ("pid(init)", 100),
     ("elapsed", 5_000_000_000),
     ("comm", "target"),
     ("func", "f"),
@@ -170,6 +172,8 @@ def test_a_caller_is_where_the_function_returns_to() -> None:
         ('1 ? "a" : 2', "one of the two is string, the other one int64"),
         ("str()", "`str` takes 1 to 2 arguments, not 0"),
         ("args.x", "nothing is known of the arguments"),
+        ("(int8[8])arg0", "a number is not seen as int8[8] yet"),
+        ("comm(3)", "`comm` does not take this"),
         ('!"a"', "`!` takes a number, not string"),
     ],
 )
