@@ -20,6 +20,7 @@ from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log
+from tests.programs import walking_maps  # noqa: F401
 from tests.programs.cases import Case, FakeContext
 from tests.programs.walking import WALKERS
 
