@@ -21,6 +21,7 @@ from dprobed.program.bt.code_statements import Body, ProbeCode
 from dprobed.program.bt.config import settings
 from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.firing import Places, Target
+from dprobed.program.bt.functions import FUNCTIONS
 from dprobed.program.bt.infer import Inference
 from dprobed.program.bt.kinds import Integer, Kind, String, value_of
 from dprobed.program.bt.loading import loaded
@@ -36,7 +37,7 @@ from dprobed.program.maps import MAX_KEY_ITEMS, MAX_MAPS, MAX_SIZE, MapDefinitio
 from dprobed.program.model import ProgramError
 from dprobed.program.verifier import MAX_PROBES
 
-__all__ = ["Options", "compile_script"]
+__all__ = ["FUNCTIONS", "Options", "compile_script"]
 
 #: Functions are registered where they are defined.
 _REGISTERED: Final = (

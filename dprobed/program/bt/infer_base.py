@@ -56,6 +56,12 @@ class Base:
                 return scope[name]
         return None
 
+    def set_variable(self, node: tree.Variable, kind: Kind) -> None:
+        """A variable is given a value of a kind; a new one, if there is none of this name."""
+        variable = self.lookup(node.name) or self.declare(node)
+        self.assign_variable(variable, kind, node.span)
+        node.type = variable
+
     def assign_variable(self, variable: VariableState, kind: Kind, span: Span) -> None:
         """A variable is given a value of a kind."""
         if variable.arguments:

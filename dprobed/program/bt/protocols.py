@@ -8,7 +8,7 @@ from dprobed.program.bt import tree
 from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.kinds import Kind
 from dprobed.program.bt.source import Span
-from dprobed.program.bt.state import Firing, MapState, State
+from dprobed.program.bt.state import Firing, MapState, State, VariableState
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.builder import Label
 from dprobed.program.types import Member
@@ -45,6 +45,10 @@ class Inferring(Protocol):
         """A map at keys."""
         ...
 
+    def set_variable(self, node: tree.Variable, kind: Kind) -> None:
+        """A variable is given a value of a kind."""
+        ...
+
     def member(self, kind: Kind, name: str) -> tuple[int, Member] | None:
         """The struct that a kind is or points to, and one of its members."""
         ...
@@ -78,6 +82,10 @@ class Coding(Protocol):
 
     def as_kind(self, one: Any, kind: Kind) -> None:
         """Push a value as another kind."""
+        ...
+
+    def store_variable(self, variable: VariableState) -> None:
+        """Pop a variable."""
         ...
 
     def load(self, size: int) -> None:
