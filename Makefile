@@ -30,8 +30,9 @@ demo: setup-demo
 hunt: setup-hunt
 	@$(python) etc/examples/hunt/hunt.py
 
+# What has one daemon and one machine runs in one process, the kernel's tests in another.
 test: check
-	@$(python) -m pytest --durations=20
+	@$(python) -m pytest --durations=20 --numprocesses=logical --maxprocesses=4 --dist=loadgroup
 
 # The tests of the parts do not disturb each other; the others have one daemon and one machine.
 test-quick: setup-test

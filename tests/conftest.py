@@ -31,6 +31,22 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 
+#: Tests that may not run beside others of their kind: they share one machine's daemon, services and
+#: policies, or one virtual machine. All others run beside these, each file by itself.
+_ALONE = ("kernel", "benchmarks", "integration", "service", "system")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What ``--dist=loadgroup`` runs one after the other."""
+    here = Path(__file__).parent
+    for item in items:
+        room = item.path.relative_to(here).parts[0]
+        alone = room if room == "kernel" else "machine"
+        group = alone if room in _ALONE else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish() -> None:
     """Garbage is not looked for among the tests themselves: that took up to 0.3 s each time."""
     gc.collect()

@@ -107,7 +107,6 @@ class Section(NamedTuple):
     size: int
     link: int
     info: int
-    entry_size: int
 
     @property
     def executable(self) -> bool:
@@ -323,7 +322,7 @@ class ElfFile(ReadableFile):
             raise self.damaged(f"section names in section {names} of {len(headers)}")
         table = self.read(headers[names][4], headers[names][5])
         return tuple(
-            Section(text_of(string_at(table, h[0])), h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[9])
+            Section(text_of(string_at(table, h[0])), h[1], h[2], h[3], h[4], h[5], h[6], h[7])
             for h in headers
         )
 

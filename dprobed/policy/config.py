@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,17 +43,17 @@ class Config(msgspec.Struct, frozen=True):
     metrics: Path | tuple[str, int] | None = None
 
 
-def default_folder(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
+def default_folder(uid: int) -> Path:
     """Where a user's configuration is: ``/etc/dprobed`` for root."""
     if uid == 0:
         return Path("/etc/dprobed")
-    given = environ.get("XDG_CONFIG_HOME", "")
+    given = os.environ.get("XDG_CONFIG_HOME", "")
     if given.startswith("/"):
         return Path(given) / "dprobed"
     try:
         home = pwd.getpwuid(uid).pw_dir
     except KeyError:
-        home = environ.get("HOME", "/nonexistent")
+        home = os.environ.get("HOME", "/nonexistent")
     return Path(home) / ".config" / "dprobed"
 
 

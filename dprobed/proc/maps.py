@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -209,18 +208,14 @@ def _opened(name: str) -> bytes:
         os.close(descriptor)
 
 
-def modules(
-    pid: int, *, however_many: bool = False, most: int = procfs.MOST_OF_MAPS
-) -> list[Module]:
+def modules(pid: int, *, most: int = procfs.MOST_OF_MAPS) -> list[Module]:
     """The files of which a process maps code, by address; raises MapsError.
 
-    CrowdedError: there are more than are examined (the list has at ``most`` so many bytes), unless
-    ``however_many``.
+    CrowdedError: there are more than are examined (the list has at ``most`` so many bytes).
     """
     # Two files may have one device and inode here: of btrfs the number of the whole file system is
     # printed, of overlayfs a layer's. Such have two paths, unless one is mounted over the other.
     groups: dict[tuple[bytes, ...], list[tuple[bytes, ...]]] = {}
-    most = sys.maxsize if however_many else most
     for fields in _FILE_LINE.findall(_read(pid, most)):
         group = groups.get(fields[4:7])
         if group is None:
@@ -251,6 +246,6 @@ def modules(
             ]
         )
         found.append(Module(pid, born, path, key, mappings))
-    if len(found) > _MOST and not however_many:
+    if len(found) > _MOST:
         raise CrowdedError(f"process {pid} maps code of more than {_MOST} files")
     return found

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import AbstractContextManager, suppress
 from typing import Final
@@ -29,6 +30,8 @@ from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.stop_the_world import StopTheWorld
 from dprobed.tracee.thread import StopHandler, Thread
 from dprobed.tracee.tracees import Tracees, is_ours
+
+_log = logging.getLogger(__name__)
 
 #: Seconds after which a parent does not wait for its child's first stop any more.
 _LATE: Final = 1.0
@@ -158,7 +161,8 @@ class ThreadGroup:
         if thread.unfinished is not None and stop.kind not in _ENDS:
             self._finish(thread, stop)
             return
-        reaction = react(thread.state, stop.kind)
+        before = thread.state
+        reaction = react(before, stop.kind)
         if stop.kind not in (Kind.EXITED, Kind.KILLED):
             thread.state = State.STOPPED
             thread.in_syscall = False
@@ -186,7 +190,14 @@ class ThreadGroup:
             case Reaction.NEW_IMAGE:
                 thread.in_syscall = True
                 self._new_image(thread)
-            case _:
+            case Reaction.GO_ON | None:
+                if reaction is None:
+                    _log.error(
+                        "internal error: thread %d stopped (%s) while it was %s; it goes on",
+                        thread.tid,
+                        stop.kind.name.lower(),
+                        before.name.lower(),
+                    )
                 if stop.kind is Kind.STOP and not thread.listen:
                     self._restart(thread, 0)
                 thread.listen = False

@@ -107,8 +107,10 @@ class Requests:
                     lambda: self._detached(seq, target), lambda: self._taken_out(seq, target)
                 )
                 return None
-            case _:
+            case protocol.Query():
                 return self._query(seq, target)
+            case _:
+                raise RequestError(f"a target has no answer to {type(request).__name__}")
 
     @staticmethod
     def _resume(target: TracedProcess, tid: int | None) -> list[int]:

@@ -31,6 +31,15 @@ def changes(tracer: TracerProcess) -> list[tuple[State, str]]:
     ]
 
 
+def throttled(tracer: TracerProcess, number: int) -> str:
+    """Why a program was put to sleep. It may be awake by now: a second in which it was fast enough
+    is over soon where the machine is busy with others."""
+    tracer.query(number)
+    reasons = [reason for state, reason in changes(tracer) if state is State.THROTTLED]
+    assert reasons == reasons[:1] * len(reasons)
+    return reasons[0]
+
+
 def rush(target: Target) -> float:
     """Run it to its end, two seconds; its speed while probed, as a share of that alone."""
     target.go()
@@ -51,14 +60,14 @@ def test_what_is_over_its_share_is_throttled(rushing: Target, trace: Trace, whos
         number, _ = tracer.insert(program)
     began = time.monotonic()
     speed = rush(rushing)
-    (status,) = tracer.query(number)
-    assert status.state is State.THROTTLED
-    assert status.reason.startswith("over the budget of ")
-    assert status.reason.endswith(": 10 % of the time")
+    reason = throttled(tracer, number)
+    assert reason.startswith("over the budget of ")
+    assert reason.endswith(": 10 % of the time")
     # Shown once, not each time that it sleeps: again only if it was fast enough for a second.
-    shown = changes(tracer)
-    assert shown == [(State.THROTTLED, status.reason)] * len(shown)
-    assert 1 <= len(shown) <= 1 + (time.monotonic() - began)
+    shown = [state for state, _ in changes(tracer)]
+    assert 1 <= shown.count(State.THROTTLED) <= 1 + (time.monotonic() - began)
+    assert set(shown) <= {State.THROTTLED, State.ACTIVE}
+    (status,) = tracer.query(number)
     # Probed all the time it would be a hundredth of that.
     assert speed > 0.02
     # It ran in turns all the time, and slept for a share of it that depends on the machine.
@@ -76,8 +85,8 @@ def test_so_many_hits_a_second(rushing: Target, trace: Trace) -> None:
     number, _ = tracer.insert(program, budget=Limits(hits=2_000))
     rush(rushing)
     seconds = time.monotonic() - began
+    assert throttled(tracer, number).endswith(": 2000 hits a second")
     (status,) = tracer.query(number)
-    assert status.reason.endswith(": 2000 hits a second")
     # As many as an account holds, and some when it was in again; more only for what came until it
     # was out.
     assert 200 < status.hits < 2_000 * (seconds + 1)
@@ -145,9 +154,9 @@ def test_a_watchpoint_is_throttled(rushing: Target, trace: Trace) -> None:
     tracer = trace(rushing)
     number, _ = tracer.insert(program, budget=Limits(share=0.1))
     speed = rush(rushing)
+    assert throttled(tracer, number)
     (status,) = tracer.query(number)
     tracer.detach()
-    assert status.state is State.THROTTLED
     assert status.asleep_ns > 0
     assert status.hits > 0
     assert speed > 0.02
@@ -195,8 +204,8 @@ def test_even_one_that_is_always_in_costs_no_more(rushing: Target, trace: Trace)
     program = f'name = "{rushing.process.args[0]}"\noffset = probed\nalways = yes\nabort\n'
     number, _ = tracer.insert(program, budget=Limits(share=0.1))
     assert rush(rushing) > 0.02
+    assert throttled(tracer, number)
     (status,) = tracer.query(number)
-    assert status.state is State.THROTTLED
     assert status.asleep_ns > 0
     tracer.detach()
     rushing.finish()
@@ -209,7 +218,7 @@ def test_other_probes_on_the_site_stay(rushing: Target, trace: Trace) -> None:
     cheap, _ = tracer.insert(counting(path, "probed"), budget=Limits(hits=50))
     dear = tracer.put(counting(path, "probed"))
     rush(rushing)
-    assert tracer.query(cheap)[0].state is State.THROTTLED
+    assert throttled(tracer, cheap)
     (status,) = tracer.query(dear)
     assert status.state is State.ACTIVE
     assert status.hits == rushing.number("calls") - rushing.number("before")

@@ -12,8 +12,9 @@ import pytest
 from dprobed.binary.file import Binary
 from dprobed.binary.variables.information import DebugInformation
 from dprobed.program.showing.nodes import ShownPointer, json_of_shown, text_of_shown
-from dprobed.program.showing.values import ShowLimits, Viewer
+from dprobed.program.showing.values import Viewer
 from dprobed.program.showing.variables import shown_variable
+from dprobed.program.showing.viewing import ShowLimits
 from tests.conftest import TARGETS, BuildTarget
 from tests.integration.variables_support import shown_at, stopped
 

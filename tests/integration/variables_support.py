@@ -18,8 +18,9 @@ from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
 from dprobed.binary.variables.information import DebugInformation
 from dprobed.program.showing.nodes import Shown
-from dprobed.program.showing.values import ShowLimits, Viewer
+from dprobed.program.showing.values import Viewer
 from dprobed.program.showing.variables import shown_variable
+from dprobed.program.showing.viewing import ShowLimits
 from dprobed.program.types import (
     ArrayType,
     EnumType,

@@ -294,15 +294,6 @@ class TrapStops:
 
     # --- threads ---
 
-    def begin(self, thread: Thread) -> None:
-        """See Engine."""
-        self.notes.forget(thread)
-        self.sigtrap.observe_thread(thread)
-
-    def forget(self, thread: Thread) -> None:
-        """See Engine."""
-        self.notes.forget(thread)
-
     def moved(self, thread: Thread) -> None:
         """A debugger set another pc or stack pointer: no restart will come."""
         self.notes.set_skip(thread, None)

@@ -36,6 +36,10 @@ def _why_unwatched(tid: int, error: PtraceError) -> str:
     return f"not in thread {tid}: {error.strerror}; perf may be using its debug registers"
 
 
+def _why_unnoted(error: OSError) -> str:
+    return f"its undo cannot be noted: {error.strerror}"
+
+
 class WatchEngine:
     """The watch engine of one target."""
 
@@ -89,8 +93,8 @@ class WatchEngine:
             try:
                 self._changes.note(Kind.WATCH, 0)
             except OSError as error:
-                reason = f"its undo cannot be noted: {error.strerror}"
-                return [(plan, Refusal(ProbeState.FAILED, reason)) for plan in plans]
+                refusal = Refusal(ProbeState.FAILED, _why_unnoted(error))
+                return [(plan, refusal) for plan in plans]
         for plan in plans:
             where = plan.location
             index = self._registers.add(where.kind, where.address, where.length)
@@ -248,7 +252,11 @@ class WatchEngine:
         if not self._registers.are_free:
             try:
                 child._changes.note(Kind.WATCH, 0)
-            except OSError:
+            except OSError as error:
+                for attachment in self._registers.attachments():
+                    followed = twin(attachment)
+                    if followed is not None:
+                        followed[0].set(ProbeState.FAILED, _why_unnoted(error))
                 return []
         return list(child._registers.take_over(self._registers, twin))
 

@@ -7,7 +7,7 @@ cannot be, is shown by its members.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dprobed.program.showing.nodes import (
     Shown,
@@ -19,6 +19,7 @@ from dprobed.program.showing.nodes import (
     ShownStruct,
     ShownText,
 )
+from dprobed.program.showing.viewing import Viewing
 from dprobed.program.types import (
     VOID,
     IntegerType,
@@ -28,9 +29,6 @@ from dprobed.program.types import (
     plain,
     size_of,
 )
-
-if TYPE_CHECKING:
-    from dprobed.program.showing.values import Viewer
 
 #: Sizes and counts beyond are no container's.
 _MOST: Final = 1 << 40
@@ -43,7 +41,7 @@ _BLOCK_OF_DEQUE: Final = 512
 class _Part:
     """A value of a struct: its members by name, also those of base classes."""
 
-    def __init__(self, viewer: Viewer, kind: Type | None, raw: bytes, index: int = VOID) -> None:
+    def __init__(self, viewer: Viewing, kind: Type | None, raw: bytes, index: int = VOID) -> None:
         self._viewer = viewer
         self.kind = kind
         self.raw = raw
@@ -88,11 +86,11 @@ class _Part:
         return kind.to if isinstance(kind, PointerType) else None
 
 
-_Shower = Callable[["Viewer", StructType, _Part, int], "Shown | None"]
+_Shower = Callable[[Viewing, StructType, _Part, int], "Shown | None"]
 
 
 def shown(
-    viewer: Viewer, kind: StructType, raw: bytes, address: int | None, depth: int
+    viewer: Viewing, kind: StructType, raw: bytes, address: int | None, depth: int
 ) -> Shown | None:
     """What a value stands for; None: it is shown by its members."""
     name = kind.name.removeprefix("std::").removeprefix("__cxx11::").removeprefix("__debug::")
@@ -102,7 +100,7 @@ def shown(
     return shower(viewer, kind, _Part(viewer, kind, raw), depth)
 
 
-def _string(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _string(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     data = part.number("_M_dataplus._M_p")
     length = part.number("_M_string_length")
     of = part.pointee("_M_dataplus._M_p")
@@ -113,14 +111,14 @@ def _string(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown 
     return _text(viewer, of, data, length)
 
 
-def _view(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _view(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     data, length, of = part.number("_M_str"), part.number("_M_len"), part.pointee("_M_str")
     if data is None or of is None:
         return None
     return _text(viewer, of, data, length)
 
 
-def _text(viewer: Viewer, of: int, data: int, length: int | None) -> Shown | None:
+def _text(viewer: Viewing, of: int, data: int, length: int | None) -> Shown | None:
     if length is None or length > _MOST:
         return None
     size = size_of(viewer.types, of)
@@ -139,7 +137,7 @@ def _text(viewer: Viewer, of: int, data: int, length: int | None) -> Shown | Non
     return ShownText(text, length > shown_length)
 
 
-def _vector(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _vector(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     if kind.name.startswith("std::vector<bool"):
         return _bits(viewer, part)
     start, finish = part.number("_M_impl._M_start"), part.number("_M_impl._M_finish")
@@ -152,7 +150,7 @@ def _vector(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown 
     return _sequence(viewer, of, start, (finish - start) // size, depth)
 
 
-def _sequence(viewer: Viewer, of: int, start: int, count: int, depth: int) -> Shown:
+def _sequence(viewer: Viewing, of: int, start: int, count: int, depth: int) -> Shown:
     """Elements one after the other in memory."""
     if not count:
         return ShownList(())
@@ -165,7 +163,7 @@ def _sequence(viewer: Viewer, of: int, start: int, count: int, depth: int) -> Sh
     return ShownList(found.elements, count - wanted)
 
 
-def _bits(viewer: Viewer, part: _Part) -> Shown | None:
+def _bits(viewer: Viewing, part: _Part) -> Shown | None:
     start, finish = part.number("_M_impl._M_start._M_p"), part.number("_M_impl._M_finish._M_p")
     offset = part.number("_M_impl._M_finish._M_offset")
     if start is None or finish is None or offset is None or not 0 <= finish - start < _MOST:
@@ -182,7 +180,7 @@ def _bits(viewer: Viewer, part: _Part) -> Shown | None:
     return ShownList(found, count - wanted)
 
 
-def _deque(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _deque(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     of = part.pointee("_M_impl._M_start._M_cur")
     names = ("_M_start._M_cur", "_M_start._M_last", "_M_start._M_node", "_M_finish._M_cur",
              "_M_finish._M_first", "_M_finish._M_node")  # fmt: skip
@@ -209,7 +207,7 @@ def _deque(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown |
     return ShownList(tuple(elements), count - len(elements))
 
 
-def _list(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _list(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     following = part.number("_M_impl._M_node._M_next")
     count = part.number("_M_impl._M_node._M_size")
     if following is None or not kind.arguments:
@@ -223,7 +221,7 @@ def _list(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | 
     return ShownList(tuple(elements), (count or len(elements)) - len(elements))
 
 
-def _nodes_of_tree(viewer: Viewer, part: _Part) -> Iterator[int]:
+def _nodes_of_tree(viewer: Viewing, part: _Part) -> Iterator[int]:
     """The nodes of a red-black tree, by their order."""
     parent = part.number("_M_t._M_impl._M_header._M_parent") or 0
     above: list[int] = []
@@ -239,7 +237,7 @@ def _nodes_of_tree(viewer: Viewer, part: _Part) -> Iterator[int]:
         node = viewer.word(node + 24) or 0
 
 
-def _nodes_of_table(viewer: Viewer, part: _Part) -> Iterator[int]:
+def _nodes_of_table(viewer: Viewing, part: _Part) -> Iterator[int]:
     """The nodes of a hash table, as they are chained."""
     node = part.number("_M_h._M_before_begin._M_nxt") or 0
     while node:
@@ -247,7 +245,7 @@ def _nodes_of_table(viewer: Viewer, part: _Part) -> Iterator[int]:
         node = viewer.word(node) or 0
 
 
-def _kept_type(viewer: Viewer, kind: StructType) -> int | None:
+def _kept_type(viewer: Viewing, kind: StructType) -> int | None:
     """The type of what the nodes have: the last argument is the allocator of it."""
     for index in reversed(kind.arguments):
         allocator = plain(viewer.types, index)
@@ -259,18 +257,18 @@ def _kept_type(viewer: Viewer, kind: StructType) -> int | None:
     return None
 
 
-def _tree(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _tree(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     count = part.number("_M_t._M_impl._M_node_count")
     return _keyed(viewer, kind, count, _nodes_of_tree(viewer, part), _NODE_OF_TREE, depth)
 
 
-def _table(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _table(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     count = part.number("_M_h._M_element_count")
     return _keyed(viewer, kind, count, _nodes_of_table(viewer, part), 8, depth)
 
 
 def _keyed(
-    viewer: Viewer,
+    viewer: Viewing,
     kind: StructType,
     count: int | None,
     nodes: Iterator[int],
@@ -297,7 +295,7 @@ def _keyed(
     return ShownList(tuple(found), count - len(found))
 
 
-def _shared(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _shared(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     address, control = part.number("_M_ptr"), part.number("_M_refcount._M_pi")
     of = part.pointee("_M_ptr")
     if address is None or of is None:
@@ -313,13 +311,13 @@ def _shared(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown 
     return _pointed(viewer, of, address, depth, name)
 
 
-def _pointed(viewer: Viewer, of: int, address: int, depth: int, name: str = "") -> Shown:
+def _pointed(viewer: Viewing, of: int, address: int, depth: int, name: str = "") -> Shown:
     if not address or depth >= viewer.limits.depth:
         return ShownPointer(address, None, name)
     return ShownPointer(address, viewer.value_at(of, address, depth + 1), name)
 
 
-def _unique(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _unique(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     found = _first_pointer(viewer, kind, part.raw, 0)
     if found is None:
         return None
@@ -327,7 +325,7 @@ def _unique(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown 
 
 
 def _first_pointer(
-    viewer: Viewer, kind: Type | None, raw: bytes, depth: int
+    viewer: Viewing, kind: Type | None, raw: bytes, depth: int
 ) -> tuple[int, int] | None:
     """Type and address of the first pointer within a value."""
     if isinstance(kind, PointerType):
@@ -341,14 +339,14 @@ def _first_pointer(
     return None
 
 
-def _array(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _array(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     elements = part.get("_M_elems")
     if elements is None:
         return None
     return viewer.value(elements.index, elements.raw, None, depth)
 
 
-def _optional(viewer: Viewer, kind: StructType, part: _Part, depth: int) -> Shown | None:
+def _optional(viewer: Viewing, kind: StructType, part: _Part, depth: int) -> Shown | None:
     engaged = part.get("_M_payload._M_engaged")
     value = part.get("_M_payload._M_payload._M_value")
     if engaged is None or value is None:

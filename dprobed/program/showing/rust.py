@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dprobed.program.showing.nodes import Shown, ShownList, ShownNothing, ShownStruct
+from dprobed.program.showing.viewing import Viewing
 from dprobed.program.types import PointerType, StructType, plain, size_of
-
-if TYPE_CHECKING:
-    from dprobed.program.showing.values import Viewer
 
 _MOST: Final = 1 << 40
 _DEEPEST: Final = 16
 
 
 def shown(
-    viewer: Viewer, kind: StructType, raw: bytes, address: int | None, depth: int
+    viewer: Viewing, kind: StructType, raw: bytes, address: int | None, depth: int
 ) -> Shown | None:
     """What a value stands for; None: it is shown by its members."""
     if kind.variants:
@@ -32,7 +30,7 @@ def shown(
 
 
 def _enum(
-    viewer: Viewer, kind: StructType, raw: bytes, address: int | None, depth: int
+    viewer: Viewing, kind: StructType, raw: bytes, address: int | None, depth: int
 ) -> Shown | None:
     told: int | None = None
     if kind.discriminant is not None:
@@ -54,7 +52,7 @@ def _enum(
     return viewer.members(inner, part, at, depth, member.name)
 
 
-def _slice(viewer: Viewer, kind: StructType, raw: bytes, depth: int) -> Shown | None:
+def _slice(viewer: Viewing, kind: StructType, raw: bytes, depth: int) -> Shown | None:
     """``&str`` and ``&[T]``: an address and a length."""
     members = {each.name: each for each in kind.members}
     data, length = members.get("data_ptr"), members.get("length")
@@ -70,23 +68,23 @@ def _slice(viewer: Viewer, kind: StructType, raw: bytes, depth: int) -> Shown | 
     return _list(viewer, pointer.to, start, count, depth)
 
 
-def _owned(viewer: Viewer, kind: StructType, raw: bytes) -> tuple[int, int] | None:
+def _owned(viewer: Viewing, kind: StructType, raw: bytes) -> tuple[int, int] | None:
     """Address and length of what a vector, or a string, owns."""
     address = _within(viewer, kind, raw, _is_pointer, 0)
     length = _within(viewer, kind, raw, _is_length, 0)
     return (address, length) if address is not None and length is not None else None
 
 
-def _is_pointer(viewer: Viewer, name: str, index: int) -> bool:
+def _is_pointer(viewer: Viewing, name: str, index: int) -> bool:
     return isinstance(plain(viewer.types, index), PointerType)
 
 
-def _is_length(viewer: Viewer, name: str, index: int) -> bool:
+def _is_length(viewer: Viewing, name: str, index: int) -> bool:
     return name == "len"
 
 
 def _within(
-    viewer: Viewer, kind: StructType, raw: bytes, wanted: object, depth: int
+    viewer: Viewing, kind: StructType, raw: bytes, wanted: object, depth: int
 ) -> int | None:  # fmt: skip
     assert callable(wanted)
     for member in kind.members:
@@ -101,13 +99,13 @@ def _within(
     return None
 
 
-def _text(viewer: Viewer, start: int, count: int) -> Shown | None:
+def _text(viewer: Viewing, start: int, count: int) -> Shown | None:
     if count > _MOST:
         return None
     return viewer.string(start, count) or ShownNothing("its text cannot be read")
 
 
-def _list(viewer: Viewer, of: int, start: int, count: int, depth: int) -> Shown | None:
+def _list(viewer: Viewing, of: int, start: int, count: int, depth: int) -> Shown | None:
     size = size_of(viewer.types, of)
     if count > _MOST:
         return None

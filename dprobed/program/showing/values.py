@@ -12,8 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
+from dprobed.program.showing import libstdcxx, rust
 from dprobed.program.showing.nodes import (
     Shown,
     ShownList,
@@ -23,6 +22,7 @@ from dprobed.program.showing.nodes import (
     ShownStruct,
     ShownText,
 )
+from dprobed.program.showing.viewing import ShowLimits
 from dprobed.program.types import (
     ArrayType,
     EnumType,
@@ -44,15 +44,6 @@ ReadMemory = Callable[[int, int], "bytes | None"]
 #: Bytes of a value that are looked at, and reads that one value may cost.
 _LARGEST: Final = 1 << 20
 _MOST_READS: Final = 10_000
-
-
-class ShowLimits(msgspec.Struct, frozen=True):
-    """How much of a value is shown. ``depth``: pointers that are followed, one after the other, and
-    members within members; ``width``: elements of a list and members; ``string``: characters."""
-
-    depth: int = 3
-    width: int = 20
-    string: int = 256
 
 
 class _TooMuch(Exception):
@@ -213,14 +204,10 @@ class Viewer:
                                for each in kind.members)  # fmt: skip
             return ShownNumber(real, f"{real:g} + {imaginary:g}i")
         if kind.language == "rust":
-            from dprobed.program.showing import rust
-
             known = rust.shown(self, kind, raw, address, depth)
             if known is not None:
                 return known
         elif kind.name.startswith("std::"):
-            from dprobed.program.showing import libstdcxx
-
             known = libstdcxx.shown(self, kind, raw, address, depth)
             if known is not None:
                 return known

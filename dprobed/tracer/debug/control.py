@@ -293,6 +293,7 @@ class Control:
         self._ours.discard(tid)
         self._left.discard(tid)
         self._told.discard(tid)
+        self._sent = {(thread, number) for thread, number in self._sent if thread != tid}
         self._served.forget(tid)
         self._postponed.forget(tid)
         self.steps.pop(tid, None)

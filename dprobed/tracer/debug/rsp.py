@@ -116,11 +116,9 @@ def number(text: bytes) -> int:
         raise PacketError(f"not a number: {text!r}") from None
 
 
-def numbers(text: bytes, count: int, separators: bytes = b",") -> list[int]:
-    """``count`` hexadecimal numbers with separators between them; raises PacketError."""
-    for separator in separators[1:]:
-        text = text.replace(bytes((separator,)), separators[:1])
-    parts = text.split(separators[:1])
+def numbers(text: bytes, count: int) -> list[int]:
+    """``count`` hexadecimal numbers with commas between them; raises PacketError."""
+    parts = text.split(b",")
     if len(parts) != count:
         raise PacketError(f"{count} numbers were expected: {text!r}")
     return [number(part) for part in parts]

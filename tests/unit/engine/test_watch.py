@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import cast
 from unittest import mock
 
@@ -15,6 +16,7 @@ from dprobed.tracee import ptrace, restartable
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.thread import Group
 from dprobed.tracee.thread import Thread as TracedThread
+from dprobed.wire.protocol import State as ProbeState
 from tests.unit.tracer.test_reporter import make_probe
 
 
@@ -164,3 +166,22 @@ def test_a_watchpoint_that_cannot_stay_is_lost_once(monkeypatch: pytest.MonkeyPa
 
 def tracee(tid: int) -> TracedThread:
     return TracedThread(tid, 1, State.STOPPED, cast(Group, None))
+
+
+def test_a_child_whose_undo_cannot_be_noted_says_so() -> None:
+    """It gets no watchpoint, and its probe is not one that is still to be placed."""
+    parent = WatchEngine(mock.Mock(threads={}), mock.Mock(), mock.Mock())
+    (armed,) = parent.arm(
+        [Plan("watch", make_probe(), Location(0x1000, kind="w", length=8), 0)], []
+    )
+    child = WatchEngine(mock.Mock(threads={}), mock.Mock(), mock.Mock())
+    full = OSError(errno.ENOSPC, "no space left on device")
+    child.use(mock.Mock(changes=mock.Mock(note=mock.Mock(side_effect=full))))
+    twin = make_probe()
+    assert parent.forked(child, lambda attachment: (twin, 0)) == []
+    assert child.attachments() == []
+    assert (twin.state, twin.reason) == (
+        ProbeState.FAILED,
+        "its undo cannot be noted: no space left on device",
+    )
+    assert parent.attachments() == [armed[1]]

@@ -238,6 +238,23 @@ def test_a_signal_that_comes_meanwhile_is_delivered_afterwards(lab: Callable[...
     assert made.child.answers()
 
 
+def test_a_stop_that_cannot_be_is_told_and_the_thread_goes_on(
+    lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = lab()
+    (thread,) = made.group.threads.values()
+    ptrace.interrupt(thread.tid)
+    os.waitpid(thread.tid, 0)
+    thread.state = State.STARTING
+    made.group.dispatch(thread, Stop(Kind.OTHER, 0))
+    assert caplog.messages == [
+        f"internal error: thread {made.pid} stopped (other) while it was starting; it goes on"
+    ]
+    made.child.ask()
+    assert made.child.answers()
+    made.detach()
+
+
 def test_a_group_stop_is_gone_back_to(lab: Callable[..., Lab]) -> None:
     made = lab()
     made.asleep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dprobed.binary.elf import Section
 from dprobed.binary.errors import LocationError
 from dprobed.binary.variables.information import DebugInformation
 from dprobed.program.types import type_name
+from dprobed.program.variables import Functions, NamedType, Visible
 from tests.unit.binary.dwarf.test_units import built
 from tests.unit.location_files import open_path
 
@@ -30,7 +32,7 @@ def ask(path: Path, vaddr: int) -> int:
         known = DebugInformation(open_path(str(path)))
     except LocationError:
         return 0
-    for question in (
+    questions: tuple[Callable[[], Functions | NamedType | Visible | None], ...] = (
         lambda: known.functions_named("handle"),
         lambda: known.functions_named("twice"),
         lambda: known.function_at(vaddr),
@@ -38,13 +40,15 @@ def ask(path: Path, vaddr: int) -> int:
         lambda: known.type_named("struct node"),
         lambda: known.type_named("node_t"),
         lambda: known.global_named("total"),
-    ):
+    )
+    for question in questions:
         began = time.process_time()
         try:
             found = question()
             answered += 1
-            for index in range(len(found.types)) if found is not None else ():
-                type_name(found.types, index)
+            types = found.types if found is not None else ()
+            for index in range(len(types)):
+                type_name(types, index)
         except LocationError as error:
             assert "\n" not in error.message
         assert time.process_time() - began < SECONDS
