@@ -225,7 +225,7 @@ def stopped(path: Path, folder: Path, stops: list[int]) -> Iterator[Stop]:
     done = subprocess.run(
         ["gdb", "-nx", "-batch", "-x", str(SCRIPT), str(path)],
         env=environment, capture_output=True, text=True, errors="replace", timeout=120,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     number = 0

@@ -41,13 +41,15 @@ from dprobed.program.types import (
 #: From address and size to bytes; None where they cannot be read.
 ReadMemory = Callable[[int, int], "bytes | None"]
 
-#: Bytes of a value that are looked at, and reads that one value may cost.
+#: Bytes of a value that are looked at, and parts of it and reads that it may cost.
 _LARGEST: Final = 1 << 20
-_MOST_READS: Final = 10_000
+_MOST_PARTS: Final = 20_000
+#: Values within each other, whatever the limits are: types may be within themselves.
+_DEEPEST: Final = 64
 
 
 class _TooMuch(Exception):
-    """A value that costs too many reads."""
+    """A value that has too many parts."""
 
 
 class Viewer:
@@ -65,17 +67,21 @@ class Viewer:
         self.limits = limits
         self.follow = follow
         self._memory = memory
-        self._reads = 0
+        self._spent = 0
+        self._nested = 0
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes of the target; raises _TooMuch."""
-        self._reads += 1
-        if self._reads > _MOST_READS:
-            raise _TooMuch
+        self._spend()
         if not 0 < size <= _LARGEST or not 0 < address < 1 << 64:
             return b"" if not size else None
         raw = self._memory(address, size)
         return raw if raw is not None and len(raw) == size else None
+
+    def _spend(self) -> None:
+        self._spent += 1
+        if self._spent > _MOST_PARTS:
+            raise _TooMuch
 
     def word(self, address: int) -> int | None:
         """A word of the target."""
@@ -86,7 +92,7 @@ class Viewer:
 
     def at(self, index: int, address: int) -> Shown:
         """The value of a type at an address."""
-        self._reads = 0
+        self._spent = 0
         try:
             return self.value_at(index, address, 0)
         except _TooMuch:
@@ -94,7 +100,7 @@ class Viewer:
 
     def of(self, index: int, raw: bytes, address: int | None = None) -> Shown:
         """The value that these bytes are; ``address``: where they are, if they are in memory."""
-        self._reads = 0
+        self._spent = 0
         try:
             return self.value(index, raw, address, 0)
         except _TooMuch:
@@ -113,6 +119,16 @@ class Viewer:
 
     def value(self, index: int, raw: bytes, address: int | None, depth: int) -> Shown:
         """The value that bytes are, within another."""
+        if self._nested >= _DEEPEST:
+            return ShownNothing("deeper")
+        self._spend()
+        self._nested += 1
+        try:
+            return self._value(index, raw, address, depth)
+        finally:
+            self._nested -= 1
+
+    def _value(self, index: int, raw: bytes, address: int | None, depth: int) -> Shown:
         kind = plain(self.types, index)
         match kind:
             case IntegerType() | FloatType() | EnumType():
@@ -182,7 +198,7 @@ class Viewer:
     ) -> ShownList:
         """Elements one after the other."""
         size = size_of(self.types, of)
-        shown = min(count, self.limits.width)
+        shown = min(count, self.limits.width) if size else 0
         found = tuple(
             self.value(
                 of,
