@@ -8,6 +8,7 @@ into its own instructions, and ``evaluate`` computes.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -34,7 +35,8 @@ class LocationStep(msgspec.Struct, frozen=True, array_like=True):
     copies the word ``value`` below the top; ``drop``, ``swap`` and ``rotate`` (the top goes under
     the next two) move words; ``plus`` adds ``value``. The others are arithmetic on one word
     (``negate``, ``not``, ``absolute``) or on two: ``a b sub`` is a - b; comparisons are signed,
-    and give 1 or 0.
+    and give 1 or 0. ``truncate`` makes an integer of a floating number of ``value`` bytes,
+    ``to_float`` the other way.
     """
 
     op: str
@@ -207,6 +209,8 @@ def _step(step: LocationStep, stack: list[int], machine: StoppedThread) -> None:
         stack.append(stack.pop() & (1 << value) - 1)
     elif op == "low_signed":
         stack.append(signed(stack.pop(), value) & _MASK)
+    elif op in ("truncate", "to_float"):
+        stack.append(_converted(op, stack.pop(), value))
     elif op == "pick":
         stack.append(stack[-1 - value])
     elif op == "drop":
@@ -220,6 +224,17 @@ def _step(step: LocationStep, stack: list[int], machine: StoppedThread) -> None:
     else:
         second, first = stack.pop(), stack.pop()
         stack.append(_BINARY[op](first, second) & _MASK)
+
+
+def _converted(op: str, word: int, size: int) -> int:
+    form = "<f" if size == 4 else "<d"
+    try:
+        if op == "truncate":
+            (number,) = struct.unpack(form, word.to_bytes(16, "little")[:size])
+            return int(number) & _MASK
+        return int.from_bytes(struct.pack(form, signed(word)), "little")
+    except (OverflowError, ValueError):
+        raise Unreadable("it is no number") from None
 
 
 def _register(machine: StoppedThread, number: int) -> int:
@@ -272,7 +287,8 @@ _BINARY: Final[dict[str, Callable[[int, int], int]]] = {
     "lt": lambda a, b: int(signed(a) < signed(b)),
 }
 #: Every step that there is, for whoever compiles them.
-STEPS: Final = frozenset((*_PUSHES, "load", "load_signed", "plus", "low", "low_signed", "pick",
+STEPS: Final = frozenset((*_PUSHES, "load", "load_signed", "plus", "low", "low_signed", "truncate",
+                          "to_float", "pick",
                           "drop", "swap", "rotate", *_UNARY, *_BINARY))  # fmt: skip
 
 

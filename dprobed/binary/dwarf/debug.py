@@ -21,6 +21,8 @@ _MOST_KEPT: Final = 256 << 20
 _MOST_ENTRIES: Final = 6_000_000
 _MOST_UNITS: Final = 1 << 20
 _MOST_SPLIT: Final = 4096
+#: Sections of one name in a split file.
+_MOST_PARTS: Final = 1 << 16
 _SUPPLEMENTS: Final = "/usr/lib/debug/.dwz"
 
 
@@ -52,11 +54,17 @@ class DebugFile:
         """The content of .debug_NAME, decompressed; empty where there is none."""
         known = self._contents.get(name)
         if known is None:
-            section = self.elf.section(f".debug_{name}{self._suffix}")
-            known = b""
-            if section is not None and section.type != SHT_NOBITS:
-                known = self.elf.content(section)
-            self._contents[name] = known
+            wanted = f".debug_{name}{self._suffix}"
+            found = [
+                section
+                for section in self.elf.sections
+                if section.name == wanted and section.type != SHT_NOBITS
+            ]
+            # No linker has joined the sections of a split file: each type has its own.
+            parts = [
+                self.elf.content(section) for section in found[: _MOST_PARTS if self._suffix else 1]
+            ]
+            known = self._contents[name] = b"".join(parts) if len(parts) != 1 else parts[0]
         return known
 
     def damaged(self, what: str) -> LocationError:
@@ -222,6 +230,11 @@ class DebugFile:
             return ElfFile(descriptor_of(root + path), path, root, debug_file=True, mapped=False)
         except LocationError:
             return None  # what cannot be used is as good as none
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing in other files."""
+        return not self.content("addr") and self.elf.section(".gnu_debugaltlink") is None
 
     def whole(self, unit: DebugUnit) -> DebugUnit:
         """The unit itself, or that of a split file (.dwo) of which it is the skeleton."""

@@ -32,6 +32,11 @@ _NUMBERS: Final = {
     0x0D: (4, True), 0x0E: (8, False), 0x0F: (8, True),
 }  # fmt: skip
 
+#: Operations that a floating number may be the operand of: its value, a conversion.
+_OF_FLOATS: Final = frozenset((0x96, 0x9F, 0xA8, 0xF7, 0xA9, 0xF9))
+#: The last register that is a word.
+_LAST_INTEGER: Final = 16
+
 OPTIMIZED_OUT: Final = "optimized out"
 _ENTRY: Final = "only the caller knows it: it is what was passed, which is kept nowhere"
 
@@ -97,6 +102,8 @@ class _Reader:
         self._unit = unit
         self._place = place
         self._depth = depth
+        #: Bytes of the floating number that is the last word; 0: it is an integer.
+        self._float = 0
         self.steps: list[LocationStep] = []
         #: Of what is read so far: where it is, if that is said.
         self._found: VariableLocation | None = None
@@ -114,6 +121,8 @@ class _Reader:
                 bits, bit, at = self._piece(op, at)
                 pieces.append(LocationPiece(bits, bit, self._here()))
                 self.steps, self._found = [], None
+                continue
+            if op == 0xF0:  # GNU_uninit: it has no value yet, but that is its place
                 continue
             if self._found is not None:
                 raise _Unsayable("its location is of a form that is not known here")
@@ -141,6 +150,8 @@ class _Reader:
 
     def _operation(self, op: int, at: int) -> int:
         data = self._data
+        if self._float and op not in _OF_FLOATS:
+            self._refuse(op)  # arithmetic of floating numbers
         if op in _SIMPLE:
             self._push(_SIMPLE[op])
         elif op in _NUMBERS or op in (0x03, 0x10, 0x11, 0xA1, 0xFB, 0xA2, 0xFC):
@@ -277,28 +288,35 @@ class _Reader:
 
     def _typed(self, op: int, at: int) -> int:
         data = self._data
-        if op in (0xA8, 0xF7, 0xA9, 0xF9):  # convert, reinterpret
+        if op in (0xA8, 0xF7):  # convert
             offset, at = uleb(data, at)
             self._convert(offset)
+        elif op in (0xA9, 0xF9):  # reinterpret
+            offset, at = uleb(data, at)
+            self._float = 0
+            if offset:
+                self._typed_word(*self._base_type(offset))
         elif op in (0xA5, 0xF5):  # regval_type
             number, at = uleb(data, at)
             offset, at = uleb(data, at)
             self._push("register", number)
-            self._convert(offset, keep=True)
+            self._typed_word(*self._base_type(offset))
         elif op in (0xA6, 0xF6):  # deref_type
             size = self._size(self._bytes(at, 1)[0])
             offset, at = uleb(data, at + 1)
-            _, is_signed = self._base_type(offset)
+            _, is_signed, is_float = self._base_type(offset)
             self._push("load_signed" if is_signed else "load", size)
+            self._float = size if is_float else 0
         elif op in (0xA4, 0xF4):  # const_type
             offset, at = uleb(data, at)
             size = self._bytes(at, 1)[0]
             raw = self._bytes(at + 1, size)
-            _, is_signed = self._base_type(offset)
-            if size > 8:
-                self._refuse()
+            _, is_signed, is_float = self._base_type(offset)
             self._push("constant", int.from_bytes(raw, "little", signed=is_signed))
+            self._float = size if is_float else 0
             at += 1 + size
+        elif op == 0xFA:  # GNU_parameter_ref, of a parameter that the function does not use
+            raise _Unsayable(_ENTRY)
         elif op in (0xA0, 0xF2):
             raise _Unsayable("it is a pointer to what is not in memory")
         else:
@@ -310,25 +328,37 @@ class _Reader:
         what = f" (DW_OP {op:#x})" if op else ""
         raise _Unsayable(f"its location is computed in a way that is not known here{what}")
 
-    def _convert(self, offset: int, *, keep: bool = False) -> None:
-        if not offset:
-            return  # to the type of addresses, which words have
-        bits, is_signed = self._base_type(offset)
-        if bits < 64:
-            self._push("low_signed" if is_signed else "low", bits)
-        elif keep and bits > 64:
-            self._refuse()
+    def _convert(self, offset: int) -> None:
+        """DW_OP_convert: to a type, or (0) to that of addresses, which words have."""
+        bits, is_signed, is_float = self._base_type(offset) if offset else (64, False, False)
+        if is_float:
+            if self._float and self._float != bits // 8:
+                self._refuse()
+            if not self._float:
+                self._push("to_float", bits // 8)
+            self._float = bits // 8
+            return
+        if self._float:
+            self._push("truncate", self._float)
+        self._typed_word(bits, is_signed, is_float)
 
-    def _base_type(self, offset: int) -> tuple[int, bool]:
-        """Bits and signedness of a type of integers of the unit."""
+    def _typed_word(self, bits: int, is_signed: bool, is_float: bool) -> None:
+        """The word's low bits are a value of a type."""
+        self._float = bits // 8 if is_float else 0
+        last = self.steps[-1]
+        if bits < 64 or (last.op == "register" and last.value > _LAST_INTEGER):
+            self._push("low_signed" if is_signed and bits < 64 else "low", bits)
+
+    def _base_type(self, offset: int) -> tuple[int, bool, bool]:
+        """Of a type of numbers of the unit: its bits, whether it is signed, or floating."""
         try:
             entry = self._unit.entry_at(self._unit.header.start + offset)
         except LocationError:
             raise IndexError from None
         encoding = entry.number(dw.ENCODING, 0)
         size = entry.number(dw.BYTE_SIZE, 0)
-        if entry.tag != dw.BASE_TYPE or encoding not in (2, 5, 6, 7, 8, 0x10) or not size:
+        if entry.tag != dw.BASE_TYPE or encoding not in (2, 4, 5, 6, 7, 8, 0x10):
             self._refuse()
-        if size > 8:
+        if not 0 < size <= 8 or (encoding == 4 and size < 4):
             self._refuse()
-        return size * 8, encoding in (5, 6)
+        return size * 8, encoding in (5, 6), encoding == 4

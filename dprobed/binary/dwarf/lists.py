@@ -136,7 +136,7 @@ class LocationList:
     def _add(self, start: int, end: int, data: bytes, at: int, size: int) -> int:
         if at + size > len(data):
             raise IndexError
-        if start < end:
+        if start <= end:
             self.entries.append((start, end, data[at : at + size]))
         return at + size
 
@@ -229,10 +229,11 @@ class LocationList:
             at = self._add(start, end, data, at + 2, size)
         raise IndexError
 
-    def at(self, address: int) -> bytes | None:
-        """The expression for an address; None: it is nowhere there."""
+    def at(self, address: int, *, entry: bool = False) -> bytes | None:
+        """The expression for an address; None: it is nowhere there. ``entry``: it is that of the
+        function's first instruction, for which alone a range without bytes holds."""
         for start, end, expression in self.entries:
-            if start <= address < end:
+            if start <= address < end or (entry and start == end == address):
                 return expression
         return self.default
 
@@ -240,7 +241,7 @@ class LocationList:
         """Where it is somewhere; neighbours are joined."""
         found: list[Range] = []
         for start, end, expression in sorted(self.entries):
-            if not expression:
+            if not expression or start == end:
                 continue
             if found and found[-1][1] >= start:
                 found[-1] = found[-1][0], max(end, found[-1][1])

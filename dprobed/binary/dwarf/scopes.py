@@ -112,12 +112,16 @@ def location_of(entry: DebugEntry, place: FramePlace, size: int) -> VariableLoca
     if value[0] not in LISTS:
         return absent("its location is of a form that is not known here")
     listed = LocationList(unit, value)
-    expression = listed.at(place.address)
+    expression = listed.at(place.address, entry=place.entry)
     if not expression:
         return absent(OPTIMIZED_OUT, listed.there())
     found = location(expression, unit, place)
     if found.kind == "absent" and not found.there:
-        return absent(found.reason, tuple(each for each in listed.there()))
+        there = listed.there()
+        return absent(
+            found.reason,
+            tuple(each for each in there if not each[0] <= place.address < each[1]),
+        )
     return found
 
 

@@ -180,10 +180,8 @@ class TypeBuilder:
 
     def _enum(self, entry: DebugEntry) -> Type:
         name = qualified_name(entry)
-        if entry.flag(dw.DECLARATION):
-            found = self._complete(entry)
-            if found is not None:
-                return self._enum(found)
+        if dw.DECLARATION in entry.attributes:
+            entry = self._complete(entry) or entry
         referred = entry.reference(dw.TYPE)
         size = _bytes(entry)
         values: list[tuple[str, int]] = []
@@ -223,9 +221,9 @@ class TypeBuilder:
     def _struct(self, entry: DebugEntry) -> Type:
         kind, name = _KINDS[entry.tag], qualified_name(entry)
         language = entry.unit.language
-        if entry.flag(dw.DECLARATION):
+        if dw.DECLARATION in entry.attributes:
             found = self._complete(entry)
-            if found is None:
+            if found is None or dw.DECLARATION in found.attributes:
                 return StructType(kind, name, 0, (), language, complete=False)
             entry = found
         size = _bytes(entry)
@@ -249,7 +247,7 @@ class TypeBuilder:
 
     def _member(self, entry: DebugEntry) -> Member | None:
         """A member or base class; None for one that is in no object (static)."""
-        if entry.tag == dw.MEMBER and (entry.flag(dw.EXTERNAL) or entry.flag(dw.DECLARATION)):
+        if entry.tag == dw.MEMBER and entry.attributes.keys() & {dw.EXTERNAL, dw.DECLARATION}:
             return None
         name = entry.text(dw.NAME)
         index = self.of(entry)

@@ -170,7 +170,7 @@ def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
                 "`retval` is what a function returns, at its return",
                 "write uretprobe:MODULE:FUNCTION or FUNCTION:return",
             )
-        return UINT64
+        return result_kind(inference.state, firing)
     if name in ("ustack", "kstack") and name not in REFUSED:
         return kinds.Stack(inference.state.stack_mode, 127)
     builtin = BUILTINS.get(name)
@@ -198,13 +198,46 @@ def _argument_kind(inference: Inferring, one: tree.Name) -> Kind:
     return UINT64
 
 
+def result_kind(state: State, firing: Firing) -> Kind:
+    """The kind of what a function returns: bpftrace's probes say a number; ours, what debug
+    information says."""
+    if not firing.short or not firing.function:
+        return UINT64
+    if firing.result is None:
+        firing.result = state.world.result(firing.module, firing.function)
+    if firing.result is None:
+        return UINT64
+    kind = kinds.of_type(state.types, state.types.take(firing.result))
+    return UINT64 if kind is None or isinstance(kind, kinds.Object) else kind
+
+
+def _emit_result(code: Coding) -> None:
+    kind, to = result_kind(code.state, code.firing), code.to
+    if isinstance(kind, kinds.Float):
+        to.add("push r,register", "xmm0")
+        to.add("xchg")
+        to.drop()
+        return
+    to.add("push r,register", "rax")
+    result = code.firing.result
+    size = 8 if result is None else code.types.size(code.types.take(result))
+    if kind is not UINT64 and size < 8:
+        signed = isinstance(kind, kinds.Integer) and kind.signed
+        to.add("pbl bit" if signed else "pzl bit", 8 * size)
+
+
+def is_builtin(name: str) -> bool:
+    """Whether a name means something of its own."""
+    return name in BUILTINS or name in CONSTANTS or name in _ARGUMENTS or name == "retval"
+
+
 def emit_name(code: Coding, one: tree.Name) -> None:
     """Push what a name means."""
     name = one.name
     if name in _ARGUMENTS:
         emit_argument(code, _ARGUMENTS[name])
     elif name == "retval":
-        code.to.add("push r,register", "rax")
+        _emit_result(code)
     elif name in CONSTANTS and name not in BUILTINS:
         code.to.push(CONSTANTS[name])
     elif name in BUILTINS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.code_base import CodeBase
@@ -14,6 +14,7 @@ from dprobed.program.bt.facts import (
 )
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.kinds import (
+    Boolean,
     Integer,
     Kind,
     Pointer,
@@ -23,8 +24,12 @@ from dprobed.program.bt.kinds import (
     is_signed,
     words,
 )
+from dprobed.program.bt.locations import emit_address
 from dprobed.program.bt.state import VariableState
 from dprobed.program.builder import Label
+from dprobed.program.isa import WORD_MASK
+
+_SIGN: Final = 1 << 63
 
 
 class OperatorCode(CodeBase):
@@ -57,7 +62,8 @@ class OperatorCode(CodeBase):
 
     def _address_of(self, one: tree.Unary) -> None:
         if isinstance(one.operand, tree.Name):
-            self.to.add("push addr,symbol", one.operand.name)
+            if not emit_address(self, one.operand.name):
+                self.to.add("push addr,symbol", one.operand.name)
         else:
             self.address(one.operand)
 
@@ -112,6 +118,9 @@ class OperatorCode(CodeBase):
                 self.to.add("xor")
             self.to.add("jnz label" if one.operator == "==" else "jz label", no)
             self.to.drop()
+            return
+        ordered = isinstance(one, tree.Binary) and one.operator in ("<", ">", "<=", ">=")
+        if ordered and folded(one) is None and self._compare_and_jump(one, no):
             return
         self.expression(one)
         self.to.add("jz label", no)
@@ -258,6 +267,13 @@ class OperatorCode(CodeBase):
             self.to.add("xor")
             self.is_zero() if operator == "==" else self.is_not_zero()
             return
+        if self._narrow(one):
+            self._difference(one)
+            self.to.add("shr bits", 63)
+            if operator in (">=", "<="):
+                self.to.push(1)
+                self.to.add("xor")
+            return
         first, second = (one.left, one.right) if operator in ("<", ">=") else (one.right, one.left)
         if operator in (">", "<=") and not (pure(one.left) and pure(one.right)):
             self.expression(one.left)
@@ -270,6 +286,50 @@ class OperatorCode(CodeBase):
         if operator in (">=", "<="):
             self.to.push(1)
             self.to.add("xor")
+
+    def _narrow(self, one: tree.Binary) -> bool:
+        """Whether the difference of two numbers has the sign of their comparison."""
+        return is_narrow(one.left) and is_narrow(one.right)
+
+    def _difference(self, one: tree.Binary) -> None:
+        """What is below 0 where ``<`` or ``>`` holds, and where ``>=`` or ``<=`` does not."""
+        self.expression(one.left)
+        self.expression(one.right)
+        if one.operator in (">", "<="):
+            self.to.add("xchg")
+        self.to.add("sub")
+
+    def _compare_and_jump(self, one: tree.Binary, no: Label) -> bool:
+        """Compare for a condition, where there is a short way; whether there was."""
+        to = self.to
+        if self._narrow(one):
+            self.expression(one.left)
+            self.expression(one.right)
+            to.add("sub")
+            otherwise = {"<": "jge label", ">=": "jlt label", ">": "jle label", "<=": "jgt label"}
+            to.add(otherwise[one.operator], no)
+            to.drop()
+            return True
+        value = folded(one.right)
+        signed = self._compares_signed(kind_of(one.left), kind_of(one.right))
+        if value is None:
+            return False
+        bound = value ^ _SIGN if signed else value
+        bound = (bound & WORD_MASK) + (one.operator in (">", "<="))
+        if not 0 < bound <= WORD_MASK:
+            return False
+        # Unsigned: below a number is to be 0 divided by it.
+        self.expression(one.left)
+        if signed:
+            to.push(_SIGN)
+            to.add("xor")
+        to.push(bound)
+        to.add("div")
+        to.add("xchg")
+        to.drop()
+        to.add("jnz label" if one.operator in ("<", "<=") else "jz label", no)
+        to.drop()
+        return True
 
     def _compares_signed(self, left: Kind, right: Kind) -> bool:
         if isinstance(left, Pointer) or isinstance(right, Pointer):
@@ -325,3 +385,14 @@ class OperatorCode(CodeBase):
         if one.prefix:
             self.to.add("dup count", 1)
         self.store_variable(variable)
+
+
+def is_narrow(one: Any) -> bool:
+    """Whether a number has 32 bits at most."""
+    value = folded(one)
+    if value is not None:
+        return -(1 << 32) < value < 1 << 32
+    kind = kind_of(one)
+    return isinstance(kind, Boolean) or (
+        isinstance(kind, Integer) and kind.size <= 4 and not kind.literal
+    )

@@ -14,7 +14,7 @@ from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.builtins import ARGUMENT_REGISTERS, register
 from dprobed.program.bt.code import Code
 from dprobed.program.bt.code_log import log_action
-from dprobed.program.bt.code_maps import part_of, set_map, step_map
+from dprobed.program.bt.code_maps import set_map, step_map
 from dprobed.program.bt.emitter import Emitter, Op
 from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.infer import Inference
@@ -180,7 +180,6 @@ class ProbeCode(Code):
         else:
             keys = target.keys or []
             values = tuple(kinds.value_of(self.types, kind_of(each)) for each in keys)
-            part_of(self, known, keys)
             has = isinstance(node, tree.Call)
             log_action(self, bundle.Fetch(known.number, values, to.local(slot), has), keys)
         self.suspend(node.span)
@@ -335,15 +334,13 @@ class ProbeCode(Code):
         if returned is not None:
             to.push(0)
             to.store(returned)
-        if any(isinstance(each, tree.ForMap) for each in nodes(one.body)):
+        if any(isinstance(each, tree.ForMap) for each in tree.nodes(one.body)):
             # The loop within has arguments of its own: what this one is given is kept.
             body.push_arguments(kind, 0)
             variable.arguments = False
             body.store_variable(variable)
         body.block(one.body)
         body.finish(one.span)
-        if not known.parts:
-            part_of(self, known, [])
         log_action(self, bundle.ForEach(known.number, -1 - number), [])
         self.suspend(one.span)
         if returned is not None:
@@ -485,32 +482,20 @@ def _leaves(kind: Tuple) -> Iterator[kinds.Kind]:
 
 def _returns(statements: list[Any]) -> bool:
     """Whether there is a `return` among statements."""
-    return any(isinstance(each, tree.Return) for each in nodes(statements))
-
-
-def nodes(one: Any) -> Iterator[Any]:
-    """A node and all below it; of lists, those of each."""
-    if isinstance(one, list):
-        for each in one:
-            yield from nodes(each)
-    elif isinstance(one, tree.Node):
-        for name in one.__struct_fields__:
-            if name not in ("span", "type"):
-                yield from nodes(getattr(one, name))
-        yield one
+    return any(isinstance(each, tree.Return) for each in tree.nodes(statements))
 
 
 def _reads(one: Any) -> Iterator[Any]:
     """What an expression reads of aggregating maps, or asks about maps; inner ones first."""
     skipped: set[int] = set()
-    for node in nodes(one):
+    for node in tree.nodes(one):
         if isinstance(node, tree.Call) and node.arguments:
             first = node.arguments[0]
             if (node.name == "len" and isinstance(first, tree.MapValue)) or (
                 node.name == "has_key" and not first.type.is_value
             ):
                 yield node
-    for node in nodes(one):
+    for node in tree.nodes(one):
         if isinstance(node, tree.Call) and node.name in (
             "len",
             "has_key",
@@ -522,7 +507,7 @@ def _reads(one: Any) -> Iterator[Any]:
             skipped.update(id(each) for each in node.arguments)
         if isinstance(node, tree.Step):
             skipped.add(id(node.target))
-    for node in nodes(one):
+    for node in tree.nodes(one):
         if isinstance(node, tree.MapValue) and id(node) not in skipped and not node.type.is_value:
             yield node
 

@@ -30,9 +30,11 @@ from dprobed.program.bt.state import MapState, State
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import NoWorld, Typed, World
 from dprobed.program.builder import Builder
+from dprobed.program.exceptions import DEFAULT_EX_MASK, ExCode
 from dprobed.program.isa import MAX_CODE, MAX_VARIABLES
 from dprobed.program.maps import MAX_KEY_ITEMS, MAX_MAPS, MAX_SIZE, MapDefinition
 from dprobed.program.model import ProgramError
+from dprobed.program.verifier import MAX_PROBES
 
 __all__ = ["Options", "compile_script"]
 
@@ -49,6 +51,10 @@ _MOST_ROUNDS: Final = 20
 #: Jumps of a hit at most; what ends a program before is the budget of instructions.
 _JUMPS: Final = 1 << 24
 _MOST_LOG: Final = 1 << 16
+#: Bytes of code of a program: less than is possible, as the builder adds some.
+_MOST_CODE: Final = MAX_CODE - 4096
+#: What does not fit into the log ends the program: what came behind it could not be read.
+_EX_MASK: Final = DEFAULT_EX_MASK | ExCode.LOG_OVERFLOW
 
 
 def compile_script(
@@ -91,6 +97,7 @@ class _Compiler:
         for declared in script.maps:
             known = state.map(declared.name, declared.span)
             known.size = max(1, min(declared.size, MAX_SIZE))
+            known.declared = True
         if not script.probes and not problems.found:
             span = Span(self._source, 0, 0)
             problems.add(span, "the script has no probe", "write PLACE { … }")
@@ -139,7 +146,7 @@ class _Compiler:
         if known.kind == "value" and known.steps and not known.other:
             known.kind = "count"
         if known.kind is None:
-            if known.in_hits or known.in_blocks:
+            if known.in_hits or known.in_blocks or known.declared:
                 known.kind = "value"
             else:
                 self._problems.add(
@@ -197,10 +204,22 @@ class _Compiler:
 
     def _finished(self, made: list[_Made], bodies: list[Body], blocks: list[_Made]) -> Bundle:
         state = self._state
+        for known in state.maps.values():
+            if known.is_value and len(known.parts) > 1:
+                self._problems.add(
+                    known.span,
+                    f"the keys of {known.name} are constant texts here and texts of the process "
+                    "there, which it does not know to be the same",
+                    "count or add up in it (count(), sum()…), or write its keys in one way",
+                )
         modules: dict[str, list[_Made]] = {}
         for one in made:
             modules.setdefault(one.target.firing.module, []).append(one)
-        programs = tuple(self._program(name, each) for name, each in modules.items())
+        programs = tuple(
+            self._program(name, part)
+            for name, each in modules.items()
+            for part in self._parts(each)
+        )
         code, listed = self._blocks(blocks, bodies)
         first_body = len(blocks)
         actions = tuple(
@@ -222,6 +241,27 @@ class _Compiler:
             config=state.config,
             warnings=tuple(self._problems.warnings),
         )
+
+    def _parts(self, made: list[_Made]) -> list[list[_Made]]:
+        """The probes of a module, in as many programs as their code needs; where they share a
+        value, in one."""
+        values = {
+            part
+            for known in self._state.maps.values()
+            if known.is_value
+            for part in known.parts.values()
+        }
+        parts: list[list[_Made]] = [[]]
+        room = _MOST_CODE
+        for one in made:
+            size = one.emitter.size + (one.entry.size if one.entry else 0)
+            if parts[-1] and (size > room or len(parts[-1]) >= MAX_PROBES):
+                parts.append([])
+                room = _MOST_CODE
+            parts[-1].append(one)
+            room -= size
+        shared = any(op.operand in values for one in made for op in one.emitter.ops)
+        return [made] if shared else parts
 
     def _definitions(self, used: set[str], span: Span) -> tuple[MapDefinition, ...]:
         """The maps of a program."""
@@ -265,7 +305,10 @@ class _Compiler:
         )
         for number, one in enumerate(made, 1):
             builder.probe(
-                placed_at=one.span.place, minor=min(number, 0xFFFF), **one.target.keywords
+                placed_at=one.span.place,
+                minor=min(number, 0xFFFF),
+                ex_mask=_EX_MASK,
+                **one.target.keywords,
             )
             if one.entry is not None:
                 one.entry.write(builder)
@@ -328,7 +371,9 @@ class _Compiler:
         )
         listed: list[bundle.Block] = []
         for one in blocks:
-            builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=one.span.place)
+            builder.probe(
+                offset=f"usdt:script:block{len(listed)}", placed_at=one.span.place, ex_mask=_EX_MASK
+            )
             one.emitter.write(builder)
             firing = one.target.firing
             kind = "signal" if firing.kind == "self" else firing.kind
@@ -336,7 +381,9 @@ class _Compiler:
                 bundle.Block(kind, len(listed), one.target.period, one.target.signal, firing.name)
             )
         for body in bodies:
-            builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=span.place)
+            builder.probe(
+                offset=f"usdt:script:block{len(listed)}", placed_at=span.place, ex_mask=_EX_MASK
+            )
             body.emitter.write(builder)
             listed.append(bundle.Block("body", len(listed), arguments=body.arguments))
         return self._built(builder, span), tuple(listed)

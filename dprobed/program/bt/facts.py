@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from dprobed.program.bt import tree
+from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.kinds import (
     INT64,
@@ -12,6 +13,8 @@ from dprobed.program.bt.kinds import (
     Kind,
 )
 from dprobed.program.bt.state import Firing, MapState, State, VariableState
+from dprobed.program.bt.type_table import TypeTable
+from dprobed.program.bt.world import Parameter
 
 
 def kind_of(one: Any) -> Kind:
@@ -93,3 +96,14 @@ def parameter_text(state: State, one: Any) -> str | None:
             return ""
         return text[skip:]
     return None
+
+
+def argument_number(types: TypeTable, parameters: Sequence[Parameter], number: int) -> int | None:
+    """Which of the integer arguments, or of the floating ones, a parameter is; None: what comes
+    before it is passed in a way that is not known."""
+    before = [kinds.of_type(types, types.take(each.type)) for each in parameters[: number + 1]]
+    if any(each is None or isinstance(each, kinds.Object) for each in before):
+        return None
+    floating = isinstance(before[-1], kinds.Float)
+    count = sum(isinstance(each, kinds.Float) == floating for each in before[:-1])
+    return None if floating and count > 7 else count

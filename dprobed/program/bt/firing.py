@@ -69,6 +69,8 @@ class Places:
             found = list(self._targets(place))
         except _Refused:
             return []
+        for one in found:
+            one.firing.place = one.keywords.get("offset", "")
         if not found and len(self._state.problems.found) == before:
             self._wrong(place, f"`{place.text}` is nowhere")
         return found

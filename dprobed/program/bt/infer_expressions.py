@@ -8,6 +8,7 @@ from typing import Any, Final
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.builtins import builtin_kind
 from dprobed.program.bt.facts import (
+    argument_number,
     kind_of,
     parameters_of,
     positional_number,
@@ -37,6 +38,7 @@ from dprobed.program.bt.kinds import (
     is_signed,
     is_word,
 )
+from dprobed.program.bt.locations import located, variable_kind
 from dprobed.program.bt.source import Span
 from dprobed.program.bt.state import AGGREGATES
 from dprobed.program.types import ArrayType, StructType
@@ -99,6 +101,9 @@ class Expressions(Base):
             return kind
         if one.name in FUNCTIONS:
             return self._call(tree.Call(one.span, one.name, []))
+        kind = variable_kind(self, one)
+        if kind is not None:
+            return kind
         return self.wrong(
             one.span,
             f"there is nothing called `{one.name}`",
@@ -177,7 +182,12 @@ class Expressions(Base):
     def _address(self, one: tree.Unary) -> Kind:
         operand = one.operand
         if isinstance(operand, tree.Name) and self.firing.hit:
-            return UINT64
+            found = located(self.state, self.firing, operand.name)
+            if found is None:
+                return UINT64
+            if found.location.kind != "memory":
+                return self.wrong(one.span, f"`{operand.name}` has no address here")
+            return Pointer(self.types.take(found.type))
         if isinstance(operand, tree.Field | tree.Index):
             index = self.lvalue_type(operand)
             if index is not None:
@@ -335,8 +345,10 @@ class Expressions(Base):
         function = FUNCTIONS.get(one.name)
         if function is None:
             kind = builtin_kind(self, tree.Name(one.span, one.name))
-            if kind is not None and not one.arguments:
+            if kind is not None and all(map(is_mode_of(one.name), one.arguments)):
                 return kind
+            if kind is not None:
+                return self.wrong(one.span, f"`{one.name}` does not take this")
             from difflib import get_close_matches
 
             near = get_close_matches(one.name, FUNCTIONS, 1)
@@ -400,10 +412,19 @@ class Expressions(Base):
                 f"nothing is known of the arguments of {firing.name}",
                 "without debug information they are arg0, arg1 and so on",
             )
-        for each in parameters:
-            if each.name == one.name:
-                found = kinds.of_type(self.types, self.types.take(each.type))
-                return found or self.wrong(one.span, f"`{one.name}` cannot be read")
+        for number, each in enumerate(parameters):
+            if each.name != one.name:
+                continue
+            found = kinds.of_type(self.types, self.types.take(each.type))
+            if found is None or isinstance(found, Object):
+                return self.wrong(one.span, f"`{one.name}` is passed in a way that is not read yet")
+            if argument_number(self.types, parameters, number) is None:
+                return self.wrong(
+                    one.span, f"where `{one.name}` is passed, behind a structure, is not known"
+                )
+            if isinstance(found, Float) and firing.returns:
+                return self.wrong(one.span, f"`{one.name}` is gone at the return")
+            return found
         names = ", ".join(each.name for each in parameters) or "none"
         return self.wrong(
             one.span, f"{firing.name} has no argument `{one.name}`", f"there are: {names}"
@@ -437,8 +458,14 @@ class Expressions(Base):
         if to is None:
             return kind
         if isinstance(to, Object):
-            if isinstance(kind, Pointer | Integer | Object):
+            if isinstance(kind, Object):
                 return to
+            if is_number(kind):
+                return self.wrong(
+                    one.span,
+                    f"a number is not seen as {self.shown(to)} yet",
+                    "cast an address: *(struct NAME *)x, ((uint8 *)x)[0]",
+                )
             return self.wrong(one.span, f"{self.shown(kind)} cannot be {self.shown(to)}")
         if isinstance(kind, Object) and isinstance(to, Pointer):
             return to
@@ -478,6 +505,16 @@ class Expressions(Base):
         kind = self.expression(one.value)
         self.scopes.pop()
         return kind
+
+
+def is_mode_of(name: str) -> Callable[[Any], bool]:
+    """Says whether an argument is a mode of a builtin, all of which are the same here."""
+    modes = {
+        "nsecs": ("monotonic", "boot"),
+        "pid": ("curr_ns", "init"),
+        "tid": ("curr_ns", "init"),
+    }.get(name, ())
+    return lambda one: isinstance(one, tree.Name) and one.name in modes
 
 
 def size_of(inference: Expressions, one: tree.SizeOf | tree.OffsetOf) -> int | None:

@@ -84,6 +84,10 @@ class Coding(Protocol):
         """The number at the address on top."""
         ...
 
+    def load_type(self, index: int) -> None:
+        """The value of a C type at the address on top."""
+        ...
+
     def is_zero(self) -> None:
         """1 if the word on top is 0, else 0."""
         ...

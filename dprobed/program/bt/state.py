@@ -9,7 +9,7 @@ from dprobed.program.bt.kinds import INT64, Form, Kind, String
 from dprobed.program.bt.options import Options
 from dprobed.program.bt.source import Problems, Span
 from dprobed.program.bt.type_table import TypeTable
-from dprobed.program.bt.world import Parameter, Typed, World
+from dprobed.program.bt.world import Located, Parameter, Typed, World
 
 #: Kinds of maps that add up what they are given, by the function that does it.
 AGGREGATES = ("count", "sum", "min", "max", "avg", "stats", "hist", "lhist", "tseries")
@@ -40,6 +40,8 @@ class MapState(msgspec.Struct, eq=False):
     value_modules: dict[str, Span] = msgspec.field(default_factory=dict)
     parts: dict[tuple[str, ...], str] = msgspec.field(default_factory=dict)
     number: int = 0
+    #: Declared at the top, and maybe nowhere used.
+    declared: bool = False
 
     @property
     def value_kind(self) -> Kind:
@@ -84,6 +86,9 @@ class Firing(msgspec.Struct, eq=False):
     keeps: list[object] = msgspec.field(default_factory=list)
     parameters: tuple[Parameter, ...] | None = None
     asked: bool = False
+    #: Where the program's definition places it, and what variables of the program are there.
+    place: str = ""
+    variables: dict[str, Located | None] = msgspec.field(default_factory=dict)
     result: Typed | None = None
 
 
