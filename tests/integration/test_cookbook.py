@@ -162,7 +162,7 @@ def test_a_debugger_at_a_certain_call(worker: Cat, work: Path) -> None:
     worker.process.stdin.flush()
     assert one.stderr is not None
     said = ""
-    while "debug" not in said or "waits" not in said:
+    while "is held at a probe" not in said:
         said = one.stderr.readline()
         assert said
     ended(one)
