@@ -108,8 +108,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
     # scripts: their blocks run in the client
-    "dprobe.lib.script": ("dprobed.printable", "dprobed.program", "dprobed.program.bt",
-                          "dprobed.program.exec", "dprobed.program.rpn", "dprobed.record", "dprobed.wire.messages",
+    "dprobe.lib.script": ("dprobed.printable", "dprobed.program", "dprobed.program.exec",
+                          "dprobed.program.bt",
+                          "dprobed.program.rpn", "dprobed.record", "dprobed.wire.messages",
                           "dprobed.binary.errors", "dprobed.binary", "dprobe.lib"),
     # what is known of a command line before click is imported, and how others are imported
     "dprobe.ahead": ("dprobed.wire",),
@@ -118,8 +119,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
                     "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
-    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc", "dprobe.lib", "dprobe.lib.script",
-                           "dprobe.view"),
+    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc", "dprobe.lib",
+                           "dprobe.lib.script", "dprobe.view"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.program.bt", "dprobed.record",
                         "dprobed.wire", "dprobed.wire.messages",
