@@ -46,6 +46,10 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
+#: States of a probe of which one would think that it may fire, though its process has ended.
+_MAY_FIRE: Final = frozenset(
+    {protocol.State.PENDING, protocol.State.ACTIVE, protocol.State.THROTTLED}
+)
 _COUNTERS: Final = (
     "hits",
     "ran",
@@ -213,7 +217,16 @@ class InsertedProgram:
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(self.until),
             end_rule=self.end_rule,
+            ended=self.ended,
         )
+
+    @property
+    def ended(self) -> str:
+        """How its process ended, of one that stays: nobody may take it for one that waits."""
+        target = self.target
+        if self.owner is not None or not target.finished.is_set():
+            return ""
+        return target.reason or target.end
 
     def probe_infos(self) -> Iterator[messages.ProbeInfo]:
         """Its probes, in the order of the source."""
@@ -225,6 +238,7 @@ class InsertedProgram:
         """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
         probe = self.probes[status.probe]
         until, rule = self._end
+        ended = self.ended if status.state in _MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -235,8 +249,8 @@ class InsertedProgram:
             pid=self.target.pid,
             module=status.module or self.program.header.name,
             place=status.place or probe.offset or probe.address or "",
-            state=str(status.state),
-            reason=status.reason,
+            state=messages.ENDED if ended else str(status.state),
+            reason=f"its process has ended: {ended}" if ended else status.reason,
             hits=status.hits,
             ran=status.ran,
             missed=status.missed,
