@@ -29,7 +29,7 @@ from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.printable import printable, readable
-from dprobed.proc import procfs
+from dprobed.proc import executables, procfs
 from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
@@ -248,5 +248,5 @@ def _cause_of(event: protocol.TargetEvent) -> str:
 
 def _program_of(pid: int) -> str:
     """What a process runs."""
-    path = procfs.executable(procfs.live_thread(pid))
+    path = executables.path(procfs.live_thread(pid))
     return printable(readable(path)) if path else "another program"
