@@ -139,7 +139,11 @@ class PythonExecutor:
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return source(lower(self._part(probe, probe.start).unit, self._static))
+        return source(lower(self.part(probe).unit, self._static))
+
+    def part(self, probe: ProbeDefinition) -> UnitPart:
+        """What runs at a probe's hits, for other executors to begin with."""
+        return self._part(probe, probe.start)
 
     def _part(self, probe: ProbeDefinition, begins: int) -> UnitPart:
         return part_of(self.program, probe, begins, self._numbers)
