@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 
 from dprobed.program.bt import bundle, kinds, tree
-from dprobed.program.bt.kinds import BOOLEAN, LITERAL, UINT32, UINT64, Kind, Shown
+from dprobed.program.bt.kinds import BOOLEAN, LITERAL, UINT32, UINT64, Kind, ShownWord
 from dprobed.program.bt.protocols import Coding, Inferring
-from dprobed.program.bt.state import Firing, State
+from dprobed.program.bt.state import Firing, ScriptState
 from dprobed.program.registers import REGISTER_INDEX
 
 #: Where a function finds its first arguments.
@@ -51,7 +51,7 @@ REGISTERS: Final = {
 class Builtin(msgspec.Struct, frozen=True):
     """A name: its kind, and the code that pushes it."""
 
-    kind: Callable[[State, Firing], Kind]
+    kind: Callable[[ScriptState, Firing], Kind]
     emit: Callable[[Coding], None]
 
 
@@ -107,10 +107,10 @@ def _constant(text: Callable[[Firing], str]) -> Builtin:
     return Builtin(lambda state, firing: state.constant(text(firing)), emit)
 
 
-def _func_kind(state: State, firing: Firing) -> Kind:
+def _func_kind(state: ScriptState, firing: Firing) -> Kind:
     if firing.function:
         return state.constant(firing.function)
-    return Shown(bundle.Symbol(False))
+    return ShownWord(bundle.Symbol(False))
 
 
 def _func(code: Coding) -> None:
@@ -128,7 +128,7 @@ def _caller(code: Coding) -> None:
         code.load(8)
 
 
-def _number(value: Callable[[State], int], kind: Kind) -> Builtin:
+def _number(value: Callable[[ScriptState], int], kind: Kind) -> Builtin:
     return Builtin(lambda state, firing: kind, lambda code: code.to.push(value(code.state)))
 
 
@@ -140,13 +140,13 @@ BUILTINS: Final[dict[str, Builtin]] = {
     "cpu": _fixed(UINT32, "push procid"),
     "nsecs": _fixed(UINT64, "push time"),
     "comm": _fixed(kinds.Short(), "push comm"),
-    "username": _fixed(Shown(bundle.UserName()), "push uid"),
+    "username": _fixed(ShownWord(bundle.UserName()), "push uid"),
     "rand": Builtin(lambda state, firing: UINT32, _rand),
     "elapsed": Builtin(lambda state, firing: UINT64, _elapsed),
     "probe": _constant(_probe_text),
     "probetype": _constant(_type_text),
     "func": Builtin(_func_kind, _func),
-    "caller": Builtin(lambda state, firing: Shown(bundle.Symbol()), _caller),
+    "caller": Builtin(lambda state, firing: ShownWord(bundle.Symbol()), _caller),
     "cpid": _number(lambda state: state.options.child, UINT32),
     "has_cpid": _number(lambda state: int(state.options.child != 0), BOOLEAN),
     "ncpus": _number(lambda state: state.options.cpus, UINT64),
@@ -198,7 +198,7 @@ def _argument_kind(inference: Inferring, one: tree.Name) -> Kind:
     return UINT64
 
 
-def result_kind(state: State, firing: Firing) -> Kind:
+def result_kind(state: ScriptState, firing: Firing) -> Kind:
     """The kind of what a function returns: bpftrace's probes say a number; ours, what debug
     information says."""
     if not firing.short or not firing.function:

@@ -32,7 +32,7 @@ from dprobed.program.bt.kinds import (
 from dprobed.program.bt.locations import emit_variable
 
 
-class Code(OperatorCode):
+class ExpressionCode(OperatorCode):
     """Code of expressions."""
 
     def _number(self, one: tree.Number) -> None:
@@ -176,24 +176,24 @@ class Code(OperatorCode):
         self.expression(one.value)
 
 
-Code.emits = {
-    tree.Number: Code._number,
-    tree.Text: Code._text,
-    tree.Boolean: Code._boolean,
-    tree.Name: Code._name,
-    tree.Variable: Code._variable,
-    tree.MapValue: Code._map_value,
-    tree.Positional: Code._positional,
-    tree.Unary: Code._unary,
-    tree.Step: Code._step,
-    tree.Binary: Code._binary,
-    tree.Choice: Code._choice,
-    tree.Call: Code._call,
-    tree.Field: Code._field,
-    tree.Index: Code._index,
-    tree.Cast: Code._cast,
-    tree.SizeOf: Code._size,
-    tree.OffsetOf: Code._size,
-    tree.TupleOf: Code._tuple,
+ExpressionCode.emits = {
+    tree.Number: ExpressionCode._number,
+    tree.Text: ExpressionCode._text,
+    tree.Boolean: ExpressionCode._boolean,
+    tree.Name: ExpressionCode._name,
+    tree.Variable: ExpressionCode._variable,
+    tree.MapValue: ExpressionCode._map_value,
+    tree.Positional: ExpressionCode._positional,
+    tree.Unary: ExpressionCode._unary,
+    tree.Step: ExpressionCode._step,
+    tree.Binary: ExpressionCode._binary,
+    tree.Choice: ExpressionCode._choice,
+    tree.Call: ExpressionCode._call,
+    tree.Field: ExpressionCode._field,
+    tree.Index: ExpressionCode._index,
+    tree.Cast: ExpressionCode._cast,
+    tree.SizeOf: ExpressionCode._size,
+    tree.OffsetOf: ExpressionCode._size,
+    tree.TupleOf: ExpressionCode._tuple,
     tree.BlockValue: lambda code, one: code._block_value(one),
 }

@@ -12,7 +12,7 @@ from dprobed.program.bt.kinds import (
     Integer,
     Kind,
 )
-from dprobed.program.bt.state import Firing, MapState, State, VariableState
+from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import Parameter
 
@@ -28,13 +28,13 @@ def kind_of(one: Any) -> Kind:
     return kind
 
 
-def positional_text(state: State, number: int) -> str:
+def positional_text(state: ScriptState, number: int) -> str:
     """The text of ``$1``; empty: it was not given."""
     given = state.options.positional
     return given[number - 1] if 0 < number <= len(given) else ""
 
 
-def positional_number(state: State, number: int) -> int | None:
+def positional_number(state: ScriptState, number: int) -> int | None:
     """The number that ``$1`` is; None: it is none."""
     if number < 0:
         return len(state.options.positional)
@@ -48,7 +48,7 @@ def positional_number(state: State, number: int) -> int | None:
     return value if -(1 << 63) <= value < 1 << 64 else None
 
 
-def parameters_of(state: State, firing: Firing) -> Any:
+def parameters_of(state: ScriptState, firing: Firing) -> Any:
     """The parameters of the function at which a probe is; None: not known."""
     if not firing.asked:
         firing.asked = True
@@ -77,7 +77,7 @@ def pure(one: Any) -> bool:
     return True
 
 
-def parameter_text(state: State, one: Any) -> str | None:
+def parameter_text(state: ScriptState, one: Any) -> str | None:
     """The text that ``str($1)`` or ``str($1 + 2)`` is; None: it is no parameter."""
     if isinstance(one, tree.Positional) and one.number > 0:
         return positional_text(state, one.number)

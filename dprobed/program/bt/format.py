@@ -11,9 +11,9 @@ import re
 from typing import Final
 
 from dprobed.program.bt import tree
-from dprobed.program.bt.lexer import Kind, Lexer, Token
+from dprobed.program.bt.lexer import Kind, Lexer, ScriptToken
 from dprobed.program.bt.parser import Parser
-from dprobed.program.bt.source import Problems, Source, Span
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 from dprobed.program.bt.type_table import TypeTable
 
 _INDENT: Final = "    "
@@ -28,8 +28,8 @@ _SPACED: Final = frozenset(("if", "while", "for", "unroll", "return", "else", "i
 def formatted(text: str, file: str) -> str:
     """A script in its form; raises ProgramError where it cannot be read."""
     problems = Problems()
-    source = Source(file, text)
-    plain = Source(file, _without_directives(text))
+    source = SourceText(file, text)
+    plain = SourceText(file, _without_directives(text))
     script = Parser(plain, problems, TypeTable()).script()
     # What is not known (a type, a name) is no matter here; what cannot be read is.
     unread = [one for one in problems.found if not one.message.startswith("there is no type")]
@@ -50,7 +50,7 @@ def _without_directives(text: str) -> str:
 
 
 class _Writer:
-    def __init__(self, source: Source, script: tree.Script) -> None:
+    def __init__(self, source: SourceText, script: tree.Script) -> None:
         self._source = source
         self._text = source.text
         self._places = {
@@ -74,7 +74,7 @@ class _Writer:
         #: Where the predicate ends whose place was written; whether its first slash was.
         self._slash = -1
         self._opened = False
-        self._last: Token | None = None
+        self._last: ScriptToken | None = None
         self._tight = False
 
     def written(self) -> str:
@@ -108,7 +108,7 @@ class _Writer:
         if at in self._places:
             span = self._places[at]
             self._put(span.text, space=True)
-            self._last = Token(Kind.NAME, "place", span)
+            self._last = ScriptToken(Kind.NAME, "place", span)
             if span.end in self._predicates:
                 self._slash = self._predicates[span.end]
             return span.end
@@ -158,7 +158,7 @@ class _Writer:
 
     # -- tokens ---------------------------------------------------------------------------------
 
-    def _token(self, token: Token, fresh: bool) -> None:
+    def _token(self, token: ScriptToken, fresh: bool) -> None:
         text = token.span.text
         operator = token.kind is Kind.OPERATOR
         if fresh and self._line and not (operator and text in ("{", "else", ";", ",")):
@@ -181,7 +181,7 @@ class _Writer:
             self._word(token, text)
         self._last = token
 
-    def _goes_on(self, token: Token) -> bool:
+    def _goes_on(self, token: ScriptToken) -> bool:
         """Whether a line of an expression goes on at the next one."""
         last = self._last
         if last is None or self._one_line:
@@ -194,13 +194,13 @@ class _Writer:
             return False
         return last.kind is Kind.OPERATOR or token.kind is Kind.OPERATOR
 
-    def _pending(self, token: Token) -> None:
+    def _pending(self, token: ScriptToken) -> None:
         """End the line, but for a comment behind it."""
         rest = re.compile(r"[ \t]*(//|/\*)").match(self._text, token.span.end)
         if rest is None:
             self._new_line()
 
-    def _brace(self, token: Token, text: str) -> None:
+    def _brace(self, token: ScriptToken, text: str) -> None:
         if text == "{":
             one_line = self._is_one_line(token.span.start)
             self._put("{", space=True)
@@ -225,7 +225,7 @@ class _Writer:
             return
         self._pending(token)
 
-    def _declares(self, token: Token) -> bool:
+    def _declares(self, token: ScriptToken) -> bool:
         """Whether a brace ends a declaration, behind which a name may stand."""
         opened = self._text.rfind("{", 0, token.span.start)
         return re.search(r"(typedef|struct|union|enum)[^;{}]*\Z", self._text[:opened]) is not None
@@ -243,7 +243,7 @@ class _Writer:
                     return "\n" not in self._text[start : token.span.end]
         return False
 
-    def _operator(self, token: Token, text: str) -> None:
+    def _operator(self, token: ScriptToken, text: str) -> None:
         start = token.span.start
         last = self._last
         closing = start >= self._slash
@@ -290,14 +290,14 @@ class _Writer:
         self._put(text, space=space)
         self._tight = text in _TIGHT_AFTER
 
-    def _is_prefix(self, token: Token) -> bool:
+    def _is_prefix(self, token: ScriptToken) -> bool:
         """Whether a sign has no operand before it."""
         last = self._last
         if last is None:
             return True
         return last.kind is Kind.OPERATOR and last.text not in (")", "]", "}", "++", "--")
 
-    def _is_star(self, token: Token) -> bool:
+    def _is_star(self, token: ScriptToken) -> bool:
         """Whether a star is of a type: before a bracket's end, or in a declaration."""
         rest = re.compile(r"\s*\**\s*(\)|\w+\s*(?:[;,\[)]))").match(self._text, token.span.end)
         if rest is None:
@@ -305,9 +305,11 @@ class _Writer:
         if rest[1] == ")":
             return True
         opened = self._text.rfind("{", 0, token.span.start)
-        return self._declares(Token(Kind.OPERATOR, "}", Span(self._source, opened + 1, opened + 1)))
+        return self._declares(
+            ScriptToken(Kind.OPERATOR, "}", TextSpan(self._source, opened + 1, opened + 1))
+        )
 
-    def _word(self, token: Token, text: str) -> None:
+    def _word(self, token: ScriptToken, text: str) -> None:
         last = self._last
         cast = token.span.start in self._casts
         space = not (cast and last is not None and last.text == ")")

@@ -8,8 +8,8 @@ from typing import Final
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.kinds import UINT64, Float, Kind, Object
 from dprobed.program.bt.protocols import Coding, Inferring
-from dprobed.program.bt.state import Firing, State
-from dprobed.program.bt.world import Located
+from dprobed.program.bt.state import Firing, ScriptState
+from dprobed.program.bt.world import ProgramVariable
 from dprobed.program.registers import REGISTER_INDEX, REGISTERS
 from dprobed.program.variables import LocationStep, register_name
 
@@ -24,7 +24,7 @@ _COMPARED: Final = {
 }  # fmt: skip
 
 
-def located(state: State, firing: Firing, name: str) -> Located | None:
+def located(state: ScriptState, firing: Firing, name: str) -> ProgramVariable | None:
     """A variable of the program at a place; None: there is none."""
     if not firing.hit or not firing.module or firing.static or firing.watch:
         return None

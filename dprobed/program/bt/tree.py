@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from dprobed.program.bt.source import Span
+from dprobed.program.bt.source import TextSpan
 
 
 class Node(msgspec.Struct, eq=False):
     """Anything that stands somewhere."""
 
-    span: Span
+    span: TextSpan
 
 
 class TypeName(Node, eq=False):

@@ -28,7 +28,7 @@ class Parameter(msgspec.Struct, frozen=True):
     type: Typed
 
 
-class Located(msgspec.Struct, frozen=True):
+class ProgramVariable(msgspec.Struct, frozen=True):
     """A variable of the program, as it is seen at a place: its type, and where it is there."""
 
     type: Typed
@@ -73,7 +73,7 @@ class World(Protocol):
         """A type by its name (``struct request``, ``size_t``), from debug information."""
         ...
 
-    def variable(self, module: str, place: str, name: str) -> Located | None:
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
         """A local, static or global variable or a parameter that is seen at a place, as the
         program's definition writes it (``handle``, ``server.c:120``), from debug information."""
         ...
@@ -123,7 +123,7 @@ class NoWorld:
         """Not known."""
         return None
 
-    def variable(self, module: str, place: str, name: str) -> Located | None:
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
         """Not known."""
         return None
 

@@ -78,6 +78,11 @@ def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
         ("print(@c++); print(++@c); print(@c--); print(@c + 0)", [0, 2, 2, 1]),
         ("@a[1] = 2; @b[2] = 7; print(@b[@a[1]])", [7]),
         ('@s = "x"; print(@s == "x"); print(@s == "y")', [True, False]),
+        (
+            "@a[1] = 2; let $v; print(find(@a, 1, $v)); print($v); print(find(@a, 3, $v)); "
+            "print($v)",
+            [True, 2, False, 2],
+        ),
         ("@a[1] = 2; delete(@a, 1); print(@a[1])", [0]),
     ],
 )

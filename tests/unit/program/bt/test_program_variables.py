@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dprobed.program.bt.world import Located, NoWorld, Parameter, Typed
+from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed
 from dprobed.program.types import (
     EnumType,
     FloatType,
@@ -64,7 +64,7 @@ class World(NoWorld):
     def anchor(self, module: str) -> tuple[str, int] | None:
         return "main", 0x1000
 
-    def variable(self, module: str, place: str, name: str) -> Located | None:
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
         assert (module, place) in (("m", "a.c:3"), ("m", "handle"))
         found = {
             "n": (INT, Where("memory", (Step("register", 6), Step("plus", -20)))),
@@ -77,7 +77,7 @@ class World(NoWorld):
             "gone": (INT, Where("absent", reason="optimized out", there=((0x10, 0x20),))),
             "split": (REQ, Where("pieces")),
         }.get(name)
-        return None if found is None else Located(typed(found[0]), found[1])
+        return None if found is None else ProgramVariable(typed(found[0]), found[1])
 
 
 def test_arguments_have_their_names_and_types() -> None:
