@@ -111,8 +111,9 @@ class Programs:
 
     def enter_image(self, thread: Thread) -> None:
         """Insert the programs into the new image after ``exec``; raises Gone."""
-        self.launching = False
-        self.maps.new_image()
+        launched, self.launching = self.launching, False
+        if not launched:  # what it was given to begin with is for the image that it begins as
+            self.maps.new_image()
         places = self.places
         try:
             changes = self._engines.space.changes.of_child(

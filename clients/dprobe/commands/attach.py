@@ -34,8 +34,11 @@ examples:
   dprobe attach -p redis-server commands.rpn
   dprobe attach -p $(pidof nginx) --for 10s --json alloc.rpn
   dprobe attach -p 1234 - < alloc.rpn
+  dprobe attach -e 'malloc { @ = hist(arg0); }' -p redis-server
+  dprobe attach slow.bt 10 --exe nginx     # a script, with $1; later ones, too
 """,
 )
+@options.script
 @options.selecting
 @options.inserting
 @options.missing
@@ -43,11 +46,19 @@ examples:
 @options.output("standard output")
 @options.private
 @processes.option("The processes: numbers, or a name that they have.")
+@click.option(
+    "--exe",
+    metavar="GLOB",
+    help="With a script: what executes it (a path, or without / a base name), later ones too.",
+)
 @click.argument("programs", nargs=-1, type=options.program_file)
 @click.pass_obj
 def attach_command(
     socket: Path | None,
+    expression: str | None,
+    unsafe: bool,
     pids: tuple[int, ...],
+    exe: str | None,
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -65,12 +76,39 @@ def attach_command(
     to standard error, with --json to where the records go. A whole number among PROGRAMs is a
     process, too.
 
+    A script (.bt, or -e) prints to standard output as bpftrace does, and ends by its `exit` as
+    well; its maps are printed at the end.
+
     A place that is not there, in the executable or a library of a process, is refused before any is
     touched. A probe for another module waits until that is mapped.
     """
-    pids, programs = processes.split(programs, pids)
-    if not pids:
+    script = options.script_of(expression, programs)
+    if script is None:
+        pids, programs = processes.split(programs, pids)
+    if exe is not None and (script is None or pids):
+        raise click.UsageError(
+            "--exe is for scripts, and goes without -p; programs: `dprobe insert --exe`",
+            click.get_current_context(),
+        )
+    if not pids and exe is None:
         raise click.UsageError("say which processes, by -p", click.get_current_context())
+    if script is not None:
+        # Imported where there is one: what it needs, programs do without.
+        from dprobe.commands.scripts import How, attach_script
+        from dprobed.wire import messages
+
+        how = How(
+            choice,
+            not no_opcode_check,
+            follow_forks,
+            missing,
+            form,
+            path,
+            private,
+            unsafe,
+        )
+        selection = messages.Selection(exe=exe) if exe is not None else None
+        return attach_script(socket, script, pids, how, selection)
     if not programs:
         raise click.UsageError("name at least one PROGRAM", click.get_current_context())
     stop = _Stop()

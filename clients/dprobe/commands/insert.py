@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -25,6 +25,9 @@ from dprobed.policy.links import real
 from dprobed.proc.helper import SilentError
 from dprobed.wire import messages
 
+if TYPE_CHECKING:
+    from dprobe.lib.script.source import Script
+
 _WHICH: Final = "say --pid, or which processes, or --all"
 #: What is special in a glob (policies.md).
 _GLOB: Final = frozenset("*?[]{}\\")
@@ -43,6 +46,7 @@ examples:
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
   dprobe insert alloc.rpn -p 1234 --for 1h --max-hits 1000
   dprobe insert opens.rpn                    # its modtype is kernel: there
+  dprobe insert -e 'uprobe:libc:malloc { @ = hist(arg0); }' --exe nginx
 """,
 )
 @processes.option("These processes, and no others: numbers, or a name that they have.")
@@ -55,11 +59,12 @@ examples:
 @click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
 @click.option("--merge", is_flag=True, help="Also where one of the same name is inserted.")
 @click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
+@options.expression
 @options.selecting
 @options.inserting
 @options.missing
 @options.json
-@click.argument("programs", nargs=-1, required=True, type=options.program_file)
+@click.argument("programs", nargs=-1, type=options.program_file)
 @click.pass_context
 def insert_command(
     ctx: click.Context,
@@ -71,6 +76,7 @@ def insert_command(
     limit: int | None,
     merge: bool,
     replace: bool,
+    expression: str | None,
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -93,6 +99,9 @@ def insert_command(
     A program with modtype = kernel or kmod goes into the kernel, as root; it needs the module
     dprobes.
 
+    Of a script (.bt, or -e) its maps stay: `dprobe maps` shows them. One that prints, or has blocks
+    (BEGIN, interval), needs somebody who shows it: `dprobe attach`.
+
     A place that is not there, in a file that a process of --pid maps, in the one file that --exe
     names, or in the library of the program's `name` here, is refused before any process is touched.
     """
@@ -105,7 +114,10 @@ def insert_command(
         raise click.UsageError(_WHICH, ctx)
     if limit is not None and pids:
         raise click.UsageError("--limit does not go with --pid", ctx)
-    loaded = load_programs(programs, choice)
+    script = options.script_of(expression, programs)
+    if script is None and not programs:
+        raise click.UsageError("name at least one of PROGRAMS", ctx)
+    loaded = load_programs(programs, choice) if script is None else _of_script(script, choice)
     kernel = _for_kernel(loaded)
     if kernel and (chosen or limit is not None or follow_forks):
         raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
@@ -129,6 +141,21 @@ def insert_command(
             _deploy(daemon, selection, limit, how)
             if exe is not None:
                 _warn_of_executable(exe)
+
+
+def _of_script(script: Script, choice: Choice) -> list[Loaded]:
+    """The programs of a script that nobody shows; raises UserError."""
+    # Imported where there is one: what it needs, programs do without.
+    from dprobe.lib.script import source
+    from dprobe.lib.script.world import FileWorld
+
+    bundle = source.compiled(script, FileWorld(tuple))
+    if bundle.blocks or bundle.actions:
+        raise UserError(
+            f"{script.file}: it prints, or has blocks, which somebody has to show: run it by "
+            "`dprobe attach`; what is inserted only keeps maps"
+        )
+    return source.loaded(bundle, script, choice)
 
 
 def _for_kernel(loaded: Sequence[Loaded]) -> bool:

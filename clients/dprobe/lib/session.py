@@ -54,6 +54,8 @@ class Session:
         self._follow_forks = follow_forks
         self.ended: messages.Ended | None = None
         self._alive: dict[int, None] = dict.fromkeys(pids)
+        #: The programs were taken out, by ``detach``.
+        self.detached = False
         self._last: list[messages.ProbeInfo] = []
         #: What probes of others cost a process before, and what they have cost in the end.
         self._before_ns: dict[int, int] = {}
@@ -158,8 +160,40 @@ class Session:
         """Whether the process and all its followed children have ended."""
         return not self._alive
 
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """The processes that have not ended, nor were left."""
+        return tuple(self._alive)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The programs, by the daemon's numbers: those of each process that they were put into."""
+        return tuple(self._same)
+
+    @property
+    def maps(self) -> list[messages.MapInfo]:
+        """What maps had in processes that have ended or were left."""
+        return [
+            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
+            for each in self._maps
+        ]
+
+    def forget_maps(self, names: Sequence[str], *, keep_keys: bool) -> None:
+        """Forget what maps of these names had; ``keep_keys``: begin anew at each key."""
+        kept = [each for each in self._maps if each.map not in names]
+        if keep_keys:
+            kept += [
+                msgspec.structs.replace(
+                    each, lost=0, entries=[messages.MapEntry(old.key, []) for old in each.entries]
+                )
+                for each in self._maps
+                if each.map in names
+            ]
+        self._maps = kept
+
     def detach(self) -> Summary:
         """Take the programs out of all processes and detach from them; the summary."""
+        self.detached = True
         while self._alive:
             # A child that is forked meanwhile is reported before the answer.
             pid = next(iter(self._alive))
@@ -184,12 +218,8 @@ class Session:
             msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
             for each in self._variables
         ]
-        maps = [
-            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
-            for each in self._maps
-        ]
         return summarize(
-            probes, self._overhead_ns, self._connection.through, self._ends, variables, maps
+            probes, self._overhead_ns, self._connection.through, self._ends, variables, self.maps
         )
 
     def _note_before(self, pid: int) -> None:

@@ -41,3 +41,10 @@ class ReplyMessage(msgspec.Struct, frozen=True, kw_only=True, tag=str.lower):
     """A reply. ``id``: that of the request."""
 
     id: Id
+
+
+class MapEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A key, with bytes as text, and its cell: a list of words that is what the map's kind says."""
+
+    key: list[int | str]
+    cell: list[int]

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from dprobed.record.record import TRACER
+from dprobed.wire.messages.common import MapEntry
 from dprobed.wire.messages.requests import Selection
 
 
@@ -133,13 +134,6 @@ class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
     processes: int
     names: list[str]
     words: list[int]
-
-
-class MapEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A key, with bytes as text, and its cell: a list of words that is what the map's kind says."""
-
-    key: list[int | str]
-    cell: list[int]
 
 
 class MapInfo(msgspec.Struct, frozen=True, kw_only=True, tag="map"):

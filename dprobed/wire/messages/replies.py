@@ -115,7 +115,8 @@ class Words(ReplyMessage, frozen=True):
 
 
 class MapListing(ReplyMessage, frozen=True):
-    """Answers ``maps``; those of kind ``value`` are of one process each in any case."""
+    """Answers ``maps``; those of kind ``value`` are of one process each in any case. Answers
+    ``setmap``, with none."""
 
     maps: list[MapInfo]
 
