@@ -12,9 +12,9 @@ from typing import Final
 from dprobed.program.showing.nodes import (
     Shown,
     ShownList,
-    ShownPairs,
     ShownNothing,
     ShownNumber,
+    ShownPairs,
     ShownPointer,
     ShownStruct,
     ShownText,
