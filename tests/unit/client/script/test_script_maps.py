@@ -16,7 +16,7 @@ from dprobe.lib.script.values import (
     Named,
     Series,
     Shown,
-    ShownPairs,
+    ShownMap,
     StackText,
 )
 from dprobe.view.script import maps, values
@@ -27,12 +27,12 @@ _BAR = "@" * 52
 _NONE = " " * 52
 
 
-def scalar(value: MapValue, kind: str = "value") -> ShownPairs:
-    return ShownPairs("@a", kind, [MapEntry((), value)])
+def scalar(value: MapValue, kind: str = "value") -> ShownMap:
+    return ShownMap("@a", kind, [MapEntry((), value)])
 
 
-def keyed(*pairs: tuple[Shown, MapValue], kind: str = "count") -> ShownPairs:
-    return ShownPairs("@b", kind, [MapEntry((key,), value) for key, value in pairs], keyed=True)
+def keyed(*pairs: tuple[Shown, MapValue], kind: str = "count") -> ShownMap:
+    return ShownMap("@b", kind, [MapEntry((key,), value) for key, value in pairs], keyed=True)
 
 
 def power(*numbers: int) -> Counts:
@@ -42,16 +42,16 @@ def power(*numbers: int) -> Counts:
     return Counts(counts)
 
 
-def hist(*numbers: int) -> ShownPairs:
-    return ShownPairs("@h", "hist", [MapEntry((), power(*numbers))], arguments=(0,))
+def hist(*numbers: int) -> ShownMap:
+    return ShownMap("@h", "hist", [MapEntry((), power(*numbers))], arguments=(0,))
 
 
-def lhist(low: int, high: int, step: int, *numbers: int) -> ShownPairs:
+def lhist(low: int, high: int, step: int, *numbers: int) -> ShownMap:
     counts: dict[int, int] = {}
     for number in numbers:
         bucket = linear_bucket(number, low, high, step)
         counts[bucket] = counts.get(bucket, 0) + 1
-    return ShownPairs("@l", "lhist", [MapEntry((), Counts(counts))], arguments=(low, high, step))
+    return ShownMap("@l", "lhist", [MapEntry((), Counts(counts))], arguments=(low, high, step))
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_the_top_and_a_divisor() -> None:
 
 
 def test_several_keys_and_stacks_within_keys() -> None:
-    shown = ShownPairs("@s", "count", [MapEntry(("sh", StackText(("f+1",)), 1), 2)], keyed=True)
+    shown = ShownMap("@s", "count", [MapEntry(("sh", StackText(("f+1",)), 1), 2)], keyed=True)
     assert maps.text(shown) == "@s[sh, \n    f+1\n, 1]: 2\n"
-    only = ShownPairs("@", "count", [MapEntry((StackText(("f+1", "g+2")),), 1)], keyed=True)
+    only = ShownMap("@", "count", [MapEntry((StackText(("f+1", "g+2")),), 1)], keyed=True)
     assert maps.text(only) == "@[\n    f+1\n    g+2\n]: 1\n"
     wanted = {"type": "map", "data": {"@": {"\n    f+1\n    g+2\n": 1}}}
     assert json.loads(maps.as_json(only)) == wanted
 
 
 def test_keys_in_json_have_commas_and_no_names() -> None:
-    shown = ShownPairs(
+    shown = ShownMap(
         "@b",
         "count",
         [MapEntry(("y", 1), 1), MapEntry(("x", Named(2, "TWO")), 3)],
@@ -198,13 +198,13 @@ def test_a_histogram_in_json() -> None:
 
 def test_a_histogram_that_was_zeroed_is_empty() -> None:
     assert maps.text(hist()) == "@h:\n\n"
-    assert maps.text(ShownPairs("@h", "hist", [MapEntry((), Counts({1: 0}))], arguments=(0,))) == (
+    assert maps.text(ShownMap("@h", "hist", [MapEntry((), Counts({1: 0}))], arguments=(0,))) == (
         "@h:\n\n"
     )
 
 
 def test_histograms_by_key_come_by_how_much_is_in_them() -> None:
-    shown = ShownPairs(
+    shown = ShownMap(
         "@h",
         "hist",
         [MapEntry(("x",), power(5, 5)), MapEntry(("y",), power(100000))],
@@ -244,14 +244,14 @@ def test_a_linear_histogram() -> None:
     ],
 )
 def test_numbers_of_a_linear_histogram_are_short_where_its_steps_are(
-    shown: ShownPairs, label: str
+    shown: ShownMap, label: str
 ) -> None:
     assert maps.text(shown).split("\n")[1].startswith(label)
 
 
 def test_a_time_series(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "localtime", time.gmtime)
-    shown = ShownPairs("@", "tseries", [MapEntry((), Series({10: -1, 12: 1}))], arguments=(100, 5))
+    shown = ShownMap("@", "tseries", [MapEntry((), Series({10: -1, 12: 1}))], arguments=(100, 5))
     column = " " * 25
     assert maps.text(shown, now=36_000_000_000_000) == (
         "@:\n"
