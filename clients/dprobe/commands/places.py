@@ -15,7 +15,14 @@ from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module
 from dprobe.lib.mapped import open_file
 from dprobe.view.tables import Listing, encoded, show
-from dprobe.view.variables import function_rows, functions_text, visible_row, visible_text
+from dprobe.view.variables import (
+    function_rows,
+    functions_text,
+    type_row,
+    type_text,
+    visible_row,
+    visible_text,
+)
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
@@ -59,8 +66,8 @@ examples:
     "-v",
     "--verbose",
     is_flag=True,
-    help="Of the functions or the place that PATTERN names: arguments or variables with their"
-    " types, and where they are; lines, and inlined copies.",
+    help="Of what PATTERN names: arguments or variables with their types, and where they are;"
+    " lines, inlined copies; members of types.",
 )
 @click.option("--kernel", is_flag=True, help="What the kernel and its modules have.")
 @click.option("--engine", is_flag=True, help="The share of its code that each engine can serve.")
@@ -85,9 +92,10 @@ def places_command(
 
     PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
     With -v, which reads debug information, PATTERN is a function (`ns::Class::method` in C++, with
-    the types of its parameters where it is overloaded), a pattern of names, or a place
-    (server.c:120, handle+16, usdt:provider:name). Where an argument is, is said for the function's
-    first instruction; that it is not kept, too, with the addresses at which it is.
+    the types of its parameters where it is overloaded), a pattern of names, a place (server.c:120,
+    handle+16, usdt:provider:name), a global variable or a type (`struct node`). Where an argument
+    is, is said for the function's first instruction; that it is not kept, too, with the addresses
+    at which it is.
 
     With --kernel it is all that is given: of a name of the kernel itself, of module:name, or of
     tracepoint:name. Places of a module are for programs with `modtype = kmod`. Addresses of the
@@ -142,13 +150,18 @@ def _tell(path: str, spec: str, *, json: bool) -> None:
                 print(encoded("function", {**row, "module": path}))
             for name, visible in each.visible:
                 print(encoded("variables", {**visible_row(name, visible), "module": path}))
+            if each.type is not None:
+                print(encoded("data_type", {**type_row(each.type), "module": path}))
             continue
         if number:
             print()
         if each.functions is not None:
             print("\n".join(functions_text(each.functions)))
+        if each.type is not None:
+            print("\n".join(type_text(each.type)))
         for name, visible in each.visible:
-            print(printable(f"{name} at {visible.address:#x}"))
+            if visible.frames:
+                print(printable(f"{name} at {visible.address:#x}"))
             print("\n".join(visible_text(visible)))
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import list_places, resolve
-from dprobed.program.variables import Functions, Visible
+from dprobed.program.variables import Functions, NamedType, Visible
 
 if TYPE_CHECKING:
     from dprobed.binary.file import Binary
@@ -22,9 +22,10 @@ _MOST: Final = 200
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What is known of a place that was asked for: functions, or what is visible in code."""
+    """What is known of what was asked for: functions, what is visible in code, or a type."""
 
     functions: Functions | None = None
+    type: NamedType | None = None
     visible: tuple[tuple[str, Visible], ...] = ()
 
 
@@ -37,8 +38,9 @@ def debug_information(elf: Binary) -> DebugInformation:
 
 
 def told(elf: Binary, spec: str) -> list[Told]:
-    """What is known of a function (also one that is only inlined), of functions by a pattern, or of
-    a place (``file.c:line``, ``symbol+n``, ``usdt:provider:name``); raises LocationError."""
+    """What is known of a function (also one that is only inlined), of functions by a pattern, of a
+    variable, of a type, or of a place (``file.c:line``, ``symbol+n``, ``usdt:provider:name``);
+    raises LocationError."""
     known = debug_information(elf)
     if any(letter in spec for letter in "*?["):
         return _by_pattern(elf, known, spec)
@@ -47,6 +49,9 @@ def told(elf: Binary, spec: str) -> list[Told]:
         return [Told(known.functions_named(spec))]
     except LocationError as error:
         unknown = error
+    found = _data_or_type(known, spec)
+    if found is not None:
+        return [found]
     try:
         places = resolve(elf, spec)
     except LocationError as error:
@@ -55,6 +60,17 @@ def told(elf: Binary, spec: str) -> list[Told]:
     if all(place.kind == "code" and place.symbol and not place.symbol_offset for place in places):
         return [Told(known.function_at(place.vaddr)) for place in places]
     return [Told(visible=tuple((each.name, known.visible(each.vaddr)) for each in places))]
+
+
+def _data_or_type(known: DebugInformation, spec: str) -> Told | None:
+    """A variable outside of functions, or a type, of this name."""
+    found = known.global_named(spec)
+    if found is not None:
+        return Told(visible=((spec, found),))
+    try:
+        return Told(type=known.type_named(spec))
+    except LocationError:
+        return None
 
 
 def _by_pattern(elf: Binary, known: DebugInformation, pattern: str) -> list[Told]:

@@ -16,13 +16,20 @@ from dprobe.lib.debug_info import debug_information
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import resolve
 from dprobed.program.types import Types
-from dprobed.program.variables import Functions, NamedType, SourceFunction, SourceVariable
+from dprobed.program.variables import (
+    Functions,
+    NamedType,
+    SourceFunction,
+    SourceVariable,
+    VariableLocation,
+)
 from dprobed.resolver import cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dprobed.binary.file import Binary
+    from dprobed.binary.places import Place
     from dprobed.binary.variables.information import DebugInformation
 
 #: An answer that took less (seconds) is found again sooner than a file of the cache is checked.
@@ -69,26 +76,36 @@ class DebugTypes:
         return self._types[key]
 
     def variable(
-        self, binary: Binary, name: str, vaddr: int
+        self, binary: Binary, place: str, name: str
     ) -> tuple[SourceVariable, Types] | None:
-        """A variable as it is meant at an address: a parameter, local, static or global one."""
+        """A variable as it is meant at a place (``handle``, ``server.c:120``): a parameter, local,
+        static or global one. Where a place has several addresses, and it is not at the same
+        location at all of them, it is absent."""
         try:
             known = self._of(binary)
             if known is None:
                 return None
-            variable, visible = known.variable(name, vaddr)
+            found = [self._at(known, each, name) for each in resolve(binary, place)]
         except LocationError:
             return None
-        return variable, visible.types
+        variable, types = found[0]
+        if any(each.location != variable.location for each, _ in found):
+            reason = f"it is in different places where the code of {place} is"
+            absent = VariableLocation("absent", reason=reason)
+            return msgspec.structs.replace(variable, location=absent), types
+        return variable, types
 
-    def global_variable(self, binary: Binary, name: str) -> tuple[SourceVariable, Types] | None:
-        """A variable that is outside of functions."""
-        try:
-            known = self._of(binary)
-            found = known.global_named(name) if known is not None else None
-        except LocationError:
-            return None
-        return (found.variables[0], found.types) if found is not None else None
+    @staticmethod
+    def _at(known: DebugInformation, place: Place, name: str) -> tuple[SourceVariable, Types]:
+        if place.symbol and not place.symbol_offset:
+            # At the first instruction arguments are where they were passed.
+            entered = known.function_at(place.vaddr)
+            for each in entered.functions[0].places:
+                for parameter in each.parameters if each.address == place.vaddr else ():
+                    if parameter.name == name:
+                        return parameter, entered.types
+        variable, visible = known.variable(name, place.vaddr)
+        return variable, visible.types
 
     def _of(self, binary: Binary) -> DebugInformation | None:
         if binary.path not in self._known:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from dprobed.printable import printable
-from dprobed.program.types import AliasType, StructType, Types, size_of, type_name
+from dprobed.program.types import AliasType, EnumType, StructType, Types, plain, size_of, type_name
 from dprobed.program.variables import (
     FunctionPlace,
     Functions,
     LocationStep,
+    NamedType,
     SourceFunction,
     SourceVariable,
     VariableLocation,
@@ -20,6 +21,7 @@ from dprobed.program.variables import (
 
 #: Ranges that are named before the rest is only counted.
 _MOST_RANGES: Final = 4
+_MOST_ALIASES: Final = 16
 _SIGNS: Final = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "mod": "%", "and": "&", "or": "|", "xor": "^",
     "shl": "<<", "shr": ">>", "sar": ">>", "eq": "==", "ne": "!=", "ge": ">=", "gt": ">",
@@ -207,13 +209,42 @@ def visible_row(place: str, visible: Visible) -> dict[str, Any]:
     }
 
 
-def type_text(types: Types, index: int) -> Iterator[str]:
-    """The lines that tell of a type: its members with offset and size."""
-    found = types[index] if 0 <= index < len(types) else None
-    while isinstance(found, AliasType) and 0 <= found.to < len(types):
+def type_text(named: NamedType) -> Iterator[str]:
+    """The lines that tell of a type: its members with their offsets."""
+    types, index = named.types, named.index
+    found = types[index]
+    for _ in range(_MOST_ALIASES):
+        if not isinstance(found, AliasType) or not 0 <= found.to < len(types):
+            break
         yield printable(f"typedef {type_name(types, found.to, found.name)}")
         index, found = found.to, types[found.to]
     yield printable(f"{type_name(types, index)}  {size_of(types, index)} bytes")
-    for member in found.members if isinstance(found, StructType) else ():
-        bits = f" : {member.bits}" if member.bits else ""
-        yield printable(f"  {member.offset:>5}  {type_name(types, member.type, member.name)}{bits}")
+    if isinstance(found, StructType):
+        for member in found.members:
+            bits = f" : {member.bits}" if member.bits else ""
+            declared = type_name(types, member.type, member.name)
+            yield printable(f"  {member.offset:>5}  {declared}{bits}")
+    elif isinstance(found, EnumType):
+        for name, value in found.values:
+            yield printable(f"  {value:>5}  {name}")
+
+
+def type_row(named: NamedType) -> dict[str, Any]:
+    """A type as JSON has it."""
+    types, index = named.types, named.index
+    found = plain(types, index)
+    row: dict[str, Any] = {"name": type_name(types, index), "size": size_of(types, index)}
+    if isinstance(found, StructType):
+        row["members"] = [
+            {
+                "name": each.name,
+                "type": type_name(types, each.type),
+                "offset": each.offset,
+                "bit": each.bit,
+                "bits": each.bits,
+            }
+            for each in found.members
+        ]
+    elif isinstance(found, EnumType):
+        row["values"] = dict(found.values)
+    return row

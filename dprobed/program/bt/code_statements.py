@@ -10,7 +10,7 @@ from dprobed.program.bt.code_altering import AlteringCode
 from dprobed.program.bt.code_blocks import Body, Loop
 from dprobed.program.bt.code_log import log_action
 from dprobed.program.bt.code_maps import set_map, step_map
-from dprobed.program.bt.emitter import Emitter, Op
+from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.kinds import Tuple, words
 from dprobed.program.bt.state import MapState, VariableState
@@ -272,4 +272,3 @@ _STATEMENTS: Final[dict[type, Callable[[Any, Any], None]]] = {
     tree.Let: ProbeCode._let,
     tree.Assign: ProbeCode._assign,
 }
-_ = Op

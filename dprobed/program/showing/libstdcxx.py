@@ -12,9 +12,9 @@ from typing import Final
 from dprobed.program.showing.nodes import (
     Shown,
     ShownList,
-    ShownMap,
     ShownNothing,
     ShownNumber,
+    ShownPairs,
     ShownPointer,
     ShownStruct,
     ShownText,
@@ -291,7 +291,7 @@ def _keyed(
         if isinstance(each, ShownStruct) and len(each.members) == 2
     ]
     if "map<" in kind.name.partition("<")[0] + "<" and len(pairs) == len(found):
-        return ShownMap(tuple(pairs), count - len(found))
+        return ShownPairs(tuple(pairs), count - len(found))
     return ShownList(tuple(found), count - len(found))
 
 

@@ -47,7 +47,7 @@ class ShownList(msgspec.Struct, frozen=True, tag="list"):
     more: int = 0
 
 
-class ShownMap(msgspec.Struct, frozen=True, tag="map"):
+class ShownPairs(msgspec.Struct, frozen=True, tag="map"):
     """Keys and values; ``more``: how many were left out."""
 
     pairs: tuple[tuple[Shown, Shown], ...]
@@ -61,7 +61,7 @@ class ShownNothing(msgspec.Struct, frozen=True, tag="nothing"):
 
 
 Shown: TypeAlias = (
-    ShownNumber | ShownText | ShownPointer | ShownStruct | ShownList | ShownMap | ShownNothing
+    ShownNumber | ShownText | ShownPointer | ShownStruct | ShownList | ShownPairs | ShownNothing
 )
 
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "\0": "\\0"}
@@ -101,7 +101,7 @@ def text_of_shown(shown: Shown) -> str:
             return _struct(shown)
         case ShownList(elements=elements, more=more):
             return f"[{', '.join([*map(text_of_shown, elements), *_more(more)])}]"
-        case ShownMap(pairs=pairs, more=more):
+        case ShownPairs(pairs=pairs, more=more):
             shown_pairs = [f"{text_of_shown(key)}: {text_of_shown(each)}" for key, each in pairs]
             return f"{{{', '.join([*shown_pairs, *_more(more)])}}}"
         case ShownNothing(reason=reason):
@@ -156,7 +156,7 @@ def json_of_shown(shown: Shown) -> Any:
             return {name: inner} if inner else name
         case ShownList(elements=elements, more=more):
             return [json_of_shown(each) for each in elements] + ([{"...": more}] if more else [])
-        case ShownMap(pairs=pairs, more=more):
+        case ShownPairs(pairs=pairs, more=more):
             found: dict[str, Any] = {}
             for key, each in pairs:
                 named = json_of_shown(key)

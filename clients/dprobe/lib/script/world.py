@@ -9,24 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dprobe.lib import reading
-from dprobe.lib.debug_info import debug_information
+from dprobe.lib.debug_types import DebugTypes
 from dprobe.lib.errors import UserError
 from dprobe.lib.loader import find_module, module_folders
 from dprobe.lib.mapped import File, open_file
 from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
-from dprobed.binary.places import resolve
-from dprobed.program.bt.world import NoWorld, Parameter, Typed
+from dprobed.binary.places import list_places, resolve
+from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed
 from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.program.types import Types
 from dprobed.program.variables import SourceFunction
-
-if TYPE_CHECKING:
-    from dprobed.binary.variables.information import DebugInformation
 
 _WILD: Final = frozenset("*?[")
 _LIBC: Final = "libc.so.6"
@@ -41,7 +38,7 @@ class FileWorld(NoWorld):
     def __init__(self, files: Callable[[], Sequence[File]]) -> None:
         self._files_of: Final = files
         self._opened: dict[str, Binary | None] = {}
-        self._known: dict[str, DebugInformation | None] = {}
+        self._debug: Final = DebugTypes()
 
     @cached_property
     def _files(self) -> Sequence[File]:
@@ -118,33 +115,33 @@ class FileWorld(NoWorld):
 
     def named_type(self, module: str, name: str) -> Typed | None:
         """A type by its name."""
-        known = self._debug_information(module)
-        if known is None:
+        binary = self._binary(module)
+        found = self._debug.named_type(binary, name) if binary is not None else None
+        return None if found is None else Typed(found.types, found.index)
+
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
+        """A variable that is seen at a place; of several places, where it is at all of them."""
+        binary = self._binary(module)
+        found = self._debug.variable(binary, place, name) if binary is not None else None
+        if found is None:
             return None
+        variable, types = found
+        return ProgramVariable(Typed(types, variable.type), variable.location)
+
+    def anchor(self, module: str) -> tuple[str, int] | None:
+        """Any symbol of a module that has its name alone, and its address in the file."""
+        binary = self._binary(module)
         try:
-            found = known.type_named(name)
+            for place in list_places(binary) if binary is not None else ():
+                if place.kind == "code" and place.spec == place.symbol:
+                    return place.spec, place.vaddr
         except LocationError:
-            return None
-        return Typed(found.types, found.index)
+            pass
+        return None
 
     def _function(self, module: str, function: str) -> tuple[SourceFunction, Types] | None:
-        known = self._debug_information(module)
-        if known is None:
-            return None
-        try:
-            found = known.functions_named(function)
-        except LocationError:
-            return None
-        return (found.functions[0], found.types) if found.functions else None
-
-    def _debug_information(self, module: str) -> DebugInformation | None:
-        if module not in self._known:
-            binary = self._binary(module)
-            try:
-                self._known[module] = None if binary is None else debug_information(binary)
-            except LocationError:
-                self._known[module] = None
-        return self._known[module]
+        binary = self._binary(module)
+        return self._debug.function(binary, function) if binary is not None else None
 
     # -- files ----------------------------------------------------------------------------------
 
