@@ -12,8 +12,7 @@ takes the tokens of its type:
 ========== =====================================================================================
 type       tokens
 ========== =====================================================================================
-String     a string item; or a word: the index of a constant in ``Bundle.strings``. Behind a string
-           that could not be read to its end stands a memory fault, which is its end
+String     a string item; or a word: the index of a constant in ``Bundle.strings``
 ShortText  two words: 16 bytes, padded by NULs (``comm``)
 Memory     a memory item, or a word 0: it could not be read
 Array      a memory item, or a word 0
@@ -25,7 +24,9 @@ all others one word
 ========== =====================================================================================
 
 A record may end in the middle (its exit says why: an exception, a budget); what is cut off is not
-shown. A record without an action (a predicate that did not hold) is not made: the program aborts.
+shown. Where a text or memory could be read in part only, a memory fault stands behind that part,
+and it is the end. A record without an action (a predicate that did not hold) is not made: the
+program aborts.
 
 *Maps.* A script's map has at least one map of a program behind it (``Part``), of the same name in
 each program and in the blocks' program; several where its keys are written in several ways: each

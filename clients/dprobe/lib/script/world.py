@@ -19,7 +19,6 @@ from dprobe.lib.mapped import File, open_file
 from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
-from dprobed.binary.places import list_places, resolve
 from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed
 from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.program.types import Types
@@ -129,14 +128,14 @@ class FileWorld(NoWorld):
         return ProgramVariable(Typed(types, variable.type), variable.location)
 
     def anchor(self, module: str) -> tuple[str, int] | None:
-        """Any symbol of a module that has its name alone, and its address in the file."""
+        """The first function of a module that no other has the name of."""
         binary = self._binary(module)
-        try:
-            for place in list_places(binary) if binary is not None else ():
-                if place.kind == "code" and place.spec == place.symbol:
-                    return place.spec, place.vaddr
-        except LocationError:
-            pass
+        if binary is None:
+            return None
+        symbols = binary.symbols
+        for symbol in symbols.code():
+            if symbol.size and len(symbols.find(symbol.name)) == 1:
+                return symbol.name, symbol.value
         return None
 
     def _function(self, module: str, function: str) -> tuple[SourceFunction, Types] | None:

@@ -30,7 +30,7 @@ def text(value: str, at: int = AT) -> Region:
 
 
 def tokens(outcome: Outcome) -> list[Any]:
-    """The log as a row of words and items."""
+    """The log as a row of words and items; where something could be read in part only, it ends."""
     found: list[Any] = []
     for item in decode_log(outcome.log, outcome.raw):
         if "words" in item:
@@ -39,7 +39,7 @@ def tokens(outcome: Outcome) -> list[Any]:
             found += words
         elif "string" in item:
             found.append(item["string"])
-        else:
+        elif "fault" not in item:
             found.append(item)
     return found
 

@@ -9,6 +9,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dprobed.program.exceptions import ExCode
 from dprobed.program.model import ProgramError
 from tests.programs.cases import Region
 from tests.unit.program.bt.running import AT, Running, text
@@ -75,4 +76,6 @@ def test_a_drawn_script_runs_alike_everywhere(seed: int) -> None:
     for _ in range(2):
         running.hit()
         assert running.outcome is not None
-        assert running.outcome.exception is None
+        # Memory that can be read in part only ends the hit.
+        exception = running.outcome.exception
+        assert exception is None or exception[0] == ExCode.INVALID_ADDR
