@@ -47,6 +47,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
                        "dprobed.arch.x86_64"),
     "dprobed.arch": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
+    # its helper process alone imports what makes native code
+    "dprobed.compiler": ("dprobed.proc", "dprobed.program.exec"),
     "dprobed.tracee": ("dprobed.program.exec", "dprobed.proc", "dprobed.arch.x86_64"),
     # asking; ``service`` is the process that answers
     "dprobed.resolver": (*_BINARY_OPENING, "dprobed.proc", "dprobed.arch.x86_64",

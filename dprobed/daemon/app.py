@@ -132,7 +132,7 @@ class Core:
         """Make the parts that start tracers; records also go to ``log`` and ``watch``."""
         routing = Routing(self.gate, self.dispatcher, log, watch)
         if log is not None:
-            self.ends.followers = lambda: log.followers
+            self.ends.followers = self.targets.followers = lambda: log.followers
         events = TracerEvents(
             self.backends,
             self.gate,

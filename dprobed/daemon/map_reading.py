@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, NoAnswer, Refusal
 from dprobed.daemon.maps import EndedMaps, ProgramMaps
 from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.targets import Targets
@@ -64,7 +64,9 @@ class MapReading:
                 inserted.readers -= 1
                 if not inserted.is_settled:
                     inserted.let_go_of_maps()
-        answer = messages.MapListing(id=request.id, maps=reading.infos())
+        answer = messages.MapListing(
+            id=request.id, maps=reading.infos(), silent=sorted(reading.silent)
+        )
         if len(messages.encode(answer)) > _MOST:
             raise Refusal(
                 "the maps are more than fits into an answer; name a map, a program or a process"
@@ -130,6 +132,8 @@ class _Reading:
     def __init__(self, request: messages.Maps, chosen: Sequence[InsertedProgram]) -> None:
         self._request: Final = request
         self._headers: Final = {each.number: each.program.header for each in chosen}
+        #: Processes that could not be asked.
+        self.silent: Final[set[int]] = set()
         self.labels: Final = {each.number: each.label for each in chosen}
         #: By program, and by process where they are asked for so (None: those that have ended).
         self._maps: dict[tuple[int, int | None], ProgramMaps] = {}
@@ -156,6 +160,9 @@ class _Reading:
                         name=self._request.name or "",
                     )
                 )
+            except NoAnswer:
+                self.silent.add(target.pid)
+                return
             except Refusal:
                 if reset:
                     # It is in the sums of those that have ended, and stays there until it is asked

@@ -55,6 +55,6 @@ class TargetMaps:
         return [use for each in self._inserted.values() for use in each.map_use()]
 
     def new_image(self) -> None:
-        """Forget all values: they are of another image."""
+        """Begin with empty maps: what is in them is of another image."""
         for each in self._inserted.values():
-            each.load_values({})
+            each.maps("clear")

@@ -59,6 +59,15 @@ def printed(work: Path, script: str, *options: object) -> str:
             "first\n0\n1\n2\nlast\n",
         ),
         ("uprobe:WORK:inner { print(comm); }", "work\n" * 3),
+        (
+            "uprobe:WORK:outer { print((number, total, str(names[number]))); }",
+            "(0, 5, zero)\n(1, 5, one)\n(2, 6, two)\n",
+        ),
+        ("uprobe:WORK:take { print((at->x, at->tag, args.at->y)); }", "(-3, 7, 500)\n"),
+        (
+            "uprobe:WORK:outer /number == 2/ { total = 7; } uprobe:WORK:take { print(total); }",
+            "9\n",
+        ),
         ("uprobe:WORK:inner /pid == cpid/ { print(arg0); }", "0\n1\n2\n"),
         ("uprobe:WORK:inner { print(probe); exit(); }", "uprobe:WORK:inner\n"),
         (

@@ -20,6 +20,8 @@ from dprobed.durations import text
 
 #: Seconds for which the daemon is waited for when the time is over.
 _LATE = 5.0
+#: How often is looked whether a process still stands, in seconds.
+_LOOK = 0.5
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST = 2_000_000
 #: Signals at which it ends.
@@ -134,24 +136,29 @@ def attach_command(
             # The daemon takes them out in time; where it does not, it is asked, and may be silent.
             deadline = math.inf if choice.seconds is None else choice.seconds + _LATE
             deadline += time.monotonic()
-            while not (session.over or session.spent or stop.signal or output.broken):
+            while not (session.over or stop.signal or output.broken):
                 left = deadline - time.monotonic()
-                if left <= 0:
+                # What stands at a probe would not do so any longer.
+                waits = session.spent and not session.timed and bool(session.standing())
+                if left <= 0 or (session.spent and not waits):
                     break
-                if waker.wait(connection, min(left, _LONGEST)):
+                if waker.wait(connection, min(left, _LOOK if waits else _LONGEST)):
                     session.receive()
                     output.flush()
             if session.spent and not session.over and not session.timed:
                 complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"
+            stood = session.standing()
             output.summary(session.detach())
+            for pid in stood:
+                complain(f"process {pid} stood at a probe: it goes on")
             output.close()
         if session.ended is not None and failed:
             complain(session.ended.reason)
         connection.close()
     if stop.signal in (signal.SIGTERM, signal.SIGHUP):
         return 128 + stop.signal
-    return 2 if session.vain else output.status or int(failed)
+    return 2 if session.vain else output.status or int(failed or session.cut_short)
 
 
 def _announce(

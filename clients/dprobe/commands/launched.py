@@ -63,7 +63,8 @@ class LaunchedCommand:
         self._output = output
         self._status: int | None = None
         self._stopped = False
-        self._interrupted_now = False
+        #: A signal that asks the command to end, and that it has not seen if it stands.
+        self._asked_to_end = ""
 
     def run(self) -> int:
         """Open the gate, and wait for the end of the command and of its reports."""
@@ -121,6 +122,8 @@ class LaunchedCommand:
         def pass_on() -> None:
             if self._status is None:
                 os.kill(self._launched.pid, number)
+                if number in (signal.SIGTERM, signal.SIGHUP):
+                    self._asked_to_end = number.name
             elif number in (signal.SIGTERM, signal.SIGHUP):
                 self._stopped = True
 
@@ -128,16 +131,16 @@ class LaunchedCommand:
 
     def _interrupted(self) -> None:
         self._stopped = self._status is not None
-        self._interrupted_now = True
+        self._asked_to_end = "Ctrl-C"
 
     def _resume(self) -> None:
-        """After Ctrl-C: a command that stands at a probe sees the signal only when it goes on."""
-        if not self._interrupted_now or self._connection is None:
+        """A command that stands at a probe sees that it is to end only when it goes on."""
+        if not self._asked_to_end or self._connection is None:
             return
-        self._interrupted_now = False
+        why, self._asked_to_end = self._asked_to_end, ""
         try:
             if self._session.resume():
-                note("Ctrl-C: what stood at a probe goes on")
+                note(f"{why}: what stood at a probe goes on")
         except DaemonGoneError:
             return  # The next look at the connection says so.
 

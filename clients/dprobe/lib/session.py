@@ -72,6 +72,8 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[tuple[int, str]] = set()
+        #: A process was left, though nobody here asked for that: the daemon has ended.
+        self.cut_short = False
         #: What became of the process.
         self._ends: list[SummaryEnd] = []
         #: The command of ``run``, until it has executed its own program.
@@ -154,6 +156,21 @@ class Session:
                     messages.Resumed,
                 ).tids
         return bool(tids)
+
+    def standing(self) -> tuple[int, ...]:
+        """The processes that stand at a probe, or are debugged there, as the daemon says now: that
+        a probe was disabled may be reported before what it did."""
+        found = []
+        for pid in tuple(self._alive):
+            there = self._connection.request(
+                lambda number, pid=pid: messages.Query(  # type: ignore[misc]
+                    id=number, select=messages.Select(pid=pid)
+                ),
+                messages.Status,
+            )
+            if any(each.pid == pid and _is_held(each) for each in there.targets):
+                found.append(pid)
+        return tuple(found)
 
     @property
     def over(self) -> bool:
@@ -273,11 +290,14 @@ class Session:
 
     def _tell_end(self, report: messages.Ended) -> None:
         """Say that, when and how a process ended; whoever started a command sees that itself."""
-        if (
-            report.how == "detached"
-            or report.pid not in self._pids
-            or report.pid not in self._alive
-        ):
+        if report.pid not in self._pids or report.pid not in self._alive:
+            return
+        if report.how == "detached":
+            # Not by us: who asks for that has the answer.
+            if not (self._launched or self.detached):
+                self.cut_short = True
+                why = report.reason or f"dprobed has detached from process {report.pid}"
+                self._say(f"{why}; it goes on without probes")
             return
         self._ends.append(
             SummaryEnd(
@@ -320,6 +340,11 @@ class Session:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             text = f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else "")
             self._say(located(probe.source, text))
+
+
+def _is_held(target: messages.TargetInfo) -> bool:
+    found = target.debugger
+    return bool(target.suspended or (found is not None and (found.held or found.attached)))
 
 
 def _now() -> str:

@@ -226,9 +226,16 @@ def _emit_result(code: Coding) -> None:
         to.add("pbl bit" if signed else "pzl bit", 8 * size)
 
 
+def argument_of(name: str) -> int | None:
+    """The number of `arg0` and its like; None: it is none."""
+    return _ARGUMENTS.get(name)
+
+
 def is_builtin(name: str) -> bool:
     """Whether a name means something of its own."""
-    return name in BUILTINS or name in CONSTANTS or name in _ARGUMENTS or name == "retval"
+    return (
+        name in BUILTINS or name in CONSTANTS or name in _ARGUMENTS or name in ("retval", "ustack")
+    )
 
 
 def emit_name(code: Coding, one: tree.Name) -> None:

@@ -48,12 +48,12 @@ class ExpressionCode(OperatorCode):
         known = self.types.constants.get(one.name)
         if known is not None:
             self.to.push(known[0])
+        elif not is_builtin(one.name) and emit_variable(self, one):
+            return
         elif one.name in FUNCTIONS:
             call = tree.Call(one.span, one.name, [])
             call.type = one.type
             FUNCTIONS[one.name].emit(self, call)
-        elif not is_builtin(one.name) and emit_variable(self, one):
-            return
         else:
             emit_name(self, one)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from dprobed.program.bt import tree
-from dprobed.program.bt.builtins import ARGUMENT_REGISTERS, register
+from dprobed.program.bt.builtins import ARGUMENT_REGISTERS, argument_of, register
 from dprobed.program.bt.code_blocks import BlockCode
 from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.kinds import Pointer
+from dprobed.program.bt.locations import emit_address, located
 
 
 class AlteringCode(BlockCode):
@@ -31,12 +32,16 @@ class AlteringCode(BlockCode):
             to.add("pop r,register", name)
             return
         if isinstance(target, tree.Name):
-            number = int(target.name[3:])
-            to.add("push r,register", "rsp")
-            to.push(8 * (number - 5))
-            to.add("add")
+            number = argument_of(target.name)
+            if number is not None:
+                to.add("push r,register", "rsp")
+                to.push(8 * (number - 5))
+                to.add("add")
+            else:
+                emit_address(self, target.name)
             value()
-            to.add("pop mem,u64")
+            size = 8 if number is not None else self._variable_size(target.name)
+            to.add(f"pop mem,u{8 * size}")
             return
         self.address(target)
         value()
@@ -47,11 +52,17 @@ class AlteringCode(BlockCode):
         if isinstance(target, tree.Name):
             if target.name == "retval":
                 return "rax"
-            number = int(target.name[3:]) if target.name[3:].isdecimal() else 99
-            return ARGUMENT_REGISTERS[number] if number < 6 else None
+            number = argument_of(target.name)
+            return None if number is None or number > 5 else ARGUMENT_REGISTERS[number]
         if isinstance(target, tree.Call):
             return register(target.arguments[0].value)
         return None
+
+    def _variable_size(self, name: str) -> int:
+        """Bytes of a variable of the program."""
+        found = located(self.state, self.firing, name)
+        size = 8 if found is None else self.types.size(self.types.take(found.type))
+        return size if size in (1, 2, 4, 8) else 8
 
     def _altered_size(self, target: Any) -> int:
         if isinstance(target, tree.Unary):

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dprobed.program.bt import kinds, tree
+from dprobed.program.bt.builtins import argument_of, is_builtin
 from dprobed.program.bt.infer_expressions import Expressions
 from dprobed.program.bt.kinds import (
     INT64,
+    Float,
     Form,
     Integer,
     Kind,
@@ -24,6 +26,7 @@ from dprobed.program.bt.kinds import (
     is_signed,
     is_word,
 )
+from dprobed.program.bt.locations import located
 from dprobed.program.bt.state import AGGREGATES, MapState
 
 
@@ -169,24 +172,36 @@ class Inference(Expressions):
             (isinstance(target, tree.Unary) and target.operator == "*")
             or isinstance(target, tree.Field | tree.Index)
             or (isinstance(target, tree.Call) and target.name == "reg")
-            or (
-                isinstance(target, tree.Name)
-                and (target.name == "retval" or target.name.startswith("arg"))
-            )
+            or (isinstance(target, tree.Name) and self._settable_name(target))
         )
         if not settable:
             self.wrong(
                 target.span,
                 "this cannot be set",
-                '$x, @x, argN, retval, reg("…") and what pointers point to can',
+                '$x, @x, argN, retval, reg("…") and what is in memory can',
             )
             return
+        if isinstance(old, Float):
+            self.wrong(target.span, "floating-point numbers are not set yet")
         if not self.firing.hit:
             self.wrong(target.span, "a block has no process in which this could be set")
         if isinstance(old, Object | Tuple | String) or kinds.words(kind) != 1:
             self.wrong(target.span, "only numbers and pointers can be set in a process")
         if isinstance(kind, String):
             self.wrong(target.span, "a string cannot be set in a process")
+
+    def _settable_name(self, target: tree.Name) -> bool:
+        """Whether a name is of something in the process that can be set."""
+        if target.name == "retval":
+            return True
+        if argument_of(target.name) is not None:
+            if self.firing.returns or self.firing.static:
+                self.wrong(target.span, "arguments are set where the function is entered")
+            return True
+        found = located(self.state, self.firing, target.name)
+        return not is_builtin(target.name) and (
+            found is not None and found.location.kind == "memory"
+        )
 
     def _assign_map(self, one: tree.Assign, target: tree.MapValue) -> None:
         known = self.map(target)

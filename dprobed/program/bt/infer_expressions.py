@@ -83,11 +83,12 @@ class Expressions(Operators):
         kind = builtin_kind(self, one)
         if kind is not None:
             return kind
-        if one.name in FUNCTIONS:
-            return self._call(tree.Call(one.span, one.name, []))
+        # A variable of the program may be called as a function is.
         kind = variable_kind(self, one)
         if kind is not None:
             return kind
+        if one.name in FUNCTIONS:
+            return self._call(tree.Call(one.span, one.name, []))
         return self.wrong(
             one.span,
             f"there is nothing called `{one.name}`",

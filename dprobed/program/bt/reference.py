@@ -141,10 +141,11 @@ Error numbers (`ENOENT`), signals (`SIGTERM`) and flags of `open` (`O_CREAT`) ha
 
 ## Altering
 
-`arg0 = 1`, `retval = -1`, `reg("ax") = 0`, `*(uint32 *)(arg0 + 8) = 7`, `$r->state = 3` alter the
-process, `skip(-1, ENOSPC)` returns from a function at once, as it is entered, and sets its error
-number (where the module is libc). Who may alter is as with other programs; `dump()`, `debugger()`,
-`exit_to("NAME")` and `rem()` end a hit as `exit` with a facility and `rem` do.
+`arg0 = 1`, `retval = -1`, `reg("ax") = 0`, `*(uint32 *)(arg0 + 8) = 7`, `$r->state = 3` and
+`total = 7` (a variable of the program that is in memory) alter the process; `skip(-1, ENOSPC)`
+returns from a function at once, as it is entered, and sets its error number (where the module is
+libc). Who may alter is as with other programs; `dump()`, `debugger()`, `exit_to("NAME")` and
+`rem()` end a hit as `exit` with a facility and `rem` do.
 
 ## Other files, macros, settings
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dprobed.record.record import TRACER, Raised, Record
 from dprobed.wire.messages.codec import MessageError, decode_from_daemon, decode_request, encode
 from dprobed.wire.messages.common import (
+    ENDED,
     KERNEL,
     MAX_LINE,
     PROTOCOL,
@@ -110,6 +111,7 @@ from dprobed.wire.messages.requests import (
 )
 
 __all__ = [
+    "ENDED",
     "KERNEL",
     "MAX_LINE",
     "PROTOCOL",

@@ -18,6 +18,8 @@ Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
 
 #: In reports and listings, where a program is in the kernel: no process has that pid.
 KERNEL: Final = 0
+#: The state of a probe whose process has ended; the others are the tracer's words.
+ENDED: Final = "ended"
 PidOrKernel = Annotated[int, msgspec.Meta(ge=KERNEL, le=1 << 22)]
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]

@@ -230,3 +230,20 @@ def test_nonsense_of_a_tracer_is_left_alone(run: Run) -> None:
         assert await read(daemon, client) == {"cat": 3}
 
     run(script)
+
+
+def test_a_tracer_that_does_not_answer_is_left_out_and_named(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend, other = await daemon.attach(client), await daemon.attach(client, PID + 1)
+        backend.maps = state(await insert(daemon, client), 1)
+        other.maps = state(await insert(daemon, client, PID + 1), 2)
+        pause = backend.pause(protocol.Maps)
+        backend.hurry = 0.01
+        request = messages.Maps(id=5, name="seen")
+        answer = await daemon.ask(client, request, messages.MapListing)
+        assert [each.pid for each in answer.maps] == [PID + 1]
+        assert answer.silent == [PID]
+        pause.go.set()
+
+    run(script)

@@ -20,7 +20,7 @@ from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
-from dprobed.program.bt.world import NoWorld, Parameter, Typed
+from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed
 from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.program.types import Types
 from dprobed.program.variables import SourceFunction
@@ -126,6 +126,28 @@ class FileWorld(NoWorld):
         except LocationError:
             return None
         return Typed(found.types, found.index)
+
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
+        """A variable that is seen at a place; of a line with several, at the first."""
+        binary, known = self._binary(module), self._debug_information(module)
+        if binary is None or known is None:
+            return None
+        try:
+            found, visible = known.variable(name, resolve(binary, place)[0].vaddr)
+        except LocationError:
+            return None
+        return ProgramVariable(Typed(visible.types, found.type), found.location)
+
+    def anchor(self, module: str) -> tuple[str, int] | None:
+        """The first function of a module that no other has the name of."""
+        binary = self._binary(module)
+        if binary is None:
+            return None
+        symbols = binary.symbols
+        for symbol in symbols.code():
+            if symbol.size and len(symbols.find(symbol.name)) == 1:
+                return symbol.name, symbol.value
+        return None
 
     def _function(self, module: str, function: str) -> tuple[SourceFunction, Types] | None:
         known = self._debug_information(module)

@@ -67,6 +67,7 @@ class World(NoWorld):
     def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
         assert (module, place) in (("m", "a.c:3"), ("m", "handle"))
         found = {
+            "len": (INT, Where("bytes", data=b"\x09\0\0\0")),
             "n": (INT, Where("memory", (Step("register", 6), Step("plus", -20)))),
             "req": (REQ_POINTER, Where("register", (Step("register", 3),))),
             "count": (INT, Where("value", (Step("constant", 7), Step("register", 0), Step("add")))),
@@ -117,6 +118,8 @@ def test_arguments_are_kept_for_the_return() -> None:
     [
         ("n", -5),
         ("n + 1", -4),
+        ("len", 9),
+        ("strlen(str(req->path)) + len", 11),
         ("req->state", 11),
         ("str(req->path)", "/x"),
         ("count", 8),
@@ -150,9 +153,27 @@ def test_a_floating_variable_in_a_register() -> None:
     assert unpack("<d", pack("<Q", found)) == (0.5,)
 
 
+def test_variables_in_memory_are_set() -> None:
+    running = Running("a.c:3 { n = 7; n += 2; total = n; req->state = 3 }", None, World())
+    memory = [
+        Region(AT - 20, bytearray(8), True),
+        Region(AT, bytearray(16), True),
+        Region(0x7040, bytearray(8), True),
+    ]
+    context = running.thread(memory, rbp=AT, rbx=AT)
+    running.programs[0].symbols[:] = [0x7000]
+    running.hit()
+    assert [context.read(at, 8)[0] for at in (AT - 20, 0x7040, AT)] == [9, 9, 3]
+    assert running.bundle.alters
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [
+        ("a.c:3 { count = 3 }", "this cannot be set"),
+        ("a.c:3 { args = 3 }", "there is nothing called `args`"),
+        ("handle:return { arg0 = 3 }", "arguments are set where the function is entered"),
+        ("usdt:m:p:n { arg0 = 3 }", "arguments are set where the function is entered"),
         ("a.c:3 { print(gone) }", "`gone` is not there: optimized out"),
         ("a.c:3 { print(gone) }", "it is there from 0x10 to 0x20"),
         ("a.c:3 { print(split) }", "where `split` is cannot be computed at a hit yet"),
