@@ -64,6 +64,14 @@ def test_what_blocks_print(script: str, wanted: str, capfd: pytest.CaptureFixtur
     assert run(script, capfd) == (wanted, "")
 
 
+def test_a_block_that_does_not_end_is_ended_and_told_of(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out, said = run("BEGIN { print(1); $i = 1; while ($i > 0) { $i++; } print(2); }", capfd)
+    assert out == "1\n"
+    assert said == "BEGIN: it did more than a block may do, and was ended"
+
+
 def test_a_loop_over_what_another_loop_has(capfd: pytest.CaptureFixture[str]) -> None:
     script = (
         'BEGIN { @a["p"] = 1; @b["q"] = 2; for ($x : @a) { for ($y : @b) '
