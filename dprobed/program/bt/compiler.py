@@ -24,11 +24,12 @@ from dprobed.program.bt.infer import Inference
 from dprobed.program.bt.loading import loaded
 from dprobed.program.bt.options import Options
 from dprobed.program.bt.programs import Made, ProgramMaker
-from dprobed.program.bt.source import Problems, SourceText, TextSpan
+from dprobed.program.bt.source import Problems, SourceText, TextSpan, too_deep
 from dprobed.program.bt.state import MapState, ScriptState
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import NoWorld, Typed, World
 from dprobed.program.maps import MAX_SIZE
+from dprobed.program.model import ProgramError
 
 __all__ = ["FUNCTIONS", "Options", "compile_script"]
 
@@ -48,7 +49,10 @@ def compile_script(
     text: str, file: str, options: Options | None = None, world: World | None = None
 ) -> Bundle:
     """The bundle of a script; raises ProgramError with everything that is wrong with it."""
-    return _Compiler(text, file, options or Options(), world or NoWorld()).compiled()
+    try:
+        return _Compiler(text, file, options or Options(), world or NoWorld()).compiled()
+    except RecursionError:
+        raise ProgramError((too_deep(file),)) from None
 
 
 class _Compiler:

@@ -15,6 +15,8 @@ PRECEDENCE: Final = {
     "||": 1, "&&": 2, "|": 3, "^": 4, "&": 5, "==": 6, "!=": 6, "<": 7, ">": 7, "<=": 7, ">=": 7,
     "<<": 8, ">>": 8, "+": 9, "-": 9, "*": 10, "/": 10, "%": 10,
 }  # fmt: skip
+#: Names of `#define` that are put into a script, those within each other included.
+_MOST_DEFINES: Final = 2000
 _UNARY: Final = ("-", "~", "!", "*", "&", "+")
 
 
@@ -212,13 +214,19 @@ class ExpressionParser(TokenReader):
 
     def _defined(self, token: ScriptToken) -> tree.Expression:
         """What a `#define` gave a meaning to."""
+        self.problems.defines += 1
+        if self.problems.defines > _MOST_DEFINES:
+            self.fail_at(token.span, f"names are put in more than {_MOST_DEFINES} times")
         source = self.defined[token.text]
         others = {name: each for name, each in self.defined.items() if name != token.text}
-        inner = type(self)(source, Problems(), self.types, others)
+        problems = Problems()
+        problems.defines = self.problems.defines
+        inner = type(self)(source, problems, self.types, others)
         try:
             found = inner.expression()
         except Broken:
             found = None
+        self.problems.defines = problems.defines
         if found is None or inner.problems.found or inner.token.kind is not Kind.END:
             self.fail_at(token.span, f"what `{token.text}` is defined as is no expression")
         return relocated(found, token.span)

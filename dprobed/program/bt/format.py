@@ -13,8 +13,9 @@ from typing import Final
 from dprobed.program.bt import tree
 from dprobed.program.bt.lexer import Kind, Lexer, ScriptToken
 from dprobed.program.bt.parser import Parser
-from dprobed.program.bt.source import Problems, SourceText, TextSpan
+from dprobed.program.bt.source import Problems, SourceText, TextSpan, too_deep
 from dprobed.program.bt.type_table import TypeTable
+from dprobed.program.model import ProgramError
 
 _INDENT: Final = "    "
 _BLANK: Final = re.compile(r"\s+")
@@ -30,7 +31,11 @@ def formatted(text: str, file: str) -> str:
     problems = Problems()
     source = SourceText(file, text)
     plain = SourceText(file, _without_directives(text))
-    script = Parser(plain, problems, TypeTable()).script()
+    try:
+        script = Parser(plain, problems, TypeTable()).script()
+        list(tree.nodes([*script.probes, *script.macros]))
+    except RecursionError:
+        raise ProgramError((too_deep(file),)) from None
     # What is not known (a type, a name) is no matter here; what cannot be read is.
     unread = [one for one in problems.found if not one.message.startswith("there is no type")]
     problems.found[:] = unread

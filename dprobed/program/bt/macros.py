@@ -13,6 +13,8 @@ from dprobed.program.bt.source import Problems
 #: Macros within each other at most, and calls in one script.
 MAX_DEPTH = 30
 MAX_CALLS = 10_000
+#: Parts of a probe, with all macros put in, at most.
+MAX_NODES = 100_000
 
 
 def expanded(script: tree.Script, problems: Problems) -> None:
@@ -33,6 +35,28 @@ def expanded(script: tree.Script, problems: Problems) -> None:
     for probe in script.probes:
         probe.predicate = expander.node(probe.predicate, {}, 0)
         probe.body = expander.statements(probe.body, {}, 0)
+        if _size([probe.predicate, *probe.body], {}) > MAX_NODES:
+            problems.add(
+                probe.span,
+                "with all its macros put in, this is too large",
+                "put what a macro is given into a variable: let $x = x;",
+            )
+            probe.predicate, probe.body = None, []
+
+
+def _size(given: list[Any], known: dict[int, int]) -> int:
+    """How many nodes there are; what is there several times counts each time."""
+    total = 0
+    for one in given:
+        if not isinstance(one, tree.Node):
+            continue
+        if id(one) not in known:
+            below = (getattr(one, name) for name in one.__struct_fields__ if name != "type")
+            known[id(one)] = 1 + sum(
+                _size(each if isinstance(each, list) else [each], known) for each in below
+            )
+        total += known[id(one)]
+    return total
 
 
 class _Expander:

@@ -69,6 +69,12 @@ class TextSpan(NamedTuple):
         return f"{self.source.name}:{line}:{column}-{end}"
 
 
+def too_deep(file: str) -> Diagnostic:
+    """What is said of a script whose parts are too far within each other."""
+    message = "this script is too deep: expressions or blocks within each other"
+    return Diagnostic(file, 0, 0, message, "put parts of it into variables")
+
+
 class Problems:
     """All that is wrong with a script, so far."""
 
@@ -76,6 +82,8 @@ class Problems:
         self.found: list[Diagnostic] = []
         self.warnings: list[str] = []
         self._said: set[tuple[str, int, str]] = set()
+        #: How often names of `#define` were put in.
+        self.defines = 0
 
     def add(self, span: TextSpan, message: str, hint: str = "") -> None:
         """Something is wrong here; the same is said once for a place."""

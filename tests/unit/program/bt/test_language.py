@@ -3,7 +3,7 @@ scripts, all at once, with its place."""
 
 from __future__ import annotations
 
-import time
+import contextlib
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dprobed.program.bt.compiler import Options, compile_script
+from dprobed.program.bt.format import formatted
 from dprobed.program.bt.world import NoWorld
 from dprobed.program.model import ProgramError
 from tests.unit.program.bt.running import Running, refused, said
@@ -161,6 +162,30 @@ def test_what_cannot_be_read_is_refused(script: str, message: str) -> None:
     assert message in refused(script)
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("uprobe:m:f { print(" + " + ".join(["$1"] * 5000) + ") }", "this script is too deep"),
+        ("uprobe:m:f { print(arg0" + ".a" * 5000 + ") }", "this script is too deep"),
+        ("uprobe:m:f { " + "if (1) { } else " * 5000 + "{ } }", "brackets and blocks"),
+        (
+            "macro d(x) { x + x } uprobe:m:f { print(" + "d(" * 25 + "arg0" + ")" * 25 + ") }",
+            "with all its macros put in, this is too large",
+        ),
+        (
+            "".join(f"#define A{n} (A{n + 1} + A{n + 1})\n" for n in range(40))
+            + "#define A40 1\nuprobe:m:f { print(A0) }\n",
+            "is no expression",
+        ),
+    ],
+    ids=["operators", "members", "else", "macros", "defines"],
+)
+def test_what_would_take_for_ever_is_refused(script: str, message: str) -> None:
+    assert message in refused(script)
+    with contextlib.suppress(ProgramError):
+        formatted(script, "x.bt")
+
+
 _WORDS = st.sampled_from(
     [
         "uprobe:m:f",
@@ -294,17 +319,3 @@ def test_no_letters_hang_or_crash_the_compiler(text: str) -> None:
         compile_script(text, "x.bt")
     except ProgramError as error:
         assert str(error)
-
-
-def test_a_script_of_fifty_lines_compiles_at_once() -> None:
-    """Not a measurement: it only must not be slow by an order of magnitude."""
-    lines = [
-        f"uprobe:libc:f{number} /pid == {number} && arg0 > 10/ "
-        "{ $x = (uint32)arg1; if ($x < 7) { @a[comm, arg0] = count(); @h = hist($x); } "
-        'printf("%d %s\\n", $x, str(arg2)); }'
-        for number in range(50)
-    ]
-    compile_script("\n".join(lines), "x.bt")
-    began = time.process_time()
-    compile_script("\n".join(lines), "x.bt")
-    assert time.process_time() - began < 5
