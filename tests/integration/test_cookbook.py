@@ -18,6 +18,7 @@ import pytest
 from tests.integration.client_support import DPROBE, PATIENCE, Cat, cat, dprobe, tracer_of
 from tests.integration.script_support import built
 from tests.service.nginx import nginx
+from tests.service.postgres import postgres
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cookbook.md"
 
@@ -203,6 +204,22 @@ def test_connections_that_nginx_accepts(tmp_path: Path) -> None:
             ended(one)
     lines = re.findall(r"^@\[(\d+)\]: \d+$", output.read_text(), re.MULTILINE)
     assert set(map(int, lines)) >= {*first, later}
+
+
+def test_statements_of_postgres_backends(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.touch()
+    words = [*recipe("The statements of all postgres backends"), "-o", str(output)]
+    statement = re.compile(r"^(\d+) SELECT count\(\*\) FROM pg_class;$", re.MULTILINE)
+    with postgres() as service:
+        service.control("start")
+        with attached(words, ("postgres", str(service.executable))) as one:
+            deadline = time.monotonic() + PATIENCE
+            while len(set(statement.findall(output.read_text()))) < 2:
+                assert time.monotonic() < deadline
+                with service.load("-c", "2", "-t", "5") as load:
+                    load.end()
+            ended(one)
 
 
 def test_it_stands_in_for_bpftrace(tmp_path: Path) -> None:

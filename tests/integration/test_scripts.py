@@ -191,6 +191,15 @@ def test_blocks_see_what_hits_have_set_and_hits_what_blocks_have(worker: Cat, wo
     assert "@want: 5\n" in out
 
 
+def test_blocks_alone_go_with_a_command() -> None:
+    done = dprobe("run", "-e", "BEGIN { print(1); } END { print(2); }", "--", "echo", "out")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "1\n2\n")
+    # The command ends with the script.
+    script = "interval:ms:10 { @++; if (@ == 2) { exit(); } }"
+    done = bpftrace("-e", script, "-c", "sleep 1000")
+    assert (done.returncode, done.stdout) == (0, "Attached 1 probe\n\n\n@: 2\n")
+
+
 def test_a_signal_is_a_block_of_its_own(worker: Cat, work: Path) -> None:
     script = (
         f'uprobe:{work}:inner {{ @ = count(); }} self:signal:SIGUSR1 {{ print("user"); exit(); }} '

@@ -112,7 +112,7 @@ class LaunchedCommand:
 
     def _end_if_wanted(self) -> None:
         """Take the probes out where nothing more is to be shown; the command goes on."""
-        if self._output.ended and self._connection is not None and not self._session.over:
+        if self._output.ended and self._connection is not None:
             self._output.summary(self._session.detach())
             self._connection = None
             if self._ends_with_session and self._status is None:

@@ -193,15 +193,16 @@ def run_script(
             connection = daemon.connect()
             session = Session(
                 connection,
-                launched.pid,
+                *([launched.pid] if programs else ()),
                 follow_forks=how.follow_forks,
                 on_record=show.runner.record,
                 say=complain,
             )
-            session.insert(
-                [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
-            )
-            show.runner.processes = SessionProcesses(connection, session)
+            if programs:
+                session.insert(
+                    [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
+                )
+                show.runner.processes = SessionProcesses(connection, session)
             show.settle = lambda: show.runner.learn(session.alive, _comm)
             show.attached(how)
         except BaseException:

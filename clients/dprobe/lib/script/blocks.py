@@ -18,7 +18,7 @@ from dprobed.program.exec.interface import MemoryFault, Outcome, Reader, Registe
 from dprobed.program.exec.maps import HeldMap
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.exits import EXCEPTION
+from dprobed.program.exits import BUDGET, EXCEPTION
 from dprobed.program.user_stack import StackEnd, UserStack
 from dprobed.record.log import decode_log
 
@@ -134,10 +134,11 @@ class Blocks:
         entry = self._executor.entry(block.probe)
         for _ in range(_MOST_TURNS):
             outcome = entry(context)
-            if outcome.exit == EXCEPTION:
+            failed = outcome.exit in (EXCEPTION, BUDGET)
+            if failed:
                 self._say(_failure(block, outcome))
             waits, broke = self._take(outcome)
-            if broke or not waits or outcome.exit == EXCEPTION:
+            if broke or not waits or failed:
                 return broke
         self._say(f"{block.name}: it loops without end, and was ended")
         return True
@@ -183,5 +184,7 @@ def _give(context: BlockContext, arguments: Sequence[int | bytes]) -> None:
 
 
 def _failure(block: bt.Block, outcome: Outcome) -> str:
+    if outcome.exit == BUDGET:
+        return f"{block.name or block.kind}: it did more than a block may do, and was ended"
     code, parm1, _ = outcome.exception or (0, 0, 0)
     return f"{block.name or block.kind}: it was ended by exception {code:#x} ({parm1:#x})"

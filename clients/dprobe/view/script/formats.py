@@ -72,6 +72,8 @@ def formatted(form: str, arguments: Sequence[Shown]) -> str:
 
 
 def _converted(part: _Part, value: Shown) -> str:
+    if part.kind in "diuxX" and isinstance(value, int):  # most are
+        return _integer(part, value)
     if part.kind in _BYTES and isinstance(value, Buffer):
         return _padded(part, _BYTES[part.kind](value.data))
     if part.kind in "sr":

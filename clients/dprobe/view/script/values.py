@@ -14,6 +14,8 @@ _KEY_INDENT: Final = " " * 4
 
 def text(value: Shown, *, key: bool = False) -> str:
     """As it is printed; ``key``: within the key of a map."""
+    if isinstance(value, str):  # most are
+        return value
     match value:
         case bool():
             return "true" if value else "false"

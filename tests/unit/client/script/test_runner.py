@@ -1,0 +1,182 @@
+"""A script at work without any process: its blocks, its records, and what is printed of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from dprobe.lib.script.decode import Decoder, moment
+from dprobe.lib.script.runner import Runner
+from dprobe.lib.script.values import Address, Buffer, Named, Shown, StackText
+from dprobe.view.script.output import ScriptOutput
+
+from dprobed.program.bt import bundle as bt
+from dprobed.program.bt.compiler import compile_script
+from dprobed.program.types import IntegerType, Member, StructType
+
+
+class NoNames:
+    """Names nothing."""
+
+    def learn(self, pid: int, comm: str) -> None:
+        """Nothing is looked at."""
+
+    def symbol(self, pid: int, address: int, comm: str, *, offset: bool) -> str:
+        """The number."""
+        return f"{address:#x}"
+
+    def frames(self, stack: dict[str, Any], pid: int, mode: str) -> tuple[str, ...]:
+        """One line for each frame."""
+        return tuple(f"f{frame['offset']}" for frame in stack["ustack"])
+
+
+def run(script: str, capfd: pytest.CaptureFixture[str], form: str = "text") -> tuple[str, str]:
+    """What a script that has only blocks prints; and what is said of it."""
+    said: list[str] = []
+    bundle = compile_script(script, "stdin")
+    output = ScriptOutput(form, None, 1, bare=True)
+    runner = Runner(bundle, output, NoNames(), said.append)
+    runner.begin()
+    output.attached(runner.probes)
+    runner.start()
+    runner.drain()
+    runner.end()
+    output.close()
+    return capfd.readouterr().out, "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        ("BEGIN { @a[1] = 10; @a[2] = 20; for ($kv : @a) { print($kv.1); } }",
+         "10\n20\n@a[1]: 10\n@a[2]: 20\n"),
+        ('BEGIN { @c["x"] = count(); @c["x"] = count(); for ($kv : @c) { '
+         'printf("%s=%d\\n", $kv.0, (int64)$kv.1); } clear(@c); }', "x=2\n"),
+        ("BEGIN { @a[1] = 1; print(len(@a)); if (has_key(@a, 1)) { print(7); } }",
+         "1\n7\n@a[1]: 1\n"),
+        ("BEGIN { @ = count(); @ = count(); if (@ > 1) { print(5); } }", "5\n@: 2\n"),
+        ('BEGIN { print("a"); exit(); print("b"); } END { print("c"); }', "a\nc\n"),
+        ("BEGIN { @x = 1; zero(@x); @y = 5; delete(@y); }", "@x: 0\n"),
+    ],
+)  # fmt: skip
+def test_what_blocks_print(script: str, wanted: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(script, capfd) == (wanted, "")
+
+
+def test_a_block_that_does_not_end_is_ended_and_told_of(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out, said = run("BEGIN { print(1); $i = 1; while ($i > 0) { $i++; } print(2); }", capfd)
+    assert out == "1\n"
+    assert said == "BEGIN: it did more than a block may do, and was ended"
+
+
+def test_a_loop_over_what_another_loop_has(capfd: pytest.CaptureFixture[str]) -> None:
+    script = (
+        'BEGIN { @a["p"] = 1; @b["q"] = 2; for ($x : @a) { for ($y : @b) '
+        '{ printf("%s%s\\n", $x.0, $y.0); } } clear(@a); clear(@b); }'
+    )
+    assert run(script, capfd) == ("pq\n", "")
+
+
+def decoded(arguments: tuple[bt.Value, ...], *log: dict[str, Any]) -> list[Shown]:
+    """The arguments of one action, of a record's log."""
+    strings = ("constant",)
+    point = StructType("struct", "point", 8, (Member("x", 1, 0), Member("y", 1, 4)))
+    bundle = bt.Bundle(
+        actions=(bt.Printf("", arguments),),
+        strings=strings,
+        types=(point, IntegerType("int", 4, True)),
+    )
+    acts = list(Decoder(bundle, NoNames()).acts([{"words": [0]}, *log], 1, "comm"))
+    return list(acts[0].values) if acts else []
+
+
+@pytest.mark.parametrize(
+    ("value", "log", "wanted"),
+    [
+        (bt.Integer(4), [{"words": [0xFFFFFFFF]}], -1),
+        (bt.Integer(8, False), [{"words": [1 << 63]}], 1 << 63),
+        (bt.Boolean(), [{"words": [1]}], True),
+        (bt.Pointer(), [{"words": [16]}], Address(16)),
+        (bt.Float(), [{"words": [0x3FF8000000000000]}], 1.5),
+        (bt.Enum("e", (("ONE", 1),)), [{"words": [1]}], Named(1, "ONE")),
+        (bt.Enum("e", (("ONE", 1),)), [{"words": [2]}], 2),
+        (bt.String(), [{"string": "text"}], "text"),
+        (bt.String(), [{"words": [0]}], "constant"),
+        (bt.String(), [{"string": "cut"}, {"fault": 5}], "cut"),
+        (bt.String(), [{"string": "\\xff", "bytes": "ff"}], "\udcff"),
+        (bt.ShortText(), [{"words": [0x6D6D6F63, 0]}], "comm"),
+        (bt.Memory(), [{"memory": "00ff", "address": 1}], Buffer(b"\x00\xff")),
+        (bt.Memory("inet"), [{"memory": "7f000001", "address": 1}], "127.0.0.1"),
+        (bt.Memory("mac"), [{"memory": "0504030201ff", "address": 1}], "05:04:03:02:01:FF"),
+        (bt.Memory(), [{"words": [0]}], Buffer(b"")),
+        (bt.Struct(0), [{"memory": "fdffffff07000000", "address": 1}], {"x": -3, "y": 7}),
+        (bt.Struct(0), [{"words": [0]}], None),
+        (bt.Stack(), [{"ustack": [{"offset": 1}, {"offset": 2}]}], StackText(("f1", "f2"))),
+        (bt.Tuple((bt.Integer(), bt.String())), [{"words": [5]}, {"string": "a"}], (5, "a")),
+        (bt.Strings(), [{"string": "a"}, {"string": "b"}, {"words": [0]}], ["a", "b"]),
+        (bt.ErrorText(), [{"words": [28]}], "No space left on device"),
+        (bt.SignalName(), [{"words": [10]}], "SIGUSR1"),
+        (bt.UserName(), [{"words": [0]}], "root"),
+        (bt.InternetAddress(), [{"words": [0x0100007F]}], "127.0.0.1"),
+    ],
+)
+def test_what_the_tokens_of_an_argument_are(
+    value: bt.Value, log: list[dict[str, Any]], wanted: Shown
+) -> None:
+    assert decoded((value,), *log) == [wanted]
+
+
+def test_what_is_cut_off_is_not_shown() -> None:
+    assert decoded((bt.Integer(), bt.String()), {"words": [5]}) == []
+
+
+def test_times_have_microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    assert moment("%H:%M:%S.%f %%f", 3_600_000_123_000) == "01:00:00.000123 %f"
+
+
+def test_records_that_were_lost_are_told_of(capfd: pytest.CaptureFixture[str]) -> None:
+    for form, wanted in (
+        ("text", "Lost 5 events\n"),
+        ("json", '{"type": "lost_events", "data": {"events": 5}}\n'),
+    ):
+        output = ScriptOutput(form, None, 1, bare=True)
+        runner = Runner(compile_script("END { }", "stdin"), output, NoNames(), lambda _: None)
+        output.attached(1)
+        runner.end(5)
+        output.close()
+        assert capfd.readouterr().out == wanted
+
+
+def test_a_failing_hit_is_told_of_once(capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    output = ScriptOutput("text", None, 1, bare=True)
+    bundle = bt.Bundle(actions=(bt.Print(bt.Integer()),))
+    runner = Runner(bundle, output, NoNames(), said.append)
+    record = {
+        "type": "record", "program": "script", "place": "f+0x0", "pid": 1, "tid": 1,
+        "comm": "x", "log": [{"words": [0, 7]}], "exit": "exception",
+        "exception": {"code": 1, "name": "INVALID_ADDR", "parm1": 0, "parm2": 0},
+    }  # fmt: skip
+    output.attached(1)
+    for _ in range(2):
+        runner.record(json.dumps(record).encode())
+    runner.drain()
+    output.close()
+    assert capfd.readouterr().out == "7\n7\n"
+    assert len(said) == 1
+    assert "INVALID_ADDR" in said[0]
+
+
+def test_output_that_nobody_reads_ends_it() -> None:
+    output = ScriptOutput("text", "/dev/full", 1, bare=True)
+    output.attached(1)
+    output.text("printf", "x")
+    output.flush()
+    output.close()
+    assert (output.broken, output.status) == (True, 1)
