@@ -71,7 +71,7 @@ drawn: export DPROBED_DRAWN_NATIVE := $(DRAWN_NATIVE)
 drawn: export DPROBED_DRAWN_IN_KERNEL := $(DRAWN_IN_KERNEL)
 drawn: setup-test
 	@$(python) -m pytest --quiet --durations=2 tests/kernel -k drawn_programs
-	@$(python) -m pytest --quiet --timeout=0 tests/unit/program/exec/native -k drawn
+	@$(python) -m pytest --quiet --timeout=0 --numprocesses=logical tests/unit/program/exec/native -k drawn
 
 soak: setup-test
 	@$(python) -m tests.soak.run

@@ -81,7 +81,8 @@ what is unmapped between the check and the read would end the target.) Without a
 read: the page of ``hit`` (above), whose loss would have faulted on the way here, and DIRECT.
 
 **System calls** may be made where ``needs`` has one of ``SYSTEM_CALLS``: not in a target with a
-filter of them. ``MEMORY``: those above. ``COMM``: the thread's name is asked of the kernel
+filter of them, nor in one that may give itself one (seccomp) while the probe is there, which would
+end it at the next hit. ``MEMORY``: those above. ``COMM``: the thread's name is asked of the kernel
 (``prctl``). ``UID``, ``GID``: so are these, as they are in the user namespace of the target.
 """
 

@@ -15,7 +15,7 @@ from dprobed.program.exec.native.maps import MapLayout
 from dprobed.program.maps import MAX_MAPS, STRING_BYTES
 
 #: How often a slot that another thread changes is looked at before it is given up.
-_LOOKS: Final = 4096
+_LOOKS: Final = 256
 _GET, _HAS, _SET, _COUNT, _DELETE = range(5)
 _HALF: Final = 1 << 63
 

@@ -110,13 +110,19 @@ def _makes_words(width: int) -> None:
 
 
 def _write_to_stack(c: CodeWriter, width: int) -> None:
-    """Writes to the stack of the thread near ``hit``."""
+    """Writes to the stack of the thread near ``hit``: only what is the thread's own is written."""
     hit, address, number = c.arguments
     own = c.load(hit, Hit.RED_ZONE)
     low = c.b.sub(c.address(hit), word(_OURS + width))
     here = c.test("!=", own, 0)
     ours = c.b.and_(c.test(">", address, low), c.test("<", address, own))
     with c.when(c.b.and_(here, ours)):
+        bytes_ = c.room(8)
+        c.store(number, bytes_)
+        with c.each(word(width)) as n:
+            at = c.b.add(address, n)
+            with c.when(c.test(">=", at, own)):
+                c.store(c.load(bytes_, n, 1), c.b.inttoptr(at, PTR), 0, 1)
         c.give(1)
     above = c.b.and_(c.test(">=", address, own), _in_own_page(c, hit, address, word(width)))
     with c.when(c.b.and_(here, above)):
