@@ -212,6 +212,7 @@ class HitLayout(msgspec.Struct, frozen=True):
     major: int
     minor: int
     exception: int
+    red_zone: int
     size: int
 
 
@@ -298,7 +299,8 @@ class ProgramRun(msgspec.Struct, frozen=True):
     looks at and alters; ``clobbers``: those that its code leaves altered; ``arguments``: those of
     rdi, rsi and rdx that it looks at. ``counted``: whether its
     hits are counted one by one, because some do not run it. ``ends``: it may end by `rem`. What
-    it is told: ``pid`` (0: not asked for), ``tid``, ``cpu``, ``clock``.
+    it is told: ``pid`` (0: not asked for), ``tid``, ``cpu``, ``clock``, and where the stack of the
+    thread itself ends (``stores``: it writes to memory).
     """
 
     code: int
@@ -317,6 +319,7 @@ class ProgramRun(msgspec.Struct, frozen=True):
     tid: bool = False
     cpu: bool = False
     clock: Clock | None = None
+    stores: bool = False
 
 
 def trampoline(
@@ -423,6 +426,9 @@ def _tell(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
     if run.clock is not None:
         _time(made, run.clock)
         made.store(hit.time, RAX)
+    if run.stores:
+        made.lea(RAX, frame.size - RED_ZONE)
+        made.store(hit.red_zone, RAX)
     if run.scratch:
         made.lea(RAX, frame.scratch(run.record) + 15)
         made.raw("48 83 e0 f0")  # and rax,-16
