@@ -130,9 +130,9 @@ class Engines(EngineViews):
         self._inline.sync(final=final)
 
     @property
-    def has_records(self) -> bool:
-        """Whether records may come at any time, without a stop."""
-        return self._inline.has_records
+    def is_polled(self) -> bool:
+        """Whether to look often at what happens without a stop."""
+        return self._inline.is_polled
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""

@@ -20,7 +20,7 @@ from dprobed.engine.inline.copies import take_over, undo_in_copy
 from dprobed.engine.inline.counting import InlineCounts
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.exits import TrampolineExits
-from dprobed.engine.inline.offers import why_no_records, why_not
+from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
 from dprobed.engine.inline.placing import Placer, makes_records
 from dprobed.engine.inline.prepared import Prepared, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
@@ -236,6 +236,14 @@ class InlineEngine:
         """Whether records may come at any time, without a stop."""
         return self.placer.rings is not None
 
+    @property
+    def is_polled(self) -> bool:
+        """Whether to look at it often: records may come, a budget is charged, or programs make
+        system calls, which the target may forbid itself at any time."""
+        return self.has_records or any(
+            probe.accounts or makes_calls(probe) for probe in self.placer.counters
+        )
+
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
@@ -321,7 +329,13 @@ class InlineEngine:
         if not self.placer.sites.pages.areas:
             return []
         child._exits.may_come_back = self._exits.may_come_back
-        sites = take_over(child.placer, self.placer, twin)
+        try:
+            sites = take_over(child.placer, self.placer, twin)
+        except SpaceError:
+            child.use(child.placer.space)
+            for thread in list(child._group.threads.values()):
+                undo_in_copy(self.placer, thread, unmap=False)
+            return []
         for thread in child._group.threads.values():
             child._reader.note(thread)
         for site, armed in sites:
