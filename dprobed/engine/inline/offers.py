@@ -92,4 +92,6 @@ def why_no_records() -> str:
     """Why no records can be made in a target; empty: they can."""
     if not features.HAS_FS_BASE:
         return "records need an instruction of newer processors and kernels (rdfsbase)"
+    if not features.HAS_CLOCK:
+        return "records need a time stamp counter that goes on steadily, and rdtscp"
     return ""
