@@ -129,6 +129,10 @@ class Engines(EngineViews):
         """Take over what was counted without us; ``final``: no thread runs any more."""
         self._inline.sync(final=final)
 
+    def tick(self) -> None:
+        """The same now and then, as far as other work allows."""
+        self._inline.tick()
+
     @property
     def is_polled(self) -> bool:
         """Whether to look often at what happens without a stop."""

@@ -12,6 +12,8 @@ from dprobed.engine.interface import Listener
 from dprobed.engine.probe import Probe
 from dprobed.wire.protocol import State
 
+#: How many times as long as records took to be read others' work goes first.
+_REST: Final = 2
 #: What a hit is charged to budgets.
 _COST_NS: Final = 15
 
@@ -21,15 +23,25 @@ class InlineCounts:
 
     def __init__(self, listener: Listener) -> None:
         self._listener: Final = listener
+        #: Until when records are left alone, but for those who ask (monotonic ns).
+        self._rests_until = 0
+
+    @property
+    def is_rested(self) -> bool:
+        """Whether to read records again: it is to take a third of our time at most."""
+        return time.monotonic_ns() >= self._rests_until
 
     def sync(self, placer: Placer, reader: RecordReader, *, final: bool) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
         retired = self._fail_filtered(placer)
         if placer.rings is not None and placer.clock is not None:
+            began = time.monotonic_ns()
             placer.clock.look()
             found = placer.rings.read(final=final)
             reader.take(found, placer.places, placer.clock)
+            now = time.monotonic_ns()
+            self._rests_until = now + _REST * (now - began)
         for probe, counter in placer.counters.items():
             hits = min(counter.hits, probe.last)
             new, probe.hits = hits - probe.hits, hits

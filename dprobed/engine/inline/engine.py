@@ -249,17 +249,22 @@ class InlineEngine:
         any more."""
         self._counting.sync(self.placer, self._reader, final=final)
 
+    def tick(self) -> None:
+        """The same now and then, as far as other work allows."""
+        if self._counting.is_rested:
+            self.sync()
+
     # --- threads and their stops ---
 
     def begin(self, thread: Thread) -> None:
         """See Engine."""
-        if self.has_records:
-            self.sync()  # Another one may have had its local variables there.
+        if self.has_records and self._reader.is_to_read(thread):
+            self.sync()
         self._reader.note(thread)
 
     def forget(self, thread: Thread) -> None:
         """See Engine."""
-        if self.has_records:
+        if self.has_records and self._reader.shares(thread.tid):
             self.sync()
         self._reader.forget(thread.tid)
 
