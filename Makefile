@@ -49,6 +49,7 @@ check: setup-test
 	@$(python) -m mypy --strict dprobed clients tests etc kernel_bridge
 	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
+	@$(python) -m dprobed.program.bt.reference --check
 	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
 	@$(python) etc/man.py --check

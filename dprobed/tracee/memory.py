@@ -63,6 +63,10 @@ _writev = _libc.process_vm_writev
 for _function in (_readv, _writev):
     _function.restype = ctypes.c_ssize_t
 
+#: Looked up once, since each call of a function whose return is probed calls them twice.
+_pread: Final = os.pread
+_from_bytes: Final = int.from_bytes
+
 _buffer = bytearray(_CHUNK)
 _anchor = (ctypes.c_char * _CHUNK).from_buffer(_buffer)
 _data = memoryview(_buffer)
@@ -243,6 +247,13 @@ class Memory:
             return os.pread(self._fd, length, address)
         except (OSError, OverflowError):
             return b""
+
+    def word(self, address: int) -> int:
+        """The word where the kernel or the processor itself has just kept one; 0: none."""
+        try:
+            return _from_bytes(_pread(self._fd, 8, address), "little")
+        except (OSError, OverflowError):
+            return 0
 
     def is_gone(self) -> bool:
         """Whether no process has this address space any more."""

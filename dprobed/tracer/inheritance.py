@@ -141,7 +141,9 @@ class Inheritance:
         if child is None:
             if copy is not None:
                 copy.space.close()
-            target.tell("unprobed", "too many processes: a child is not followed", thread.tid)
+            behind = self._reporter.is_behind
+            why = "the daemon takes no messages" if behind else "too many processes"
+            target.tell("unprobed", f"{why}: a child is not followed", thread.tid)
             return None
         target.group.hand_over(thread, child.group)
         try:
@@ -166,7 +168,8 @@ class Inheritance:
         engines = self._target.engines
         engines.take_over_copy(parent.engines)
         engines.begin(thread)
-        if parent.group.is_stopped or parent.is_changing:
+        is_prepared = self._target.programs.places.is_prepared
+        if parent.group.is_stopped or parent.is_changing or not is_prepared:
             self.is_incomplete = True
             self._target.group.request_attention()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -36,6 +37,8 @@ from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES, INLINE
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State as ProbeState
+
+_log = logging.getLogger(__name__)
 
 #: A program that goes into many targets is read and verified once.
 _decode = lru_cache(maxsize=64)(decode)
@@ -114,8 +117,9 @@ class Programs:
 
     def enter_image(self, thread: Thread) -> None:
         """Insert the programs into the new image after ``exec``; raises Gone."""
-        self.launching = False
-        self.maps.new_image()
+        launched, self.launching = self.launching, False
+        if not launched:  # what it was given to begin with is for the image that it begins as
+            self.maps.new_image()
         places = self.places
         try:
             changes = self._engines.space.changes.of_child(
@@ -240,7 +244,14 @@ class Programs:
         self.places.take_over(other.places, twins)
 
     def complete(self) -> None:
-        """Place what could not be taken over, because it came into the parent after the fork."""
+        """Place what could not be taken over, because it came into the parent after the fork, or
+        just then, when the parent's address space was being prepared for it."""
+        if self.launching or all(each.state is not ProbeState.PENDING for each in self.probes()):
+            return
+        try:
+            self.places.prepare()
+        except (SpaceError, MapsError, LocationError, Gone) as error:
+            _log.warning("process %d: %s", self._pid, error)
         self.places.tell_changed(self.places.place_again(list(self.inserted.values())))
 
     # --- removing ---

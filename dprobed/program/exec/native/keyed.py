@@ -6,7 +6,7 @@ from typing import Final
 
 from dprobed.program.exec import ir_maps
 from dprobed.program.exec.native import maps
-from dprobed.program.exec.native.abi import Data, Needs
+from dprobed.program.exec.native.abi import Data, Hit, Needs
 from dprobed.program.exec.native.code import I64, PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.effects import string_end
 from dprobed.program.exec.native.emitter import Emitter, emits
@@ -102,7 +102,11 @@ def _update_map(to: Emitter, op: ir_maps.UpdateMap) -> None:
         to.c.call(to.library(f"map_value_{op.map}"), *_arguments(to, op.items), _COUNT, 0)
         return
     value = word(1) if op.word is None else to.word(op.word)
-    to.c.call(to.library(f"map_add_{op.map}"), *_arguments(to, op.items), value)
+    now = word(0)
+    if layout.definition.kind == "tseries":
+        to.needs |= Needs.TIME
+        now = to.c.load(to.hit, Hit.TIME)
+    to.c.call(to.library(f"map_add_{op.map}"), *_arguments(to, op.items), value, now)
 
 
 @emits(ir_maps.ReadMap)
@@ -219,9 +223,9 @@ def _make_cell(library: Library, begin: Begin, layout: MapLayout) -> CodeWriter:
 
 
 def _make_add(library: Library, begin: Begin, layout: MapLayout, number: int) -> CodeWriter:
-    """(maps, key, size, word): add a word at a key."""
-    c = begin(PTR, PTR, I64, I64)
-    held, key, size, value = c.arguments
+    """(maps, key, size, word, now): add a word at a key."""
+    c = begin(PTR, PTR, I64, I64, I64)
+    held, key, size, value, now = c.arguments
     found = c.call(library(f"map_cell_{number}"), held, key, size)
     with c.when(c.test("==", found, 0)):
         c.give(0)
@@ -240,11 +244,38 @@ def _make_add(library: Library, begin: Begin, layout: MapLayout, number: int) ->
                 _extreme(c, layout, cell, 24, "min", value)
                 _extreme(c, layout, cell, 32, "max", value)
             _plus(c, cell, 0, word(1))
+        case "tseries":
+            _add_to_interval(c, layout, cell, now, value)
         case _:
             bucket = c.b.add(_bucket(c, layout, value), word(1))
             _plus(c, c.at(cell, c.b.shl(bucket, word(3))), 0, word(1))
     c.give(0)
     return c
+
+
+def _add_to_interval(
+    c: CodeWriter, layout: MapLayout, cell: Value, now: Value, value: Value
+) -> None:
+    """Add to the interval that it is now; a new one is begun by one thread at a time.
+
+    Who is suspended here for as long as all intervals last adds to a later one.
+    """
+    milliseconds, most = layout.definition.arguments
+    number = c.b.udiv(now, word(milliseconds * maps.NS))
+    index = c.b.urem(number, word(most))
+    part = c.at(c.at(cell, 8), c.b.mul(index, word(8 * maps.PART_WORDS)))
+    named = c.b.add(number, word(1))
+    with c.when(c.test("<", c.load_whole(part), named), likely=False):
+        sequence = _lock(c, layout, c.arguments[0], cell)
+        with c.when(c.test("<", c.load_whole(part), named)):
+            # Whoever finds the number finds the zeros.
+            c.store_whole(word(0), c.at(part, 8))
+            c.store_whole(word(0), c.at(part, 16))
+            c.store_whole(named, part)
+        c.store_whole(c.b.add(sequence, word(2)), cell)
+    # One that is too old by now is not kept.
+    with c.when(c.test("==", c.load_whole(part), named)):
+        _sum(c, layout, c.at(part, 8), value)
 
 
 def _plus(c: CodeWriter, cell: Value, offset: int, value: Value) -> None:

@@ -18,6 +18,9 @@ one compare-and-swap; what its cell counts is added in one piece. Nobody waits f
 nothing is lost of what threads do at the same time. Sums have two words, and are right once those
 who add to them have done so.
 
+The cell of a ``tseries`` begins with a sequence number, as a slot has one; then, each interval at
+its number modulo how many there are: its number and one, 0 where there is none, and its sum.
+
 A slot of a ``value`` is changed by one thread at a time: its sequence number is odd meanwhile. Who
 finds it odd for too long (its thread was suspended, or left the probe for ever) does without, which
 is counted as lost. An entry that was deleted is used again for another key of its slot.
@@ -60,6 +63,9 @@ IS_WORD: Final = (1 << 64) - 1
 
 _WORD: Final = (1 << 64) - 1
 _HALF: Final = 1 << 63
+#: Of a ``tseries``: the words of an interval, and nanoseconds of a millisecond.
+PART_WORDS: Final = 3
+NS: Final = 1_000_000
 #: Of the hash of a key: `h = (h ^ word) * FACTOR; h ^= h >> SHIFT`, for each of its words.
 HASH_FACTOR: Final = 0x9E3779B97F4A7C15
 HASH_SHIFT: Final = 29
@@ -93,6 +99,8 @@ def _cell_words(one: MapDefinition) -> int:
         case "lhist":
             low, high, step = one.arguments
             return linear_bucket(high, low, high, step) + 2
+        case "tseries":
+            return 1 + PART_WORDS * one.arguments[1]
         case kind:
             return {VALUE: 1, COUNT: 1, "sum": 2, "min": 2, "max": 2}.get(kind, 5)
 
@@ -259,9 +267,18 @@ class SharedMap:
                 return list(words[:3]) if words[0] else []
             case "stats":
                 return list(words) if words[0] else []
+            case "tseries":
+                return self._latest(words)
             case _:
                 pairs = [(n - 1, count) for n, count in enumerate(words) if count]
                 return [number for pair in pairs for number in pair]
+
+    def _latest(self, words: Sequence[int]) -> list[int]:
+        """The intervals that are not too old beside the latest."""
+        parts = [words[at : at + PART_WORDS] for at in range(1, len(words), PART_WORDS)]
+        found = sorted((number - 1, low, high) for number, low, high in parts if number)
+        oldest = found[-1][0] - self.definition.arguments[1] if found else 0
+        return [word for part in found if part[0] > oldest for word in part]
 
     def _kept(self, cell: Sequence[int]) -> list[int]:
         """What was sent of a cell as it is kept; empty: as if nothing had been added."""
@@ -276,6 +293,12 @@ class SharedMap:
                 return [*cell, 0, 0] if cell else [0] * 5
             case "stats":
                 return list(cell) or [0, 0, 0, least, most]
+            case "tseries":
+                words = [0] * self._layout.cell_words
+                for n in range(0, len(cell), PART_WORDS):
+                    at = 1 + PART_WORDS * (cell[n] % one.arguments[1])
+                    words[at : at + PART_WORDS] = cell[n] + 1, *cell[n + 1 : n + PART_WORDS]
+                return words
             case _:
                 words = [0] * self._layout.cell_words
                 for bucket, count in zip(cell[::2], cell[1::2], strict=True):

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from dprobed.program.blocks import find_blocks
 from dprobed.program.exec.lowering import Unit
-from dprobed.program.isa import Instruction, Operand
+from dprobed.program.isa import Instruction
 
 _WHY: Final = {
     "log ustack": "the stack of a thread is walked by the tracer",
@@ -31,9 +31,6 @@ def why_not(unit: Unit) -> NotNative | None:
     for block in find_blocks(unit.code, unit.entry):
         for step in block.steps:
             reason = _WHY.get(step.instruction.name)
-            if Operand.MAP in step.instruction.operands:
-                one = unit.header.map[step.operands[0]]
-                reason = "a `tseries` is kept by the tracer" if one.kind == "tseries" else reason
             if reason is not None:
                 return NotNative(step.offset, step.instruction, reason)
     return None

@@ -22,8 +22,9 @@ TRACED_FRAME: Final = FRAME.size + 3 * PREFIX.size
 #: A block of the heap: 32 bits each of its handle, offset, size and whether it is allocated.
 HEAP_BLOCK: Final = 16
 
-#: A key with what is before each of its items, and one byte more than fits of a string.
+#: A key with what is before each of its items; with strings one byte more than fits of them.
 _KEY_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_KEY_ITEMS + 8
+_PLAIN_KEY_BYTES: Final = 24 * MAX_KEY_ITEMS
 
 _HEAP: Final = {ir.Allocate, ir.Free, ir.HeapLoad, ir.HeapPush, ir.HeapStore}
 _CUTS: Final = {ir.LogLength, ir.LastItem, ir.CutLog}
@@ -58,8 +59,8 @@ class Scratch:
         self.trace_starts: Final = self._take(8 * (traced // TRACE_LEAST + 1) if traced else 0)
         starts = header.logmax // PREFIX.size + 1
         self.starts: Final = self._take(8 * starts if self.cuts_log else 0)
-        keyed = bool(uses & {ir_maps.KeyWord, ir_maps.KeyName, ir_maps.KeyString})
-        self.key: Final = self._take(_KEY_BYTES if keyed else 0)
+        plain = _PLAIN_KEY_BYTES if uses & {ir_maps.KeyWord, ir_maps.KeyName} else 0
+        self.key: Final = self._take(_KEY_BYTES if ir_maps.KeyString in uses else plain)
         self.heap_left: Final = self._take(8 * self.has_heap)
         self.heap_top: Final = self._take(8 * self.has_heap)
         self.heap_count: Final = self._take(8 * self.has_heap)

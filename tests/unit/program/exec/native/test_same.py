@@ -29,7 +29,6 @@ REASONS = (
     "`log ustack`: the stack of a thread is walked by the tracer",
     "`key ustack`: the stack of a thread is walked by the tracer",
     "`vfy rw`: whether memory may be written is known to the tracer",
-    "`madd`: a `tseries` is kept by the tracer",
 )
 
 

@@ -27,8 +27,11 @@ map = spread, hist,2, keys=1
 map = few, count, keys=1, size=3
 map = words, value, keys=1
 map = gone, value, keys=2
+map = times, tseries,10,4
 offset = 0x1000
  inc lv,0
+ push 1
+ madd times
  push 3
  push r,rsi
  and
@@ -104,6 +107,7 @@ def test_what_threads_count_together(tmp_path: Path) -> None:
     per_key = RUNS // 4
     expected = {(thread, n): [per_key] for thread in range(THREADS) for n in range(4)}
     assert cells["counts"] == expected
+    assert cells["times"] == {(): [0, total - found["times"].lost, 0]}
     minus = (1 << 128) - total
     assert cells["sums"] == {(): [minus & (1 << 64) - 1, minus >> 64]}
     assert cells["least"] == {(7,): [0]}
