@@ -65,7 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
                        "dprobed.program.rpn", "dprobed.proc", "dprobed.wire",
                        "dprobed.wire.messages"),
-    "dprobed.engine": ("dprobed.change_journal", "dprobed.rate_limit",
+    "dprobed.engine": ("dprobed.change_journal", "dprobed.rate_limit", "dprobed.compiler",
                        "dprobed.program", "dprobed.program.exec",
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.proc",
                        "dprobed.arch.x86_64", "dprobed.tracee"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from dprobed.engine.inline.compiling import compiled
+from dprobed.compiler import compiled
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.inline.shared import SharedVariables
 from dprobed.program.exec import ir
