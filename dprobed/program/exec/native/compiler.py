@@ -7,7 +7,7 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native import effects, keyed, words  # noqa: F401
 from dprobed.program.exec.native.abi import Blob
-from dprobed.program.exec.native.emitter import Emitter
+from dprobed.program.exec.native.emitter import FunctionEmitter
 from dprobed.program.exec.native.machine_code import machine_code
 
 
@@ -18,7 +18,7 @@ def compile_unit(unit: Unit, static: bool = True) -> Blob:
     run in a target.
     """
     function = lower(unit, static)
-    emitter = Emitter(function)
+    emitter = FunctionEmitter(function)
     emitter.emit()
     code = machine_code(emitter.module)
     return Blob(

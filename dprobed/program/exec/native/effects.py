@@ -10,7 +10,7 @@ from dprobed.program.exec.ir import Shown, Space, Word
 from dprobed.program.exec.native import scratch as at
 from dprobed.program.exec.native.abi import Data, Hit, Needs
 from dprobed.program.exec.native.code import I64, PAIR, PTR, CodeWriter, Value, word
-from dprobed.program.exec.native.emitter import Emitter, emits
+from dprobed.program.exec.native.emitter import FunctionEmitter, emits
 from dprobed.program.exec.native.library import Begin, Library, makes
 from dprobed.program.exec.native.machine import put_prefix, variables
 from dprobed.program.items import MAX_COUNT, MEMORY, PREFIX, WORD, ItemToken
@@ -24,12 +24,14 @@ _NO_ITEM: Final = -1
 # -- the log ----------------------------------------------------------------------------------
 
 
-def _words(to: Emitter, words: ir.Words) -> list[Value] | None:
+def _words(to: FunctionEmitter, words: ir.Words) -> list[Value] | None:
     """Words that are few; None: those on top of the stack in memory."""
     return None if isinstance(words, ir.TopWords) else [to.word(each) for each in words]
 
 
-def _put_top(to: Emitter, target: Value, count: Value, above: int | Value, width: int = 8) -> None:
+def _put_top(
+    to: FunctionEmitter, target: Value, count: Value, above: int | Value, width: int = 8
+) -> None:
     """Store the words from ``above`` the depth on, down."""
     c = to.c
     with c.each(count) as n:
@@ -40,7 +42,7 @@ def _put_top(to: Emitter, target: Value, count: Value, above: int | Value, width
 
 
 @emits(ir.LogWords)
-def _log_words(to: Emitter, op: ir.LogWords) -> None:
+def _log_words(to: FunctionEmitter, op: ir.LogWords) -> None:
     c = to.c
     few = _words(to, op.words)
     count = op.words.count if isinstance(op.words, ir.TopWords) else len(op.words)
@@ -68,7 +70,7 @@ def _log_words(to: Emitter, op: ir.LogWords) -> None:
 
 
 @emits(ir.LogValue)
-def _log_value(to: Emitter, op: ir.LogValue) -> None:
+def _log_value(to: FunctionEmitter, op: ir.LogValue) -> None:
     c = to.c
     size = len(op.before) + 8 + len(op.behind)
     value = to.word(op.word)
@@ -84,7 +86,7 @@ def _log_value(to: Emitter, op: ir.LogValue) -> None:
 
 
 def _words_item(
-    to: Emitter,
+    to: FunctionEmitter,
     token: ItemToken,
     count: Value,
     overflow: ir.Raise | None,
@@ -104,7 +106,7 @@ def _words_item(
 
 
 @emits(ir.LogStack)
-def _log_stack(to: Emitter, op: ir.LogStack) -> None:
+def _log_stack(to: FunctionEmitter, op: ir.LogStack) -> None:
     count = to.word(op.count)
 
     def put(target: Value) -> None:
@@ -114,7 +116,7 @@ def _log_stack(to: Emitter, op: ir.LogStack) -> None:
 
 
 @emits(ir.LogVariables)
-def _log_variables(to: Emitter, op: ir.LogVariables) -> None:
+def _log_variables(to: FunctionEmitter, op: ir.LogVariables) -> None:
     c = to.c
     index, count = to.word(op.index), to.word(op.count)
     local = op.space is Space.LOCAL
@@ -128,7 +130,7 @@ def _log_variables(to: Emitter, op: ir.LogVariables) -> None:
 
 
 @emits(ir.LogMemory)
-def _log_memory(to: Emitter, op: ir.LogMemory) -> None:
+def _log_memory(to: FunctionEmitter, op: ir.LogMemory) -> None:
     c = to.c
     to.needs |= Needs.MEMORY
     bad = c.variable(word(0))
@@ -217,12 +219,12 @@ def string_end(c: CodeWriter, text: Value, most: Value) -> Value:
 
 
 @emits(ir.LogLength)
-def _log_length(to: Emitter, op: ir.LogLength) -> None:
+def _log_length(to: FunctionEmitter, op: ir.LogLength) -> None:
     to.give(op.result, to.c.get(to.log_size))
 
 
 @emits(ir.LastItem)
-def _last_item(to: Emitter, op: ir.LastItem) -> None:
+def _last_item(to: FunctionEmitter, op: ir.LastItem) -> None:
     c = to.c
     found = c.variable(word(0))
     with c.when(c.test("!=", c.get(to.starts), 0)):
@@ -230,14 +232,14 @@ def _last_item(to: Emitter, op: ir.LastItem) -> None:
     to.give(op.result, c.get(found))
 
 
-def _last(to: Emitter, starts: int, count: Value) -> Value:
+def _last(to: FunctionEmitter, starts: int, count: Value) -> Value:
     """The last of so many starts."""
     offset = to.c.b.shl(to.c.b.sub(count, word(1)), word(3))
     return to.c.load(to.c.at(to.scratch, starts), offset)
 
 
 @emits(ir.CutLog)
-def _cut_log(to: Emitter, op: ir.CutLog) -> None:
+def _cut_log(to: FunctionEmitter, op: ir.CutLog) -> None:
     c = to.c
     length = to.word(op.length)
 
@@ -262,13 +264,13 @@ def _cut_log(to: Emitter, op: ir.CutLog) -> None:
 
 
 @emits(ir.SetNumber)
-def _set_number(to: Emitter, op: ir.SetNumber) -> None:
+def _set_number(to: FunctionEmitter, op: ir.SetNumber) -> None:
     to.needs |= Needs.NUMBERS
     to.c.store(to.word(op.word), to.hit, Hit.MAJOR if op.major else Hit.MINOR)
 
 
 @emits(ir.Charge)
-def _charge(to: Emitter, op: ir.Charge) -> None:
+def _charge(to: FunctionEmitter, op: ir.Charge) -> None:
     amount = to.word(op.word)
     if op.at_most is not None:
         amount = to.c.least(amount, op.at_most)
@@ -279,44 +281,44 @@ def _charge(to: Emitter, op: ir.Charge) -> None:
 
 
 @emits(ir.SetHandler)
-def _set_handler(to: Emitter, op: ir.SetHandler) -> None:
+def _set_handler(to: FunctionEmitter, op: ir.SetHandler) -> None:
     frame = to.frame()
     to.c.store(op.block, frame, at.FRAME_HANDLER)
     to.c.store(to.word(op.at), frame, at.FRAME_HANDLER_AT)
 
 
 @emits(ir.ClearHandler)
-def _clear_handler(to: Emitter, op: ir.ClearHandler) -> None:
+def _clear_handler(to: FunctionEmitter, op: ir.ClearHandler) -> None:
     to.c.store(-1, to.frame(), at.FRAME_HANDLER)
 
 
 @emits(ir.LastException)
-def _last_exception(to: Emitter, op: ir.LastException) -> None:
+def _last_exception(to: FunctionEmitter, op: ir.LastException) -> None:
     for n, temp in enumerate((op.code, op.parm1, op.parm2)):
         to.give(temp, to.c.load(to.scratch, to.layout.last + 8 * n))
 
 
 @emits(ir.ShowInTraces)
-def _show_in_traces(to: Emitter, op: ir.ShowInTraces) -> None:
+def _show_in_traces(to: FunctionEmitter, op: ir.ShowInTraces) -> None:
     frame, offset = to.frame(), at.FRAME_SHOWN[op.shown]
     to.c.store(to.word(op.first), frame, offset)
     to.c.store(to.word(op.count), frame, offset + 8)
 
 
 @emits(ir.AppendTrace)
-def _append_trace(to: Emitter, op: ir.AppendTrace) -> None:
+def _append_trace(to: FunctionEmitter, op: ir.AppendTrace) -> None:
     to.c.call(to.library("log_trace"), to.scratch, to.data)
     to.charge(to.c.load(to.scratch, to.layout.spent))
 
 
 @emits(ir.TraceLength)
-def _trace_length(to: Emitter, op: ir.TraceLength) -> None:
+def _trace_length(to: FunctionEmitter, op: ir.TraceLength) -> None:
     size = to.c.load(to.scratch, to.layout.trace_size) if to.scratch is not None else word(0)
     to.give(op.result, size)
 
 
 @emits(ir.CutTrace)
-def _cut_trace(to: Emitter, op: ir.CutTrace) -> None:
+def _cut_trace(to: FunctionEmitter, op: ir.CutTrace) -> None:
     c, layout = to.c, to.layout
     if not layout.traces:
         return
@@ -336,19 +338,19 @@ def _cut_trace(to: Emitter, op: ir.CutTrace) -> None:
 
 
 @emits(ir.Allocate)
-def _allocate(to: Emitter, op: ir.Allocate) -> None:
+def _allocate(to: FunctionEmitter, op: ir.Allocate) -> None:
     handle = to.c.call(to.library("heap_allocate"), to.scratch, to.word(op.size))
     to.give(op.result, handle)
     to.fail_if(to.c.test("==", handle, 0), op.fault)
 
 
 @emits(ir.Free)
-def _free(to: Emitter, op: ir.Free) -> None:
+def _free(to: FunctionEmitter, op: ir.Free) -> None:
     done = to.c.call(to.library("heap_free"), to.scratch, to.word(op.handle))
     to.fail_if(to.c.test("==", done, 0), op.fault)
 
 
-def _heap_place(to: Emitter, place: ir.HeapPlace) -> Value:
+def _heap_place(to: FunctionEmitter, place: ir.HeapPlace) -> Value:
     """The address of the numbers at a place, once it is one."""
     c = to.c
     offset: Word = place.offset
@@ -362,14 +364,14 @@ def _heap_place(to: Emitter, place: ir.HeapPlace) -> Value:
 
 
 @emits(ir.HeapLoad)
-def _heap_load(to: Emitter, op: ir.HeapLoad) -> None:
+def _heap_load(to: FunctionEmitter, op: ir.HeapLoad) -> None:
     source, width = _heap_place(to, op.place), op.place.width
     for n, result in enumerate(op.results):
         to.give(result, to.c.load(source, n * width, width))
 
 
 @emits(ir.HeapPush)
-def _heap_push(to: Emitter, op: ir.HeapPush) -> None:
+def _heap_push(to: FunctionEmitter, op: ir.HeapPush) -> None:
     c = to.c
     source, width, count = _heap_place(to, op.place), op.place.width, op.place.count
     with c.each(word(count)) as n:
@@ -380,7 +382,7 @@ def _heap_push(to: Emitter, op: ir.HeapPush) -> None:
 
 
 @emits(ir.HeapStore)
-def _heap_store(to: Emitter, op: ir.HeapStore) -> None:
+def _heap_store(to: FunctionEmitter, op: ir.HeapStore) -> None:
     target, width = _heap_place(to, op.place), op.place.width
     few = _words(to, op.words)
     if few is None:
@@ -394,14 +396,14 @@ def _heap_store(to: Emitter, op: ir.HeapStore) -> None:
 
 
 @emits(ir.CountJump)
-def _count_jump(to: Emitter, op: ir.CountJump) -> None:
+def _count_jump(to: FunctionEmitter, op: ir.CountJump) -> None:
     c = to.c
     to.fail_if(c.test("s<=", c.get(to.jumps), 0), op.fault)
     c.add_to(to.jumps, word(-1))
 
 
 @emits(ir.GuardFacility)
-def _guard_facility(to: Emitter, op: ir.GuardFacility) -> None:
+def _guard_facility(to: FunctionEmitter, op: ir.GuardFacility) -> None:
     if op.number not in to.facilities:
         to.facilities.append(op.number)
     gone = to.c.load_pointer(to.data, Data.GONE)

@@ -23,7 +23,7 @@ from dprobed.program.isa import CALL_FRAMES, STACK_WORDS
 _Op = TypeVar("_Op", bound=ir.Op)
 
 #: How each operation is written, by its class.
-EMITTERS: Final[dict[type[Any], Callable[[Emitter, Any], None]]] = {}
+EMITTERS: Final[dict[type[Any], Callable[[FunctionEmitter, Any], None]]] = {}
 
 _LOGS: Final = {
     ir.LogWords, ir.LogValue, ir.LogStack, ir.LogVariables, ir.LogMemory, ir.LogLength,
@@ -33,10 +33,12 @@ _LOGS: Final = {
 
 def emits(
     kind: type[_Op],
-) -> Callable[[Callable[[Emitter, _Op], None]], Callable[[Emitter, _Op], None]]:
+) -> Callable[[Callable[[FunctionEmitter, _Op], None]], Callable[[FunctionEmitter, _Op], None]]:
     """Register a function for an operation."""
 
-    def register(function: Callable[[Emitter, _Op], None]) -> Callable[[Emitter, _Op], None]:
+    def register(
+        function: Callable[[FunctionEmitter, _Op], None],
+    ) -> Callable[[FunctionEmitter, _Op], None]:
         assert kind not in EMITTERS, kind
         EMITTERS[kind] = function
         return function
@@ -44,7 +46,7 @@ def emits(
     return register
 
 
-class Emitter:
+class FunctionEmitter:
     """Writes ``run``; what it found out on the way is what the blob says of itself."""
 
     def __init__(self, function: ir.Function) -> None:

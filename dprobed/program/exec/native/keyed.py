@@ -9,7 +9,7 @@ from dprobed.program.exec.native import maps
 from dprobed.program.exec.native.abi import Data, Hit, Needs
 from dprobed.program.exec.native.code import I64, PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.effects import string_end
-from dprobed.program.exec.native.emitter import Emitter, emits
+from dprobed.program.exec.native.emitter import FunctionEmitter, emits
 from dprobed.program.exec.native.library import Begin, Library, makes
 from dprobed.program.exec.native.maps import MapLayout
 from dprobed.program.maps import MAX_MAPS, STRING_BYTES
@@ -23,11 +23,11 @@ _HALF: Final = 1 << 63
 # -- keys -------------------------------------------------------------------------------------
 
 
-def _key(to: Emitter) -> Value:
+def _key(to: FunctionEmitter) -> Value:
     return to.c.at(to.scratch, to.layout.key)
 
 
-def _open(to: Emitter, item: int) -> Value:
+def _open(to: FunctionEmitter, item: int) -> Value:
     """Where the next item goes."""
     if item == 0:
         to.c.set(to.key_size, word(0))
@@ -36,7 +36,7 @@ def _open(to: Emitter, item: int) -> Value:
 
 
 @emits(ir_maps.KeyWord)
-def _key_word(to: Emitter, op: ir_maps.KeyWord) -> None:
+def _key_word(to: FunctionEmitter, op: ir_maps.KeyWord) -> None:
     target = _open(to, op.item)
     to.c.store(maps.IS_WORD, target)
     to.c.store(to.word(op.word), target, 8)
@@ -44,7 +44,7 @@ def _key_word(to: Emitter, op: ir_maps.KeyWord) -> None:
 
 
 @emits(ir_maps.KeyName)
-def _key_name(to: Emitter, op: ir_maps.KeyName) -> None:
+def _key_name(to: FunctionEmitter, op: ir_maps.KeyName) -> None:
     to.needs |= Needs.COMM
     target = _open(to, op.item)
     name = to.c.call(to.library("name"))
@@ -53,7 +53,7 @@ def _key_name(to: Emitter, op: ir_maps.KeyName) -> None:
     _close(to, target, string_end(to.c, to.c.at(target, 8), word(16)))
 
 
-def _close(to: Emitter, target: Value, length: Value) -> None:
+def _close(to: FunctionEmitter, target: Value, length: Value) -> None:
     """An item of bytes is there but for its length, and zeros behind it."""
     c = to.c
     c.store(length, target)
@@ -64,7 +64,7 @@ def _close(to: Emitter, target: Value, length: Value) -> None:
 
 
 @emits(ir_maps.KeyString)
-def _key_string(to: Emitter, op: ir_maps.KeyString) -> None:
+def _key_string(to: FunctionEmitter, op: ir_maps.KeyString) -> None:
     c = to.c
     to.needs |= Needs.MEMORY
     target = _open(to, op.item)
@@ -86,7 +86,7 @@ def _key_string(to: Emitter, op: ir_maps.KeyString) -> None:
 # -- what is done at a key --------------------------------------------------------------------
 
 
-def _arguments(to: Emitter, items: int) -> tuple[Value, Value, Value]:
+def _arguments(to: FunctionEmitter, items: int) -> tuple[Value, Value, Value]:
     """The maps, the key and its size."""
     to.needs |= Needs.MAPS
     held = to.c.load_pointer(to.data, Data.MAPS)
@@ -96,7 +96,7 @@ def _arguments(to: Emitter, items: int) -> tuple[Value, Value, Value]:
 
 
 @emits(ir_maps.UpdateMap)
-def _update_map(to: Emitter, op: ir_maps.UpdateMap) -> None:
+def _update_map(to: FunctionEmitter, op: ir_maps.UpdateMap) -> None:
     layout = to.library.maps[op.map]
     if layout.is_value:
         to.c.call(to.library(f"map_value_{op.map}"), *_arguments(to, op.items), _COUNT, 0)
@@ -110,14 +110,14 @@ def _update_map(to: Emitter, op: ir_maps.UpdateMap) -> None:
 
 
 @emits(ir_maps.ReadMap)
-def _read_map(to: Emitter, op: ir_maps.ReadMap) -> None:
+def _read_map(to: FunctionEmitter, op: ir_maps.ReadMap) -> None:
     what = _HAS if op.asks else _GET
     value = to.library(f"map_value_{op.map}")
     to.give(op.result, to.c.call(value, *_arguments(to, op.items), what, 0))
 
 
 @emits(ir_maps.WriteMap)
-def _write_map(to: Emitter, op: ir_maps.WriteMap) -> None:
+def _write_map(to: FunctionEmitter, op: ir_maps.WriteMap) -> None:
     what, value = (_DELETE, word(0)) if op.word is None else (_SET, to.word(op.word))
     to.c.call(to.library(f"map_value_{op.map}"), *_arguments(to, op.items), what, value)
 

@@ -8,7 +8,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Fact, Space, WordOp
 from dprobed.program.exec.native.abi import Data, Flags, Hit, Needs
 from dprobed.program.exec.native.code import Value, word
-from dprobed.program.exec.native.emitter import Emitter, emits
+from dprobed.program.exec.native.emitter import FunctionEmitter, emits
 from dprobed.program.isa import STACK_WORDS, WORD_BITS, WORD_MASK
 
 _INDEX: Final = STACK_WORDS - 1
@@ -23,7 +23,7 @@ _PLAIN: Final = {
 
 
 @emits(ir.Compute)
-def _compute(to: Emitter, op: ir.Compute) -> None:
+def _compute(to: FunctionEmitter, op: ir.Compute) -> None:
     left, right = to.word(op.left), to.word(op.right)
     if op.op in _PLAIN:
         found = getattr(to.c.b, _PLAIN[op.op])(left, right)
@@ -34,7 +34,7 @@ def _compute(to: Emitter, op: ir.Compute) -> None:
     to.give(op.result, found)
 
 
-def _shifted(to: Emitter, op: WordOp, left: Value, count: Value) -> Value:
+def _shifted(to: FunctionEmitter, op: WordOp, left: Value, count: Value) -> Value:
     b = to.c.b
     # A shift by as many bits as a word has is undefined.
     by = b.and_(count, word(WORD_BITS - 1))
@@ -47,7 +47,7 @@ def _shifted(to: Emitter, op: WordOp, left: Value, count: Value) -> Value:
     return b.or_(b.lshr(left, by), b.shl(left, back))
 
 
-def _spread(to: Emitter, op: WordOp, operand: Value, bit: Value) -> Value:
+def _spread(to: FunctionEmitter, op: WordOp, operand: Value, bit: Value) -> Value:
     b = to.c.b
     above = b.and_(b.sub(word(WORD_BITS), bit), word(WORD_BITS - 1))
     below = b.and_(b.sub(bit, word(1)), word(WORD_BITS - 1))
@@ -65,7 +65,7 @@ def _spread(to: Emitter, op: WordOp, operand: Value, bit: Value) -> Value:
 
 
 @emits(ir.Divide)
-def _divide(to: Emitter, op: ir.Divide) -> None:
+def _divide(to: FunctionEmitter, op: ir.Divide) -> None:
     c, b = to.c, to.c.b
     dividend, divisor = to.word(op.dividend), to.word(op.divisor)
     if not op.signed:
@@ -83,7 +83,7 @@ def _divide(to: Emitter, op: ir.Divide) -> None:
 
 
 @emits(ir.Guard)
-def _guard(to: Emitter, op: ir.Guard) -> None:
+def _guard(to: FunctionEmitter, op: ir.Guard) -> None:
     c, b = to.c, to.c.b
     value = to.word(op.word)
     # A depth may be below 0, and is then below every bound.
@@ -103,7 +103,7 @@ def _guard(to: Emitter, op: ir.Guard) -> None:
 
 
 @emits(ir.Fail)
-def _fail(to: Emitter, op: ir.Fail) -> None:
+def _fail(to: FunctionEmitter, op: ir.Fail) -> None:
     to.fail(op.fault)
 
 
@@ -122,7 +122,7 @@ _ASKED: Final = {Fact.UID: (102, Needs.UID), Fact.GID: (104, Needs.GID)}
 
 
 @emits(ir.ReadFact)
-def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
+def _read_fact(to: FunctionEmitter, op: ir.ReadFact) -> None:
     if op.fact in _ASKED:
         number, need = _ASKED[op.fact]
         to.needs |= need
@@ -134,7 +134,7 @@ def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
 
 
 @emits(ir.ReadName)
-def _read_name(to: Emitter, op: ir.ReadName) -> None:
+def _read_name(to: FunctionEmitter, op: ir.ReadName) -> None:
     to.needs |= Needs.COMM
     name = to.c.call(to.library("name"))
     to.give(op.low, to.c.first(name))
@@ -142,14 +142,14 @@ def _read_name(to: Emitter, op: ir.ReadName) -> None:
 
 
 @emits(ir.ReadRegister)
-def _read_register(to: Emitter, op: ir.ReadRegister) -> None:
+def _read_register(to: FunctionEmitter, op: ir.ReadRegister) -> None:
     to.reads |= 1 << op.index
     value = to.c.load(to.hit, Hit.REGS + 8 * op.index)
     to.give(op.result, value if op.mask == WORD_MASK else to.c.b.and_(value, word(op.mask)))
 
 
 @emits(ir.WriteRegister)
-def _write_register(to: Emitter, op: ir.WriteRegister) -> None:
+def _write_register(to: FunctionEmitter, op: ir.WriteRegister) -> None:
     to.reads |= 1 << op.index
     to.writes |= 1 << op.index
     value = to.c.b.and_(to.word(op.word), word(op.mask))
@@ -157,7 +157,7 @@ def _write_register(to: Emitter, op: ir.WriteRegister) -> None:
 
 
 @emits(ir.ReadFxsave)
-def _read_fxsave(to: Emitter, op: ir.ReadFxsave) -> None:
+def _read_fxsave(to: FunctionEmitter, op: ir.ReadFxsave) -> None:
     to.needs |= Needs.FXSAVE
     image = to.c.load_pointer(to.hit, Hit.FXSAVE)
     to.give(op.result, to.c.load(image, op.offset, op.size))
@@ -169,7 +169,7 @@ _MXCSR_MASK_OFFSET: Final = 28
 
 
 @emits(ir.WriteFxsave)
-def _write_fxsave(to: Emitter, op: ir.WriteFxsave) -> None:
+def _write_fxsave(to: FunctionEmitter, op: ir.WriteFxsave) -> None:
     c, b = to.c, to.c.b
     to.needs |= Needs.FXSAVE | Needs.FLAGS
     image = c.load_pointer(to.hit, Hit.FXSAVE)
@@ -182,23 +182,23 @@ def _write_fxsave(to: Emitter, op: ir.WriteFxsave) -> None:
     _flag(to, Flags.FP_DIRTY)
 
 
-def _flag(to: Emitter, flag: Flags) -> None:
+def _flag(to: FunctionEmitter, flag: Flags) -> None:
     to.needs |= Needs.FLAGS
     to.c.set(to.flags, to.c.b.or_(to.c.get(to.flags), word(flag)))
 
 
 @emits(ir.Suspend)
-def _suspend(to: Emitter, op: ir.Suspend) -> None:
+def _suspend(to: FunctionEmitter, op: ir.Suspend) -> None:
     _flag(to, Flags.SUSPEND)
 
 
 @emits(ir.Resume)
-def _resume(to: Emitter, op: ir.Resume) -> None:
+def _resume(to: FunctionEmitter, op: ir.Resume) -> None:
     _flag(to, Flags.RESUME)
 
 
 @emits(ir.Load)
-def _load(to: Emitter, op: ir.Load) -> None:
+def _load(to: FunctionEmitter, op: ir.Load) -> None:
     to.needs |= Needs.MEMORY
     read = to.library(f"read_{op.width}")
     found = to.c.call(read, to.hit, to.data, to.word(op.address))
@@ -207,7 +207,7 @@ def _load(to: Emitter, op: ir.Load) -> None:
 
 
 @emits(ir.Store)
-def _store(to: Emitter, op: ir.Store) -> None:
+def _store(to: FunctionEmitter, op: ir.Store) -> None:
     to.needs |= Needs.MEMORY | Needs.STORES
     write = to.library(f"write_{op.width}")
     done = to.c.call(write, to.hit, to.word(op.address), to.word(op.word))
@@ -215,14 +215,14 @@ def _store(to: Emitter, op: ir.Store) -> None:
 
 
 @emits(ir.CheckAccess)
-def _check_access(to: Emitter, op: ir.CheckAccess) -> None:
+def _check_access(to: FunctionEmitter, op: ir.CheckAccess) -> None:
     to.needs |= Needs.MEMORY
     found = to.c.call(to.library("read_1"), to.hit, to.data, to.word(op.address))
     to.give(op.result, to.c.b.xor(to.c.second(found), word(1)))
 
 
 @emits(ir.ReadArgument)
-def _read_argument(to: Emitter, op: ir.ReadArgument) -> None:
+def _read_argument(to: FunctionEmitter, op: ir.ReadArgument) -> None:
     to.needs |= Needs.MEMORY
     bad = to.c.variable(word(0))
     argument = to.library("argument")
@@ -232,23 +232,23 @@ def _read_argument(to: Emitter, op: ir.ReadArgument) -> None:
     to.give(op.result, to.c.first(found))
 
 
-def _kept(to: Emitter, index: int) -> Value:
+def _kept(to: FunctionEmitter, index: int) -> Value:
     to.needs |= Needs.KEPT
     return to.c.at(to.c.load_pointer(to.hit, Hit.KEPT), 8 * index)
 
 
 @emits(ir.ReadKept)
-def _read_kept(to: Emitter, op: ir.ReadKept) -> None:
+def _read_kept(to: FunctionEmitter, op: ir.ReadKept) -> None:
     to.give(op.result, to.c.load(_kept(to, op.index)))
 
 
 @emits(ir.WriteKept)
-def _write_kept(to: Emitter, op: ir.WriteKept) -> None:
+def _write_kept(to: FunctionEmitter, op: ir.WriteKept) -> None:
     to.c.store(to.word(op.word), _kept(to, op.index))
 
 
 @emits(ir.ReadSymbol)
-def _read_symbol(to: Emitter, op: ir.ReadSymbol) -> None:
+def _read_symbol(to: FunctionEmitter, op: ir.ReadSymbol) -> None:
     offset = Data.LOCALS + 8 * (to.header.vars + op.index)
     to.give(op.result, to.c.load(to.data, offset))
 
@@ -256,7 +256,7 @@ def _read_symbol(to: Emitter, op: ir.ReadSymbol) -> None:
 # -- variables --------------------------------------------------------------------------------
 
 
-def _variable(to: Emitter, space: Space, index: ir.Word) -> Value:
+def _variable(to: FunctionEmitter, space: Space, index: ir.Word) -> Value:
     c = to.c
     first = (
         c.at(to.data, Data.LOCALS)
@@ -267,25 +267,25 @@ def _variable(to: Emitter, space: Space, index: ir.Word) -> Value:
 
 
 @emits(ir.ReadVariable)
-def _read_variable(to: Emitter, op: ir.ReadVariable) -> None:
+def _read_variable(to: FunctionEmitter, op: ir.ReadVariable) -> None:
     place = _variable(to, op.space, op.index)
     to.give(op.result, to.c.load_whole(place))
 
 
 @emits(ir.WriteVariable)
-def _write_variable(to: Emitter, op: ir.WriteVariable) -> None:
+def _write_variable(to: FunctionEmitter, op: ir.WriteVariable) -> None:
     place = _variable(to, op.space, op.index)
     to.c.store_whole(to.word(op.word), place)
 
 
 @emits(ir.AddToVariable)
-def _add_to_variable(to: Emitter, op: ir.AddToVariable) -> None:
+def _add_to_variable(to: FunctionEmitter, op: ir.AddToVariable) -> None:
     place = _variable(to, op.space, op.index)
     to.c.b.atomic_rmw("add", place, word(op.number), "monotonic")
 
 
 @emits(ir.GuardRun)
-def _guard_run(to: Emitter, op: ir.GuardRun) -> None:
+def _guard_run(to: FunctionEmitter, op: ir.GuardRun) -> None:
     c, b = to.c, to.c.b
     index, count = to.word(op.index), to.word(op.count)
     over = b.or_(c.test(">", index, op.size), c.test(">", count, b.sub(word(op.size), index)))
@@ -297,22 +297,22 @@ def _guard_run(to: Emitter, op: ir.GuardRun) -> None:
 
 
 @emits(ir.StackLoad)
-def _stack_load(to: Emitter, op: ir.StackLoad) -> None:
+def _stack_load(to: FunctionEmitter, op: ir.StackLoad) -> None:
     to.give(op.result, to.load_stack(to.position(op.base, op.plus, op.index)))
 
 
 @emits(ir.StackStore)
-def _stack_store(to: Emitter, op: ir.StackStore) -> None:
+def _stack_store(to: FunctionEmitter, op: ir.StackStore) -> None:
     to.store_stack(to.position(op.base, op.plus, op.index), to.word(op.word))
 
 
 @emits(ir.MoveDepth)
-def _move_depth(to: Emitter, op: ir.MoveDepth) -> None:
+def _move_depth(to: FunctionEmitter, op: ir.MoveDepth) -> None:
     to.c.add_to(to.depth, word(op.words))
 
 
 @emits(ir.DropWords)
-def _drop_words(to: Emitter, op: ir.DropWords) -> None:
+def _drop_words(to: FunctionEmitter, op: ir.DropWords) -> None:
     c, b = to.c, to.c.b
     depth, count = c.get(to.depth), to.word(op.count)
     below = b.or_(c.test("s<", depth, 0), c.test(">", count, depth))
@@ -321,12 +321,12 @@ def _drop_words(to: Emitter, op: ir.DropWords) -> None:
 
 
 @emits(ir.SetDepth)
-def _set_depth(to: Emitter, op: ir.SetDepth) -> None:
+def _set_depth(to: FunctionEmitter, op: ir.SetDepth) -> None:
     to.c.set(to.depth, to.c.b.and_(to.word(op.word), word(_INDEX)))
 
 
 @emits(ir.PushCopies)
-def _push_copies(to: Emitter, op: ir.PushCopies) -> None:
+def _push_copies(to: FunctionEmitter, op: ir.PushCopies) -> None:
     count, value = to.word(op.count), to.word(op.word)
     with to.c.each(count):
         to.store_stack(to.position(ir.Base.DEPTH, 0), value)
@@ -334,19 +334,19 @@ def _push_copies(to: Emitter, op: ir.PushCopies) -> None:
 
 
 @emits(ir.ReadFrameBase)
-def _read_frame_base(to: Emitter, op: ir.ReadFrameBase) -> None:
+def _read_frame_base(to: FunctionEmitter, op: ir.ReadFrameBase) -> None:
     sbp = to.c.load(to.scratch, to.layout.sbp)
     to.give(op.result, to.c.b.and_(sbp, word(_INDEX)))
 
 
 @emits(ir.SetFrameBase)
-def _set_frame_base(to: Emitter, op: ir.SetFrameBase) -> None:
+def _set_frame_base(to: FunctionEmitter, op: ir.SetFrameBase) -> None:
     sbp = to.c.b.and_(to.word(op.word), word(_INDEX))
     to.c.store(sbp, to.scratch, to.layout.sbp)
 
 
 @emits(ir.MoveSlots)
-def _move_slots(to: Emitter, op: ir.MoveSlots) -> None:
+def _move_slots(to: FunctionEmitter, op: ir.MoveSlots) -> None:
     words = [to.word(each) for each in op.words]
     for slot, value in zip(op.slots, words, strict=True):
         to.c.set(to.slot(slot.number), value)
