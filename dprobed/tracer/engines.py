@@ -129,10 +129,14 @@ class Engines(EngineViews):
         """Take over what was counted without us; ``final``: no thread runs any more."""
         self._inline.sync(final=final)
 
+    def tick(self) -> None:
+        """The same now and then, as far as other work allows."""
+        self._inline.tick()
+
     @property
-    def has_records(self) -> bool:
-        """Whether records may come at any time, without a stop."""
-        return self._inline.has_records
+    def is_polled(self) -> bool:
+        """Whether to look often at what happens without a stop."""
+        return self._inline.is_polled
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""

@@ -180,7 +180,7 @@ class TracedProcess:
     def tick(self) -> None:
         """Periodic work: throttled and pending probes, unreached threads, children not begun."""
         self.group.release_late_parents()
-        self.engines.sync()
+        self.engines.tick()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()

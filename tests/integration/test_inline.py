@@ -262,6 +262,29 @@ def test_what_it_cannot_do_is_refused_with_a_reason(
     target.finish()
 
 
+def test_a_filter_that_the_target_gives_itself_ends_what_makes_system_calls(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """And only that."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "filters")
+    tracer = trace(target)
+    calling = tracer.put(counting(program, "probed", body="push comm\nlog 2\nexit"))
+    other = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("filtered")
+    while (probe := tracer.query(calling)[0]).state is State.ACTIVE:
+        pass
+    assert probe.state is State.FAILED
+    assert "filter" in probe.reason
+    target.go()
+    target.expect("stopped")
+    assert tracer.query(calling)[0].ran == 0
+    assert tracer.hits(other) == [1]
+    tracer.detach()
+    assert target.finish() == 1
+
+
 def test_the_target_goes_on_without_a_tracer(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

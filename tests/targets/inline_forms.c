@@ -1,9 +1,11 @@
 /* Instructions of each length in the middle of all registers, flags and a red zone; and what else is
  * delicate about a jump in place of an instruction. */
 #include "hazard.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
@@ -179,6 +181,17 @@ static void children(void)
     }
 }
 
+/* a filter that allows everything, given to itself late */
+static void filters(void)
+{
+    struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog filter = {1, all};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+    gate("filtered");
+    probed();
+}
+
 static void threads(void)
 {
     enum { THREADS = 20 };
@@ -206,6 +219,8 @@ int main(int argc, char **argv)
         children();
     else if (!strcmp(way, "threads"))
         threads();
+    else if (!strcmp(way, "filters"))
+        filters();
     gate("stopped");
     return finish();
 }

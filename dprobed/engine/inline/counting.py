@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from dprobed.engine.inline.offers import FILTERED, is_filtered, makes_calls
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.records import RecordReader
 from dprobed.engine.interface import Listener
 from dprobed.engine.probe import Probe
 from dprobed.wire.protocol import State
 
+#: How many times as long as records took to be read others' work goes first.
+_REST: Final = 2
 #: What a hit is charged to budgets.
 _COST_NS: Final = 15
 
@@ -20,19 +23,29 @@ class InlineCounts:
 
     def __init__(self, listener: Listener) -> None:
         self._listener: Final = listener
+        #: Until when records are left alone, but for those who ask (monotonic ns).
+        self._rests_until = 0
+
+    @property
+    def is_rested(self) -> bool:
+        """Whether to read records again: it is to take a third of our time at most."""
+        return time.monotonic_ns() >= self._rests_until
 
     def sync(self, placer: Placer, reader: RecordReader, *, final: bool) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
-        retired = False
+        retired = self._fail_filtered(placer)
         if placer.rings is not None and placer.clock is not None:
+            began = time.monotonic_ns()
             placer.clock.look()
             found = placer.rings.read(final=final)
             reader.take(found, placer.places, placer.clock)
+            now = time.monotonic_ns()
+            self._rests_until = now + _REST * (now - began)
         for probe, counter in placer.counters.items():
             hits = min(counter.hits, probe.last)
             new, probe.hits = hits - probe.hits, hits
-            if probe.over:
+            if probe.over or probe.state is State.FAILED:
                 continue
             probe.ran += max(0, hits - max(probe.pass_count, hits - new))
             probe.dropped += counter.take_lost()
@@ -47,6 +60,18 @@ class InlineCounts:
                 self._charge(probe, new)
         if retired:
             self._listener.retired()
+
+    @staticmethod
+    def _fail_filtered(placer: Placer) -> bool:
+        """Fail the probes whose programs make system calls, where the target has given itself a
+        filter of them since; whether there are any. Their programs run no more from here on."""
+        calling = [probe for probe in placer.counters if makes_calls(probe) and probe.attachments]
+        if not calling or not is_filtered(placer):
+            return False
+        for probe in calling:
+            placer.end(probe)
+            probe.set(State.FAILED, FILTERED)
+        return True
 
     def _charge(self, probe: Probe, hits: int) -> None:
         now = time.monotonic_ns()

@@ -18,11 +18,10 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.copies import take_over, undo_in_copy
 from dprobed.engine.inline.counting import InlineCounts
-from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.exits import TrampolineExits
-from dprobed.engine.inline.offers import why_no_records, why_not
-from dprobed.engine.inline.placing import Placer, makes_records
-from dprobed.engine.inline.prepared import Prepared, prepare
+from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
+from dprobed.engine.inline.placing import Placer
+from dprobed.engine.inline.prepared import Prepared, has_records, make_room, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
@@ -36,8 +35,6 @@ from dprobed.wire.protocol import State
 
 #: Of a hit, with a short program.
 _COST_NS: Final = 15
-#: Bytes of data that a probe takes at most, besides its variables.
-_DATA: Final = 512
 
 
 class InlineEngine:
@@ -92,32 +89,17 @@ class InlineEngine:
         """See Engine: room, code and data."""
         if not plans:
             return []
-        natives = {each.probe.native for each in plans}
-        executors = [each for each in natives if isinstance(each, InlineExecutor)]
-        code = sum(each.size for each in executors)
-        data = _DATA * len(plans)
-        for each in executors:
-            data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
-        records = any(self._makes_records(each.probe) for each in plans)
-        if records and (reason := why_no_records()):
+        makes_some = any(map(has_records, plans))
+        if makes_some and (reason := why_no_records()):
             return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
-        places = [plan.location.address for plan in plans]
-        self.placer.reserve(places, executors, code, data, records=records)
-        if records:
-            self._note_threads()
+        make_room(self.placer, plans, records=makes_some)
+        if makes_some:
+            with self._group.stopped():
+                for thread in list(self._group.threads.values()):
+                    if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
+                        with suppress(Gone):
+                            self._reader.note(thread)
         return prepare(self.placer, plans, self._ready)
-
-    @staticmethod
-    def _makes_records(probe: Probe) -> bool:
-        native = probe.native
-        return isinstance(native, InlineExecutor) and makes_records(native, probe)
-
-    def _note_threads(self) -> None:
-        with self._group.stopped():
-            for thread in list(self._group.threads.values()):
-                if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
-                    with suppress(Gone):
-                        self._reader.note(thread)
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
@@ -236,22 +218,33 @@ class InlineEngine:
         """Whether records may come at any time, without a stop."""
         return self.placer.rings is not None
 
+    @property
+    def is_polled(self) -> bool:
+        """Whether to look often, for records, budgets, or a filter that forbids system calls."""
+        return self.has_records or any(
+            probe.accounts or makes_calls(probe) for probe in self.placer.counters
+        )
+
     def sync(self, *, final: bool = False) -> None:
-        """Take over what was counted since the last time, and records. ``final``: no thread runs
-        any more."""
+        """Take over what was counted, and records; ``final``: no thread runs any more."""
         self._counting.sync(self.placer, self._reader, final=final)
+
+    def tick(self) -> None:
+        """The same now and then, as far as other work allows."""
+        if self._counting.is_rested:
+            self.sync()
 
     # --- threads and their stops ---
 
     def begin(self, thread: Thread) -> None:
         """See Engine."""
-        if self.has_records:
-            self.sync()  # Another one may have had its local variables there.
+        if self.has_records and self._reader.is_to_read(thread):
+            self.sync()
         self._reader.note(thread)
 
     def forget(self, thread: Thread) -> None:
         """See Engine."""
-        if self.has_records:
+        if self.has_records and self._reader.shares(thread.tid):
             self.sync()
         self._reader.forget(thread.tid)
 
@@ -293,8 +286,8 @@ class InlineEngine:
         return self.placer.pages()
 
     def unmap(self, thread: Thread) -> None:
-        """Have a borrowed thread unmap what is ours, all threads are stopped; but not where one may
-        be in it. Raises SpaceError and Gone."""
+        """Have a borrowed thread unmap what is ours, with all stopped, unless one may be in it.
+        Raises SpaceError and Gone."""
         left = self._exits.leave_all()
         self.sync(final=left)
         self.placer.keep_values()
@@ -321,7 +314,13 @@ class InlineEngine:
         if not self.placer.sites.pages.areas:
             return []
         child._exits.may_come_back = self._exits.may_come_back
-        sites = take_over(child.placer, self.placer, twin)
+        try:
+            sites = take_over(child.placer, self.placer, twin)
+        except SpaceError:
+            child.use(child.placer.space)
+            for thread in list(child._group.threads.values()):
+                undo_in_copy(self.placer, thread, unmap=False)
+            return []
         for thread in child._group.threads.values():
             child._reader.note(thread)
         for site, armed in sites:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from dprobed.arch.x86_64 import features
 from dprobed.arch.x86_64.jump import JUMP_SIZE
@@ -16,6 +17,17 @@ from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
 from dprobed.tracee.ptrace import Gone
+
+FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
+
+
+def makes_calls(probe: Probe) -> bool:
+    """Whether a probe's program makes system calls in the target."""
+    native = probe.native
+    if not isinstance(native, InlineExecutor):
+        return False
+    code = native.native(probe.definition)
+    return not isinstance(code, str) and bool(code.needs & (SYSTEM_CALLS | Needs.TID))
 
 
 def why_not(
@@ -30,8 +42,8 @@ def why_not(
     code = native.native(probe.definition)
     if isinstance(code, str):
         return code
-    if code.needs & (SYSTEM_CALLS | Needs.TID) and _is_filtered(placer):
-        return "it makes system calls, and the target has a seccomp filter"
+    if makes_calls(probe) and is_filtered(placer):
+        return FILTERED
     if code.needs & (Needs.UID | Needs.GID) and _is_elsewhere(placer):
         return "it asks for the user, and the target is in another user namespace"
     text = placer.text(address, LONGEST)
@@ -56,7 +68,8 @@ def why_not(
     return ""
 
 
-def _is_filtered(placer: Placer) -> bool:
+def is_filtered(placer: Placer) -> bool:
+    """Whether the target has a filter of system calls, as far as that can be seen."""
     found = procfs.status(placer.space.tgid)
     return found is None or found.seccomp != 0
 
@@ -79,4 +92,6 @@ def why_no_records() -> str:
     """Why no records can be made in a target; empty: they can."""
     if not features.HAS_FS_BASE:
         return "records need an instruction of newer processors and kernels (rdfsbase)"
+    if not features.HAS_CLOCK:
+        return "records need a time stamp counter that goes on steadily, and rdtscp"
     return ""

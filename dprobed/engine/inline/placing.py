@@ -49,6 +49,7 @@ _HIT: Final = HitLayout(
     major=Words.MAJOR,
     minor=Words.MINOR,
     exception=Words.EXCEPTION,
+    red_zone=Words.RED_ZONE,
     size=HIT_BYTES,
 )
 #: Bytes of code that is looked at behind the probed instruction.
@@ -179,6 +180,7 @@ class Placer(InlineRoom):
             tid=Needs.TID in needs,
             cpu=Needs.CPU in needs,
             clock=self._clock() if Needs.TIME in needs else None,
+            stores=Needs.STORES in needs,
         )
 
     # --- trampolines ---

@@ -9,7 +9,8 @@ from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.placing import Placer
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.placing import Placer, makes_records
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
 from dprobed.engine.interface import Plan, Refusal
 from dprobed.wire.protocol import State
@@ -41,9 +42,28 @@ class Prepared:
         return next(attachment for each, attachment in self._plans if each is plan)
 
 
+#: Bytes of data that a probe takes at most, besides its variables, and that a program does.
+_DATA: Final = 1024
 _NO_JUMP: Final = (
     "its instruction is shorter than a jump, and where one could lead to, nothing can be mapped"
 )
+
+
+def has_records(plan: Plan) -> bool:
+    """Whether its program makes records."""
+    native = plan.probe.native
+    return isinstance(native, InlineExecutor) and makes_records(native, plan.probe)
+
+
+def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
+    """Have the target map what these need; raises SpaceError and Gone."""
+    natives = {each.probe.native for each in plans}
+    executors = [each for each in natives if isinstance(each, InlineExecutor)]
+    code = sum(each.size for each in executors)
+    words = sum(len(each.locals) + len(each.symbols) for each in executors)
+    data = _DATA * (len(plans) + len(executors)) + 8 * words
+    places = [plan.location.address for plan in plans]
+    placer.reserve(places, executors, code, data, records=records)
 
 
 def prepare(

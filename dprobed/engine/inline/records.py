@@ -20,6 +20,8 @@ from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord
 
+#: Threads that are remembered after their end, since records of theirs may be left.
+_REMEMBERED: Final = 10_000
 #: How long a thread's user id, once read, is taken for true.
 _IDENTITY_NS: Final = 100_000_000
 
@@ -51,20 +53,29 @@ class ThreadPointers:
         #: The latest last: a child in ``vfork`` has its parent's.
         self._tids: Final[dict[int, list[int]]] = {}
 
+    def is_others(self, thread: Thread) -> bool:
+        """Whether another has had its there where a stopped thread has its own; raises Gone."""
+        pointer = self._registers.load(thread.tid)[FS_BASE]
+        return self._tids.get(pointer, [thread.tid])[-1] != thread.tid
+
     def note(self, thread: Thread) -> None:
         """A thread is stopped; raises Gone."""
         pointer = self._registers.load(thread.tid)[FS_BASE]
+        if len(self._tids) > _REMEMBERED:
+            self._tids.clear()
         tids = self._tids.setdefault(pointer, [])
         if pointer and thread.tid not in tids:
             tids.append(thread.tid)
 
+    def shares(self, tid: int) -> bool:
+        """Whether a thread has its there where another one has, too."""
+        return any(tid in tids and len(tids) > 1 for tids in self._tids.values())
+
     def forget(self, tid: int) -> None:
-        """A thread has ended."""
-        for pointer, tids in list(self._tids.items()):
-            if tid in tids:
+        """A thread has ended that had its where another one has, too."""
+        for tids in self._tids.values():
+            if tid in tids and len(tids) > 1:
                 tids.remove(tid)
-                if not tids:
-                    del self._tids[pointer]
 
     def tid(self, pointer: int) -> int:
         """The thread that has its variables there."""
@@ -125,6 +136,8 @@ class RecordReader:
 
     def _name(self, tid: int) -> bytes:
         name = NAMES.of(tid) or self._names.get(tid, b"")
+        if len(self._names) > _REMEMBERED:
+            self._names.clear()
         self._names[tid] = name
         return name
 
@@ -133,10 +146,17 @@ class RecordReader:
         self._pointers.note(thread)
         self._name(thread.tid)
 
+    def is_to_read(self, thread: Thread) -> bool:
+        """Whether records have to be read before ``note``: those of another thread; raises Gone."""
+        return self._pointers.is_others(thread)
+
+    def shares(self, tid: int) -> bool:
+        """Whether records have to be read before ``forget``."""
+        return self._pointers.shares(tid)
+
     def forget(self, tid: int) -> None:
-        """A thread has ended."""
+        """A thread has ended; records of it may be left."""
         self._pointers.forget(tid)
-        self._names.pop(tid, None)
 
     def _uid(self, tid: int) -> int:
         now = time.monotonic_ns()

@@ -89,11 +89,6 @@ class RingMemory:
             ]
         return cls(SharedMemory.map_parts(space, group, thread, name, parts, at), count)
 
-    @property
-    def fill(self) -> float:
-        """How full the fullest of them is."""
-        return max(words[RING_HEAD // 8] - words[RING_TAIL // 8] for words in self._words) / SIZE
-
     def read(self, *, final: bool) -> list[RingRecord]:
         """What is whole, in the order of time. ``final``: nobody writes any more, so what is not
         whole never will be."""

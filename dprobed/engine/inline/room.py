@@ -127,6 +127,7 @@ class InlineRoom:
                 self.rings = RingMemory.make(self.space, self.group, thread, name)
 
     def allocate(self, size: int) -> tuple[int, memoryview]:
+        """So many bytes of zeros that are shared: where, and as words. Raises SpaceError."""
         offset = self.shared[-1].allocate(size)
         if offset is None:
             raise SpaceError("no shared memory is left")
