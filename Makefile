@@ -49,6 +49,7 @@ check: setup-test
 	@$(python) -m mypy --strict dprobed clients tests etc kernel_bridge
 	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
+	@$(python) -m dprobed.program.bt.reference --check
 	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
 	@$(python) etc/man.py --check
@@ -71,7 +72,7 @@ drawn: export DPROBED_DRAWN_NATIVE := $(DRAWN_NATIVE)
 drawn: export DPROBED_DRAWN_IN_KERNEL := $(DRAWN_IN_KERNEL)
 drawn: setup-test
 	@$(python) -m pytest --quiet --durations=2 tests/kernel -k drawn_programs
-	@$(python) -m pytest --quiet --timeout=0 tests/unit/program/exec/native -k drawn
+	@$(python) -m pytest --quiet --timeout=0 --numprocesses=logical tests/unit/program/exec/native -k drawn
 
 soak: setup-test
 	@$(python) -m tests.soak.run

@@ -47,6 +47,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
                        "dprobed.arch.x86_64"),
     "dprobed.arch": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
+    # its helper process alone imports what makes native code
+    "dprobed.compiler": ("dprobed.proc", "dprobed.program.exec"),
     "dprobed.tracee": ("dprobed.program.exec", "dprobed.proc", "dprobed.arch.x86_64"),
     # asking; ``service`` is the process that answers
     "dprobed.resolver": (*_BINARY_OPENING, "dprobed.proc", "dprobed.arch.x86_64",
@@ -107,6 +109,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
     # scripts: their blocks run in the client
     "dprobe.lib.script": ("dprobed.printable", "dprobed.program", "dprobed.program.exec",
+                          "dprobed.program.bt",
                           "dprobed.program.rpn", "dprobed.record", "dprobed.wire.messages",
                           "dprobed.binary.errors", "dprobed.binary", "dprobe.lib"),
     # what is known of a command line before click is imported, and how others are imported
@@ -116,10 +119,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
                     "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
-    "dprobe.view.script": ("dprobed.program", "dprobed.proc", "dprobe.lib", "dprobe.lib.script",
-                           "dprobe.view"),
+    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc", "dprobe.lib",
+                           "dprobe.lib.script", "dprobe.view"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
-                        "dprobed.program", "dprobed.record",
+                        "dprobed.program", "dprobed.program.bt", "dprobed.record",
                         "dprobed.wire", "dprobed.wire.messages",
                         "dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.errors",
                         "dprobed.binary", "dprobed.policy", "dprobed.trace",

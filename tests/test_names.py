@@ -31,8 +31,11 @@ TWICE = {
 }
 
 #: Messages are called by what they ask or answer, structures of the kernel as in its header; both
-#: are written with their module: `messages.Dump`, `abi.Record`.
-QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
+#: are written with their module: `messages.Dump`, `abi.Record`; so are parts of a script's bundle
+#: and of its tree: `bundle.Integer`, `tree.Call`.
+QUALIFIED = (
+    "dprobed.wire", "dprobed.kernel.abi", "dprobed.program.bt.bundle", "dprobed.program.bt.tree",
+)  # fmt: skip
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
@@ -60,7 +63,9 @@ def test_a_private_name_is_used() -> None:
                     pass
                 case ast.Assign(targets=[ast.Name(id=name)]):
                     pass
-                case ast.FunctionDef(name=name, decorator_list=[]) | ast.ClassDef(name=name):
+                case ast.FunctionDef(name=name, decorator_list=[]):
+                    pass
+                case ast.ClassDef(name=name, decorator_list=[]):
                     pass
                 case _:
                     continue

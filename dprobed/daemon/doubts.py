@@ -15,7 +15,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ from dprobed.daemon.target import InsertedProgram
 from dprobed.proc import maps, procfs
 from dprobed.resolver.addresses import data_address_of
 from dprobed.resolver.errors import LocationError
-from dprobed.resolver.files import KnownFiles, answer_of
+from dprobed.resolver.files import KnownFiles, Steps, answer_of
 from dprobed.resolver.modules import Identity
 from dprobed.wire import messages
 from dprobed.wire import resolver as wire
@@ -48,6 +48,8 @@ _WORD: Final = 8
 #: States of a probe that is in its place, or waits for it.
 _IN_PLACE: Final = "active"
 _WAITS: Final = "pending"
+
+T = TypeVar("T")
 
 
 class Doubts:
@@ -90,7 +92,7 @@ class Doubts:
         if not readable:
             return {}
         try:
-            process = _Process(pid, maps.modules(pid, most=MOST_BYTES))
+            process = _Process(pid, readable[0].target.owner, maps.modules(pid, most=MOST_BYTES))
         except maps.MapsError:
             return {}
         try:
@@ -164,7 +166,7 @@ class Doubts:
                 continue
             slots = [
                 address
-                for vaddr in await self._slots(file, user, symbol)
+                for vaddr in await self._slots(process, file, user, symbol)
                 for address in data_address_of(each, file.facts, vaddr)
             ]
             for word in await self._words(process, each, user, slots):
@@ -195,7 +197,7 @@ class Doubts:
             return []
         steps = self._files.words(process.pid, process.memory, inside)
         try:
-            found = await self._resolvers.run(user, steps)
+            found = await self._run(process, user, steps)
         except LocationError:
             return []
         return [word for word in found if word is not None]
@@ -207,19 +209,24 @@ class Doubts:
         asked = user, (module.path, module.key)
         if asked not in process.files:
             try:
-                facts, identity = await self._resolvers.run(user, self._files.describe(module))
+                facts, identity = await self._run(process, user, self._files.describe(module))
                 process.files[asked] = _Described(module, facts, identity)
             except LocationError:
                 process.files[asked] = None
         return process.files[asked]
 
-    async def _slots(self, file: _Described, user: User, symbol: str) -> tuple[int, ...]:
+    async def _slots(
+        self, process: _Process, file: _Described, user: User, symbol: str
+    ) -> tuple[int, ...]:
         question = wire.ImportSlots(file.module.path, "", symbol, "")
         try:
             steps = self._files.ask(file.module, file.identity, file.facts, question)
-            return answer_of(await self._resolvers.run(user, steps), wire.Slots).vaddrs
+            return answer_of(await self._run(process, user, steps), wire.Slots).vaddrs
         except LocationError:
             return ()
+
+    async def _run(self, process: _Process, user: User, steps: Steps[T]) -> T:
+        return await self._resolvers.run(user, process.owner, steps)
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -241,8 +248,10 @@ def _is_in(module: maps.Module, address: int) -> bool:
 class _Process:
     """What a process maps, its program first."""
 
-    def __init__(self, pid: int, modules: Sequence[maps.Module]) -> None:
+    def __init__(self, pid: int, owner: int, modules: Sequence[maps.Module]) -> None:
+        """``owner``: whose process it is, as its tracer has it."""
         self.pid: Final = pid
+        self.owner: Final = owner
         #: A descriptor of its memory, which is never read here; -1: there is none.
         self.memory = -1
         program = ""

@@ -22,6 +22,7 @@ from dprobed.program.isa import WORD_MASK
 from dprobed.program.maps import PROGRAM_BYTES
 from dprobed.program.model import ProbeDefinition, Program, least
 from dprobed.wire import messages, protocol
+from dprobed.wire.counters import Counters
 from dprobed.wire.limits import Limits
 
 #: Ended targets of a tracer that are remembered: a fork child of theirs may still be reported.
@@ -49,17 +50,6 @@ _WORKING: Final = frozenset(
 #: States of a probe of which one would think that it may fire, though its process has ended.
 _MAY_FIRE: Final = frozenset(
     {protocol.State.PENDING, protocol.State.ACTIVE, protocol.State.THROTTLED}
-)
-_COUNTERS: Final = (
-    "hits",
-    "ran",
-    "missed",
-    "dropped",
-    "faulted",
-    "unwound",
-    "asleep_ns",
-    "present_ns",
-    "dumped",
 )
 
 _log = logging.getLogger("dprobed")
@@ -242,6 +232,7 @@ class InsertedProgram:
         """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
         probe = self.probes[status.probe]
         until, rule = self._end
+        counters = Counters.of(status) + Counters(dropped=self.dropped[status.probe])
         ended = self.ended if status.state in _MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
@@ -255,27 +246,19 @@ class InsertedProgram:
             place=status.place or probe.offset or probe.address or "",
             state=messages.ENDED if ended else str(status.state),
             reason=f"its process has ended: {ended}" if ended else status.reason,
-            hits=status.hits,
-            ran=status.ran,
-            missed=status.missed,
-            dropped=status.dropped + self.dropped[status.probe],
-            faulted=status.faulted,
-            unwound=status.unwound,
-            asleep_ns=status.asleep_ns,
-            present_ns=status.present_ns,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
-            dumped=status.dumped,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
-            uncounted_ns=status.uncounted_ns,
             unguarded=self.target.unguarded if status.engine == "trap" else "",
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(until),
             max_hits=least(probe.max_hits, self.most_hits or 0),
             end_rule=rule,
+            doubt="",
+            **counters.as_dict(),
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -292,8 +275,8 @@ class InsertedProgram:
         if not self.target.share.change("probes", size - kept):
             return
         self._sizes[probe] = size
-        before = self.statuses.get(probe, ())
-        self.statuses[probe] = _not_below(_totals(before), statuses)
+        before = Counters.of(*self.statuses.get(probe, ()))
+        self.statuses[probe] = _not_below(before, statuses)
         if probe in self._left_behind:
             # Told right behind the exec: nothing of what is executed now has run yet.
             self._left_behind.discard(probe)
@@ -414,6 +397,11 @@ class Target:
         self.comm = printable(procfs.comm(self.pid).decode(errors="replace")) or self.comm
         for inserted in self.programs.values():
             inserted.in_another_image()
+
+    @property
+    def owner(self) -> int:
+        """Whose process it is, for its tracer and resolver."""
+        return self.tracer.owner if self.tracer is not None else self.uid
 
     @property
     def what(self) -> str:
@@ -694,21 +682,11 @@ def describe_end(ended: protocol.Ended) -> str:
     return ended.how
 
 
-def _totals(statuses: Iterable[protocol.ProbeStatus]) -> dict[str, int]:
-    """The sums of a probe's counters over its places."""
-    totals = dict.fromkeys(_COUNTERS, 0)
-    for status in statuses:
-        for name in _COUNTERS:
-            totals[name] += getattr(status, name)
-    return totals
-
-
 def _not_below(
-    before: dict[str, int], statuses: list[protocol.ProbeStatus]
+    before: Counters, statuses: list[protocol.ProbeStatus]
 ) -> list[protocol.ProbeStatus]:
     """The statuses, with counters that fell below ``before`` raised to it (in the first one)."""
-    now = _totals(statuses)
-    lacking = {name: before[name] - now[name] for name in _COUNTERS if now[name] < before[name]}
+    lacking = Counters.of(*statuses).lacking(before)
     if not lacking or not statuses:
         return statuses
     first, *others = statuses

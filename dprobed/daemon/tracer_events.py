@@ -33,7 +33,7 @@ from dprobed.proc import executables, procfs
 from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
-_NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
+_NOTED: Final = ("asleep", "dump", "debugger", "loader", "lost", "unprobed")
 #: That a process or a thread of it stands: told to who follows the log, too.
 _STANDS: Final = ("suspend", "debugger")
 

@@ -24,6 +24,8 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
 _PR_SET_DUMPABLE: Final = 4
+#: Bytes of text that an engine has for itself at one place, at most.
+_LONGEST_OWNED: Final = 32
 
 
 class AddressSpace:
@@ -86,9 +88,11 @@ class AddressSpace:
 
     def owner_of(self, address: int, length: int) -> int | None:
         """Where text begins that an engine has for itself and that is in a range; None: none is."""
-        return next(
-            (at for at, end in self.owned.items() if at < address + length and address < end), None
-        )
+        for at in range(address - _LONGEST_OWNED, address + length):
+            end = self.owned.get(at)
+            if end is not None and address < end:
+                return at
+        return None
 
     def in_shared(self, addresses: Iterable[int]) -> dict[int, str]:
         """Those of these addresses that are in a shared mapping (MAP_SHARED), and why no breakpoint

@@ -166,8 +166,7 @@ class Probe:
         self.ran = 0
         self.missed = 0
         self.dropped = self.faulted = 0
-        #: Calls that were left without returning.
-        self.unwound = 0
+        self.unwound = 0  #: Calls that were left without returning.
         #: Cores that were written for it here, and why others were not: reason → how often.
         self.dumped = 0
         self.no_dumps: dict[str, int] = {}
@@ -189,8 +188,7 @@ class Probe:
         #: Until when it is shown as throttled, though it may be inserted by turns (monotonic ns).
         self.throttled_until = 0
         self.throttled = ""
-        #: For how long no tracer was there, since it was first in.
-        self.uncounted_ns = 0
+        self.uncounted_ns = 0  #: For how long no tracer was there, since it was first in.
 
     def count_on(self, former: ProbeStatus, gone: int) -> None:
         """Go on from what another tracer had counted ``gone`` ns ago, when it was last able to say

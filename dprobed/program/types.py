@@ -84,7 +84,8 @@ class Variant(msgspec.Struct, frozen=True):
 class StructType(msgspec.Struct, frozen=True, tag="struct"):
     """A struct, class or union (``kind``) of ``size`` bytes; ``language``: of its source.
 
-    ``complete``: whether its members are known. ``variants``: of a Rust enum, which is told by
+    ``complete``: whether its members are known. ``arguments``: the types that a template of the
+    standard library was made with. ``variants``: of a Rust enum, which is told by
     ``discriminant`` (None: it has one variant).
     """
 
@@ -96,6 +97,7 @@ class StructType(msgspec.Struct, frozen=True, tag="struct"):
     complete: bool = True
     variants: tuple[Variant, ...] = ()
     discriminant: Member | None = None
+    arguments: tuple[int, ...] = ()
 
 
 class AliasType(msgspec.Struct, frozen=True, tag="alias"):

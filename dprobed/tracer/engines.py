@@ -8,21 +8,16 @@ from typing import Final
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
-from dprobed.engine.trap.engine import TrapEngine
-from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
-from dprobed.engine.trap.view import OriginalView
-from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer import adoption
 from dprobed.tracer.engine_stops import EngineStops
+from dprobed.tracer.engine_views import EngineViews
 from dprobed.tracer.file_code import code_difference
 from dprobed.tracer.static_probes import count_down, count_up, keep_up
 from dprobed.wire.engines import AUTO
@@ -32,26 +27,15 @@ from dprobed.wire.protocol import State as ProbeState
 Armed = tuple[Plan, Attachment | Refusal]
 
 
-class Engines:
+class Engines(EngineViews):
     """The engines of one target."""
 
     def __init__(
         self, group: ThreadGroup, listener: Listener, registers: Registers, affinity: Affinity
     ) -> None:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
-        self.group: Final = group
-        self.runner: Final = ProgramRunner(listener, registers, affinity)
-        self._trap: Final = TrapEngine(group, listener, self.runner)
-        self._watch: Final = WatchEngine(group, listener, self.runner)
-        self._inline: Final = InlineEngine(group, listener, registers)
-        self._inline.is_displaced = lambda address, length: self.view.displaces(address, length)
-        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch, self._inline)
+        super().__init__(group, listener, registers, affinity)
         self.stops: Final = EngineStops(self._trap, self._watch, self._inline, registers)
-
-    @property
-    def space(self) -> AddressSpace:
-        """The target's present address space; a placeholder at first."""
-        return self._trap.sites.space
 
     def use(self, space: AddressSpace) -> None:
         """Start in an address space that has none of our changes."""
@@ -261,13 +245,6 @@ class Engines:
             engine.disarm_all(unstoppable)
         self.space.semaphores.release_all()
 
-    def pages(self) -> list[tuple[int, int]]:
-        """Start and end of each mapping of ours in the target."""
-        guard = self._trap.sites.guard.mappings()
-        areas = [(area.start, area.end) for area in self.space.resident.whole()]
-        guards = [(start, start + size) for start, size in guard]
-        return areas + guards + self._inline.pages()
-
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
 
@@ -316,30 +293,6 @@ class Engines:
     def watchpoints(self) -> list[Attachment]:
         """All attachments that are watchpoints."""
         return self._watch.attachments()
-
-    # --- original registers and memory ---
-
-    @property
-    def sigtrap(self) -> Sigtrap:
-        """What the target is to believe of SIGTRAP."""
-        return self._trap.sigtrap
-
-    @property
-    def view(self) -> OriginalView:
-        """Threads and text without our breakpoints."""
-        return self._trap.view
-
-    def leave(self, registers: Registers) -> bool:
-        """See Engine."""
-        return any(engine.leave(registers) for engine in self._all)
-
-    def original(self, address: int, length: int) -> bytes:
-        """Memory without our changes; short where it ends."""
-        data = bytearray(self.space.memory.peek(address, length))
-        for engine in self._all:
-            engine.original(address, data)
-        self.space.original(address, data)
-        return bytes(data)
 
     # --- other address spaces ---
 

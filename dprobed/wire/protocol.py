@@ -390,8 +390,9 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     """A notice about the target: ``exec``, ``fork`` (probes were removed from the child, which is
-    not followed), ``suspend``, ``recovered`` and ``orphan`` (``Recover``). Not told to clients:
-    ``debugged`` and ``not debugged``, a debugger that came in, or was turned away.
+    not followed), ``suspend``, ``lost`` (notices that were dropped), ``recovered`` and ``orphan``
+    (``Recover``). Not told to clients: ``debugged`` and ``not debugged``, a debugger that came in,
+    or was turned away.
 
     ``text``: one line; of those two the debugger's pid and uid.
     """

@@ -23,8 +23,7 @@ from dprobed.policy.store import PolicyStore
 from dprobed.proc.processes import Process
 from dprobed.program.bytecode import decode, encode
 from dprobed.program.rpn.parser import assemble
-from dprobed.resolver.errors import LocationError
-from dprobed.resolver.files import Steps
+from dprobed.resolver.files import Ask
 from dprobed.wire import messages, protocol
 from dprobed.wire.protocol import ProbeStatus, RawRecord, State
 from dprobed.wire.resolver import Answer, Question
@@ -236,28 +235,14 @@ class FakeResolvers(Resolvers):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[Question] = []
-        self.users: set[User] = set()
+        self.users: set[tuple[User, int]] = set()
         self.answer: Callable[[Question], Awaitable[Answer]] | None = None
 
-    async def run(self, user: User, steps: Steps[R]) -> R:
-        """Take all steps."""
-        self.users.add(user)
-        try:
-            ask = next(steps)
-            while True:
-                self.asked.append(ask.question)
-                assert self.answer is not None
-                try:
-                    answer = await self.answer(ask.question)
-                except LocationError as error:
-                    ask = steps.throw(error)
-                else:
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            result: R = end.value
-            return result
-        finally:
-            steps.close()
+    async def _answer(self, user: User, owner: int, ask: Ask) -> Answer:
+        self.users.add((user, owner))
+        self.asked.append(ask.question)
+        assert self.answer is not None
+        return await self.answer(ask.question)
 
 
 class FakeClient:

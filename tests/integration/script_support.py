@@ -19,7 +19,12 @@ long total = 5;
 __attribute__((noinline)) int inner(int number, const char *name)
 { __asm__ volatile("" ::: "memory"); return number + 1; }
 __attribute__((noinline)) int outer(int number)
-{ int got = inner(number, names[number % 3]); __asm__ volatile("" ::: "memory"); return got * 10; }
+{
+    total += number;
+    int got = inner(number, names[number % 3]);
+    __asm__ volatile("" ::: "memory");
+    return got * 10;
+}
 __attribute__((noinline)) void take(struct point *at) { __asm__ volatile("" ::: "memory"); }
 int main(int count, char **words)
 {

@@ -348,14 +348,15 @@ def test_stacks_as_keys_are_shown_and_folded(daemon: Daemon, target: Cat, tmp_pa
     frames = [each for each in ElementTree.fromstring(graph).iter() if "data-name" in each.attrib]
     assert [frames[each].attrib["data-name"] for each in (0, 1, -1)] == ["all", "cat", "write"]
     page = daemon.dprobe("maps", "stacks", "--format", "html").stdout
-    assert page.startswith("<!DOCTYPE html>") and "write: 3 stacks, 100.00%" in page
-    for words, message in (
+    assert page.startswith("<!DOCTYPE html>")
+    assert "write: 3 stacks, 100.00%" in page
+    for words, refusal in (
         ((), "a flame graph shows one map; name one of these: stacks, sizes"),
         (("stacks", "--every", "1s"), "--format svg is one graph: it has no --every"),
     ):
         done = daemon.dprobe("maps", *words, "--format", "svg")
         assert (done.returncode, done.stdout) == (2, "")
-        assert message in done.stderr
+        assert refusal in done.stderr
     done = daemon.dprobe("maps", "--format", "folded")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -179,12 +179,46 @@ def test_in_and_out_while_threads_come_by(
         number = tracer.put(counting(program, "probed", "leave"))
         counted += sum(each.hits for each in tracer.remove(number))
     target.go()
-    target.expect("stopping")
+    target.expect("stopped")
     tracer.detach()
     assert text(target.pid) == before
+    assert counted <= target.finish() * 2
+
+
+def test_our_memory_is_used_again(build_target: BuildTarget, start: Start, trace: Trace) -> None:
+    """Programs that come and go take no more and more of it."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "forms")
+    tracer = trace(target)
+    sizes = set()
+    for _ in range(60):
+        number = tracer.put(counting(program, *FORMS))
+        tracer.remove(number)
+        sizes.add(len(mappings(target.pid)))
+    assert len(sizes) == 1
+    number = tracer.put(counting(program, *FORMS))
     target.go()
     target.expect("stopped")
-    assert counted <= target.finish() * 2
+    assert tracer.hits(number) == [50] * len(FORMS)
+    tracer.detach()
+    target.finish()
+
+
+def test_maps_are_in_shared_memory(build_target: BuildTarget, start: Start, trace: Trace) -> None:
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "threads")
+    tracer = trace(target)
+    number = tracer.put(
+        f'name = "{program}"\nmap = calls, count, keys=1\noffset = probed\n'
+        "push 7\nkey 1\nmadd calls\nabort\n"
+    )
+    target.go()
+    target.expect("stopped")
+    request = protocol.Maps(tracer.next(), target.pid, number)
+    (state,) = tracer.request(request).maps
+    assert (state.lost, state.entries) == (0, [([7], [100_000])])
+    tracer.detach()
+    target.finish()
 
 
 def test_limits_hold_in_the_target(build_target: BuildTarget, start: Start, trace: Trace) -> None:
@@ -216,7 +250,7 @@ def test_what_it_cannot_do_is_refused_with_a_reason(
     target = start(program, "forms")
     tracer = trace(target)
     for body, reason in {
-        "push comm\nlog 2\nexit": "name",
+        "push r,xmm0\nlog 2\nexit": "floating point",
         "suspend\nexit": "suspend",
         "exit dump": "dump",
     }.items():

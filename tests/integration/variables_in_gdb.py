@@ -7,10 +7,14 @@ For each stop FOLDER/N.json has registers, mappings and variables, FOLDER/N.mem 
 be written.
 """
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Iterator
+from typing import Any
 
-import gdb
+import gdb  # type: ignore[import-untyped]
 
 NAMES = ["rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16))]
 #: Elements of arrays, and how deep members are looked at.
@@ -18,7 +22,7 @@ MOST, DEEPEST = 64, 12
 CONSTANTS = gdb.SYMBOL_LOC_CONST, gdb.SYMBOL_LOC_CONST_BYTES
 
 
-def flat(value, depth=0):
+def flat(value: Any, depth: int = 0) -> Any:
     """A value as nested lists of numbers; None: optimized out."""
     if value.is_optimized_out:
         return None
@@ -44,7 +48,7 @@ def flat(value, depth=0):
     return int(value)
 
 
-def told(symbol, frame):
+def told(symbol: Any, frame: Any) -> Any:
     """A variable's value, or the error that gdb has for it."""
     try:
         value = symbol.value(frame)
@@ -56,7 +60,7 @@ def told(symbol, frame):
         return None if "optimized out" in text else {"error": text}
 
 
-def of_frame(frame):
+def of_frame(frame: Any) -> list[tuple[str, Any]]:
     """The variables of one frame, innermost block first."""
     found = []
     block = frame.block()
@@ -73,7 +77,7 @@ def of_frame(frame):
     return found
 
 
-def outside(frame):
+def outside(frame: Any) -> list[tuple[str, Any]]:
     """Static and global variables of the unit."""
     block = frame.block()
     return [
@@ -84,15 +88,15 @@ def outside(frame):
     ]
 
 
-def mappings(pid):
+def mappings(pid: int) -> Iterator[tuple[int, int, str, str]]:
     with open(f"/proc/{pid}/maps") as file:
         for line in file:
             parts = line.split(None, 5)
-            start, end = (int(each, 16) for each in parts[0].split("-"))
-            yield start, end, parts[1], parts[5].strip() if len(parts) > 5 else ""
+            start, _, end = parts[0].partition("-")
+            yield int(start, 16), int(end, 16), parts[1], parts[5].strip() if len(parts) > 5 else ""
 
 
-def save(number, folder, bias):
+def save(number: int, folder: str, bias: int) -> None:
     frame = gdb.newest_frame()
     pid = gdb.selected_inferior().pid
     registers = [int(frame.read_register(name)) & (1 << 64) - 1 for name in NAMES]
@@ -139,7 +143,7 @@ def save(number, folder, bias):
 PROGRAM = gdb.current_progspace().filename
 
 
-def main():
+def main() -> None:
     folder = os.environ["DPROBED_FOLDER"]
     addresses = [int(line, 16) for line in os.environ["DPROBED_STOPS"].split()]
     for line in ("set confirm off", "set pagination off", "set disable-randomization on",

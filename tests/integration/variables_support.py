@@ -10,11 +10,17 @@ import struct
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dprobed.binary.file import Binary
+from dprobed.binary.places import resolve
 from dprobed.binary.variables.information import DebugInformation
+from dprobed.program.showing.nodes import Shown
+from dprobed.program.showing.values import Viewer
+from dprobed.program.showing.variables import shown_variable
+from dprobed.program.showing.viewing import ShowLimits
 from dprobed.program.types import (
     ArrayType,
     EnumType,
@@ -208,27 +214,48 @@ class Stop:
         return None
 
 
-def compare(path: Path, folder: Path, most: int = 30, source: str = "") -> Compared:
-    """Stop a program at statements of it, and compare every visible variable with gdb's."""
+def stopped(path: Path, folder: Path, stops: list[int]) -> Iterator[Stop]:
+    """A program's stops when it comes to these addresses the first time, in its order."""
     folder.mkdir()
     elf = Binary(os.open(path, os.O_RDONLY), str(path))
     environment = dict(os.environ, DPROBED_FOLDER=str(folder),
-                       DPROBED_STOPS="\n".join(map(hex, stops_of(path, most, source))))  # fmt: skip
+                       DPROBED_STOPS="\n".join(map(hex, stops)))  # fmt: skip
     if elf.relocated:
         environment["DPROBED_PIE"] = "1"
     done = subprocess.run(
         ["gdb", "-nx", "-batch", "-x", str(SCRIPT), str(path)],
         env=environment, capture_output=True, text=True, errors="replace", timeout=120,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    known = DebugInformation(elf)
-    result = Compared(0, 0, 0, 0, [])
     number = 0
     while (folder / f"{number}.json").exists():
-        result = _at_stop(Stop(folder, number, elf), known, result)
+        yield Stop(folder, number, elf)
         number += 1
-    return result._replace(stops=number)
+
+
+def compare(path: Path, folder: Path, most: int = 30, source: str = "") -> Compared:
+    """Stop a program at statements of it, and compare every visible variable with gdb's."""
+    known = DebugInformation(Binary(os.open(path, os.O_RDONLY), str(path)))
+    result = Compared(0, 0, 0, 0, [])
+    for number, stop in enumerate(stopped(path, folder, stops_of(path, most, source)), 1):
+        result = _at_stop(stop, known, result)._replace(stops=number)
+    return result
+
+
+def shown_at(path: Path, folder: Path, place: str, limits: ShowLimits) -> dict[str, Shown]:
+    """What is shown of the variables of the functions at a place, when it is first come to; of
+    several with one name the innermost."""
+    elf = Binary(os.open(path, os.O_RDONLY), str(path))
+    known = DebugInformation(elf)
+    (stop,) = stopped(path, folder, [resolve(elf, place)[0].vaddr])
+    visible = known.visible(stop.told["pc"])
+    found: dict[str, Shown] = {}
+    for variable in visible.variables:
+        viewer = Viewer(visible.types, stop.read, limits)
+        shown = shown_variable(viewer, variable.type, variable.location, stop.thread)
+        found.setdefault(variable.name, shown)
+    return found
 
 
 def _at_stop(stop: Stop, known: DebugInformation, result: Compared) -> Compared:

@@ -37,7 +37,7 @@ from tests.programs.cases import FakeContext
 
 SOURCE = Path(__file__).parent / "native_runner.c"
 
-_REQUEST = struct.Struct(f"<20I{KEPT_WORDS}Q512s")
+_REQUEST = struct.Struct(f"<20I{KEPT_WORDS}Q512s2Q16s")
 _REGION = struct.Struct("<QII")
 _ANSWER = struct.Struct(f"<q{KEPT_WORDS}Q512s")
 _SIZE = struct.Struct("<I")
@@ -226,7 +226,8 @@ class NativeExecutor:
             Hit.RAW if blob.raw_pairs else _NOT_ASKED,
             *(Data.GLOBALS, Data.GONE, Data.MAPS),
         )
-        return _REQUEST.pack(*counts, *offsets, *context.kept, bytes(context.fp))
+        asked = (context.uid, context.gid, context.comm)
+        return _REQUEST.pack(*counts, *offsets, *context.kept, bytes(context.fp), *asked)
 
     def _hit(self, part: _Part, context: FakeContext) -> bytearray:
         """A hit in which only what was asked for is no noise."""
@@ -244,10 +245,7 @@ class NativeExecutor:
             Needs.TIME: (Hit.TIME, (context.now(),)),
             Needs.TID: (Hit.TID, (context.tid,)),
             Needs.PID: (Hit.PID, (context.pid,)),
-            Needs.UID: (Hit.UID, (context.uid,)),
-            Needs.GID: (Hit.GID, (context.gid,)),
             Needs.CPU: (Hit.CPU, (context.cpu,)),
-            Needs.COMM: (Hit.COMM, struct.unpack("<2Q", context.comm[:16].ljust(16, b"\0"))),
             Needs.NUMBERS: (Hit.MAJOR, (self.program.header.major, part.minor)),
             Needs.STORES: (Hit.RED_ZONE, (0,)),
         }

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 
 typedef uint64_t u64;
+typedef uint8_t u8;
 
 /* As of abi.py; the order of its fields is in the arguments of the program. */
 enum { RSI = 13, RDI = 14, RSP = 19, WORDS = 64, PAGE = 4096, EXCEPTION = -3 };
@@ -104,6 +105,21 @@ static void two_pages(uint8_t *border, int first, int second)
 	check(word_at(border - 3) == before, "half of it was written");
 }
 
+/* A write over the border between what is ours and the thread's own. */
+static void half_of_ours(void)
+{
+	struct { u64 hit[WORDS]; u8 own[64]; } frame = { { 0 }, { 0 } };
+	u64 data[16] = { 0 }, place[1] = { 0 }, last;
+
+	frame.hit[RDI] = (u64)(frame.own - 3);
+	frame.hit[RSI] = 0x8877665544332211;
+	frame.hit[at_red_zone / 8] = (u64)frame.own;
+	frame.hit[WORDS - 1] = last = 0x1234123412341234;
+	check(writes(frame.hit, data, place) == 0, "a write to the stack");
+	check(frame.hit[WORDS - 1] == last, "what is ours was written");
+	check(word_at(frame.own) == 0x8877665544, "the thread's own was not");
+}
+
 static atomic_int is_over;
 static uint8_t *shared;
 
@@ -149,6 +165,7 @@ int main(int count, char **arguments)
 	own[7] = 0x5555;
 	check(can_read(&own[7], &word) && word == 0x5555, "the stack");
 	check(can_write(&own[7], 0x6666) && own[7] == 0x6666, "to the stack");
+	half_of_ours();
 	two_pages(pages + 2 * PAGE, PROT_READ | PROT_WRITE, PROT_READ);
 	two_pages(pages + 2 * PAGE, PROT_READ, PROT_READ | PROT_WRITE);
 	two_pages(pages + 2 * PAGE, PROT_READ, PROT_READ);

@@ -8,8 +8,8 @@
  * cannot be written, and the stack that a blob runs on is looked at behind it.
  *
  * The memory of the target is that of the request: a filter of system calls
- * hands process_vm_readv() and process_vm_writev() over to a signal handler,
- * which does what the kernel would do there.
+ * hands process_vm_readv(), process_vm_writev() and what asks for facts over to
+ * a signal handler, which does what the kernel would do there.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -45,6 +45,8 @@ struct request {
 	u32 at_globals, at_gone, at_maps;
 	u64 kept[KEPT];
 	u8 fxsave[512];
+	u64 uid, gid;
+	char comm[16];
 };
 
 struct answer {
@@ -62,6 +64,8 @@ struct region {
 
 static struct region *regions;
 static u32 region_count;
+/* What the kernel would say of the thread. */
+static struct request *asked;
 static u8 *message;
 static size_t left;
 /* Of the memory of maps. */
@@ -122,6 +126,20 @@ static void on_system_call(int number, siginfo_t *info, void *context)
 	int writes = info->si_syscall == SYS_process_vm_writev;
 
 	(void)number;
+	switch (info->si_syscall) {
+	case SYS_getuid:
+		regs[REG_RAX] = asked->uid;
+		return;
+	case SYS_getgid:
+		regs[REG_RAX] = asked->gid;
+		return;
+	case SYS_prctl:
+		if (regs[REG_RDI] != PR_GET_NAME)
+			fail("another prctl");
+		memcpy((void *)regs[REG_RSI], asked->comm, 16);
+		regs[REG_RAX] = 0;
+		return;
+	}
 	if (regs[REG_RDI] != gettid() || regs[REG_RDX] != regs[REG_R8] ||
 	    regs[REG_R9])
 		fail("not on itself");
@@ -133,8 +151,11 @@ static void filter(void)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 1, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_writev, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 4, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_writev, 3, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getuid, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getgid, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
@@ -257,6 +278,7 @@ static void answer_request(void)
 	u64 broken = 0;
 	u32 size, i;
 
+	asked = request;
 	memcpy(fxsave, request->fxsave, 512);
 	memcpy(kept, request->kept, sizeof(request->kept));
 	point(hit, request->at_fxsave, fxsave);

@@ -31,5 +31,10 @@ fn main() {
     let t = sum(&v, Some(8), Some(Box::new(Point { x: 1, y: 2, tag: 3 })));
     let mut m = HashMap::new();
     m.insert("k".to_string(), 1);
-    println!("{} {} {} {:?} {}", all, t, letter, tuple, m.len());
+    let label = "a label";
+    let none: Option<u32> = None;
+    let some = Some(Box::new(Point { x: -1, y: 2, tag: 3 }));
+    let level = Level::High;
+    println!("{} {} {} {:?} {}", all, t, letter, tuple, m.len()); // all of them
+    println!("{} {:?} {} {}", label, none, some.map_or(0, |p| p.x), level as u32);
 }

@@ -137,7 +137,8 @@ engine = click.option(
     type=click.Choice(ENGINES),
     default=AUTO,
     show_default=True,
-    help="How probes fire: as suits each place (auto), or always by a breakpoint (trap).",
+    help="How probes fire: as suits each place (auto, which takes no inline yet), always by a "
+    "breakpoint (trap), or by a jump into native code in the process itself (inline).",
 )
 missing = click.option(
     "--missing",

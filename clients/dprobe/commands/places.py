@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from dprobe.commands import complete, options
+from dprobe.commands.engine_shares import LISTING as SHARES
+from dprobe.commands.engine_shares import shares
 from dprobe.lib.debug_info import told
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module
@@ -46,6 +48,7 @@ examples:
   dprobe places -v ./server handle       # its arguments, types, inlined copies
   dprobe places -v ./server server.c:120 # every variable there, and where it is
   dprobe places --usdt libstdc++.so.6    # static probes
+  dprobe places --engine libc.so.6       # how much of it each engine can serve
   dprobe places --kernel 'vfs_*'         # functions and data of the kernel
   dprobe places --kernel 'loop:*'        # of its module loop
   dprobe places --kernel 'tracepoint:*'
@@ -60,7 +63,8 @@ examples:
     " types, and where they are; lines, and inlined copies.",
 )
 @click.option("--kernel", is_flag=True, help="What the kernel and its modules have.")
-@options.listing(_LISTING, _STATIC, _KERNEL)
+@click.option("--engine", is_flag=True, help="The share of its code that each engine can serve.")
+@options.listing(_LISTING, _STATIC, _KERNEL, SHARES)
 @click.argument("module", required=False, shell_complete=complete.modules)
 @click.argument("pattern", required=False, shell_complete=complete.symbols)
 def places_command(
@@ -69,6 +73,7 @@ def places_command(
     usdt: bool,
     verbose: bool,
     kernel: bool,
+    engine: bool,
     json: bool,
     only: tuple[str, ...],
 ) -> None:
@@ -107,6 +112,10 @@ def places_command(
     pattern = pattern or "*"
     try:
         elf = open_file(path)
+        if engine:
+            rows = [{**row, "module": path} for row in shares(elf)]
+            show(rows, SHARES, json=json, empty="", only=only)
+            return
         rows = _usdt(elf, pattern) if usdt else _named(elf, pattern)
     except LocationError as error:
         raise UserError(str(error)) from None

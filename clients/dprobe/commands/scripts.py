@@ -21,6 +21,7 @@ from dprobe.commands.launched import LaunchedCommand
 from dprobe.lib import loader, mapped
 from dprobe.lib.checking import check
 from dprobe.lib.connection import Connection
+from dprobe.lib.errors import UserError
 from dprobe.lib.launch import (
     Launched,
     find_command,
@@ -30,6 +31,7 @@ from dprobe.lib.launch import (
 )
 from dprobe.lib.mapped import File
 from dprobe.lib.programs import Choice, Loaded
+from dprobe.lib.reading import silence
 from dprobe.lib.script.deployed import Deployed
 from dprobe.lib.script.names import ProcessNames
 from dprobe.lib.script.processes import SessionProcesses
@@ -43,12 +45,16 @@ from dprobe.private import running_or_private
 from dprobe.view.output import complain, note
 from dprobe.view.script.output import ScriptOutput
 from dprobed.binary.errors import LocationError
+from dprobed.policy.links import real
 from dprobed.proc import procfs
+from dprobed.proc.helper import SilentError
 from dprobed.program.bt.bundle import Bundle
 from dprobed.wire import messages
 
 #: Signals at which a script ends, as at ``exit()``.
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What is special in a glob (policies.md).
+_GLOB: Final = frozenset("*?[]{}\\")
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST: Final = 2_000_000
 
@@ -196,6 +202,7 @@ def run_script(
                 [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
             )
             show.runner.processes = SessionProcesses(connection, session)
+            show.settle = lambda: show.runner.learn(session.alive, _comm)
             show.attached(how)
         except BaseException:
             launched.close_gate()
@@ -276,7 +283,7 @@ def attach_script(
     """
     stop = Stop()
     with running_or_private(socket, options.complain, alone=how.private) as daemon:
-        files = [file for pid in pids for file in mapped.files_of_process(pid)]
+        files = _files_of(pids, selection)
         bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
         programs = loaded(bundle, script, how.choice, _executable(files, ""))
         warn(bundle, how)
@@ -299,12 +306,32 @@ def attach_script(
     return show.runner.status or 0
 
 
+def _files_of(pids: tuple[int, ...], selection: messages.Selection | None) -> list[File]:
+    """What the targets map, as far as that is known: of an executable that is to come, too."""
+    if pids:
+        return [file for pid in pids for file in mapped.files_of_process(pid)]
+    exe = selection.exe if selection is not None else None
+    if exe is None or set(exe) & _GLOB:
+        return []
+    try:
+        path = real(exe)
+    except SilentError:
+        raise UserError(f"--exe {silence(exe)}") from None
+    if not path:
+        return []
+    return list(loader.files_of_command(path, dict(os.environb)).files)
+
+
 def _alone(connection: Connection, pids: tuple[int, ...], how: How, show: Show, stop: Stop) -> None:
     """A script that has only blocks: it ends with the processes, too."""
     show.attached(how)
     watch(connection, show, stop, lambda: not all(map(_goes_on, pids)), poll=bool(pids))
     if not show.dry:
         show.runner.end()
+
+
+def _comm(pid: int) -> str:
+    return procfs.comm(pid).decode(errors="replace")
 
 
 def _goes_on(pid: int) -> bool:
@@ -332,6 +359,7 @@ def _attached(
         check(connection, pid, programs, how.missing)
     session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
     show.runner.processes = SessionProcesses(connection, session)
+    show.settle = lambda: show.runner.learn(session.alive, _comm)
     if not how.quiet:
         where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
         note(f"in {where}, until Ctrl-C, through {connection.through}")

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
-from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, RflagsBits
+from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, Register, RegisterExt, RflagsBits
 
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RSP
 
@@ -34,6 +34,10 @@ _NUMBERED: Final = (
 )  # fmt: skip
 #: Their numbers, by index in ``REGISTER_NAMES``.
 _HARDWARE: Final = {REGISTER_NAMES.index(name): n for n, name in enumerate(_NUMBERED)}
+#: The same index by iced-x86's number of the register.
+_BY_ICED: Final = {
+    getattr(Register, name.upper()): REGISTER_NAMES.index(name) for name in _NUMBERED
+}
 RAX: Final = REGISTER_NAMES.index("rax")
 RCX: Final = REGISTER_NAMES.index("rcx")
 RDX: Final = REGISTER_NAMES.index("rdx")
@@ -43,6 +47,8 @@ R10: Final = REGISTER_NAMES.index("r10")
 R11: Final = REGISTER_NAMES.index("r11")
 RDI: Final = REGISTER_NAMES.index("rdi")
 RSI: Final = REGISTER_NAMES.index("rsi")
+#: In which a function gets its first three arguments.
+ARGUMENTS: Final = frozenset((RDI, RSI, RDX))
 RIP: Final = REGISTER_NAMES.index("rip")
 EFLAGS: Final = REGISTER_NAMES.index("eflags")
 
@@ -53,7 +59,7 @@ _ARITHMETIC: Final = (
 )
 
 
-class Code:
+class Assembly:
     """Machine code in the making, at an address."""
 
     def __init__(self, address: int) -> None:
@@ -121,6 +127,17 @@ class Code:
             self.bytes[end - 4 : end] = (len(self.bytes) - end).to_bytes(4, "little")
 
 
+def mentioned(code: bytes) -> frozenset[int]:
+    """The general registers that any instruction of a piece of code uses, whole or in part."""
+    factory = InstructionInfoFactory()
+    names = set()
+    for instruction in Decoder(64, code):
+        for used in factory.info(instruction).used_registers():
+            if RegisterExt.is_gpr(used.register):
+                names.add(RegisterExt.full_register(used.register))
+    return frozenset(_BY_ICED[register] for register in names)
+
+
 def flags_are_live(code: bytes, address: int) -> bool:
     """Whether the arithmetic flags may be read by what runs from ``address`` on: false is certain.
 
@@ -179,13 +196,8 @@ RECORD_MINOR: Final = 80
 RECORD_EXCEPTION: Final = 88
 RECORD_DATA: Final = 112
 
-#: The selector by whose limit the kernel tells the CPU (arch/x86/include/asm/segment.h), and the
-#: bits of it that are that.
-_CPU_SELECTOR: Final = 0x7B
-_CPU_BITS: Final = 0xFFF
 
-
-class Hit(msgspec.Struct, frozen=True):
+class HitLayout(msgspec.Struct, frozen=True):
     """Where fields are in a ``struct hit``, whose first words are the registers."""
 
     tid: int
@@ -203,13 +215,13 @@ class Hit(msgspec.Struct, frozen=True):
     size: int
 
 
-class Frame(msgspec.Struct, frozen=True):
+class TrampolineFrame(msgspec.Struct, frozen=True):
     """The frame of a trampoline: a ``struct hit``, what is ours, and room for the programs.
 
     ``room``: bytes of that.
     """
 
-    hit: Hit
+    hit: HitLayout
     room: int
 
     @property
@@ -232,11 +244,11 @@ class Frame(msgspec.Struct, frozen=True):
         """Where the log is; what is raw in it, and the program's own room, come behind."""
         return self.hit.size + 24
 
-    def raw(self, record: Record) -> int:
+    def raw(self, record: RecordShape) -> int:
         """Where it is noted what is raw in the log."""
         return self.log + record.log
 
-    def scratch(self, record: Record | None) -> int:
+    def scratch(self, record: RecordShape | None) -> int:
         """Where the program's own room is, rounded up to 16 bytes."""
         return self.log if record is None else self.raw(record) + record.raw
 
@@ -263,7 +275,7 @@ class Clock(msgspec.Struct, frozen=True):
     address: int
 
 
-class Record(msgspec.Struct, frozen=True):
+class RecordShape(msgspec.Struct, frozen=True):
     """What a program's records are made of. ``site``: the number of its place; ``raw``, ``log``:
     bytes of room for these; ``major``, ``minor``: its numbers; ``alters_numbers``: it may give
     others; ``raises``: it may end by an exception."""
@@ -278,12 +290,13 @@ class Record(msgspec.Struct, frozen=True):
     raises: bool
 
 
-class Run(msgspec.Struct, frozen=True):
+class ProgramRun(msgspec.Struct, frozen=True):
     """One program to run in a trampoline.
 
     ``code``: where its function is; ``data``, ``place``: its second and third argument;
     ``control``: that of its probe. ``reads`` and ``writes``: the registers of the thread that it
-    looks at and alters; ``clobbers``: those that its code leaves altered. ``counted``: whether its
+    looks at and alters; ``clobbers``: those that its code leaves altered; ``arguments``: those of
+    rdi, rsi and rdx that it looks at. ``counted``: whether its
     hits are counted one by one, because some do not run it. ``ends``: it may end by `rem`. What
     it is told: ``pid`` (0: not asked for), ``tid``, ``cpu``, ``clock``.
     """
@@ -295,27 +308,30 @@ class Run(msgspec.Struct, frozen=True):
     reads: frozenset[int]
     writes: frozenset[int]
     clobbers: frozenset[int]
+    arguments: frozenset[int]
     counted: bool
     ends: bool
     scratch: bool
-    record: Record | None
+    record: RecordShape | None
     pid: int = 0
     tid: bool = False
     cpu: bool = False
     clock: Clock | None = None
 
 
-def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flags: bool) -> bytes:
+def trampoline(
+    at: int, address: int, runs: Sequence[ProgramRun], frame: TrampolineFrame, *, flags: bool
+) -> bytes:
     """The code that runs these at the instruction at ``address``, up to the displaced one.
 
     ``at``: where it will be; ``flags``: whether the arithmetic flags are live. Raises OverflowError
     where a function is out of reach.
     """
-    made = Code(at)
+    made = Assembly(at)
     nothing: frozenset[int] = frozenset()
-    used = frozenset((RAX, RDI, RSI, RDX)).union(*(run.clobbers for run in runs))
+    used = frozenset((RAX,)).union(*(run.clobbers | run.arguments for run in runs))
     if any(run.counted or run.record or run.ends or run.tid or run.clock for run in runs):
-        used |= {RCX}
+        used |= {RCX, RDX}
     if any(run.tid for run in runs):
         used |= {R11}
     if any(run.record for run in runs):
@@ -351,12 +367,11 @@ def trampoline(at: int, address: int, runs: Sequence[Run], frame: Frame, *, flag
     return bytes(made.bytes)
 
 
-def _run(made: Code, run: Run, frame: Frame) -> None:
+def _run(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
     skip = []
     made.constant(RAX, run.control)
-    if run.ends:
-        made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
-        skip.append(made.branch("0f85"))
+    made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
+    skip.append(made.branch("0f85"))
     if run.counted or run.record:
         _number(made, frame)
     else:
@@ -369,9 +384,12 @@ def _run(made: Code, run: Run, frame: Frame) -> None:
     _tell(made, run, frame)
     if run.record is not None:
         _make_room(made, run.record, frame)
-    made.lea(RDI, 0)
-    made.constant(RSI, run.data)
-    made.constant(RDX, run.place)
+    if RDI in run.arguments:
+        made.lea(RDI, 0)
+    if RSI in run.arguments:
+        made.constant(RSI, run.data)
+    if RDX in run.arguments:
+        made.constant(RDX, run.place)
     made.call(run.code)
     if run.record is not None:
         _commit(made, run, run.record, frame)
@@ -383,7 +401,7 @@ def _run(made: Code, run: Run, frame: Frame) -> None:
     made.land(skip)
 
 
-def _number(made: Code, frame: Frame) -> None:
+def _number(made: Assembly, frame: TrampolineFrame) -> None:
     """The hit gets its number, in rcx, too."""
     made.raw("b9 01 00 00 00")  # mov ecx,1
     made.raw("f0 48 0f c1 08")  # lock xadd [rax+CONTROL_HITS],rcx
@@ -391,7 +409,7 @@ def _number(made: Code, frame: Frame) -> None:
     made.store(frame.number, RCX)
 
 
-def _tell(made: Code, run: Run, frame: Frame) -> None:
+def _tell(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
     """What the program asks of the thread and of the moment."""
     hit = frame.hit
     if run.pid:
@@ -411,12 +429,12 @@ def _tell(made: Code, run: Run, frame: Frame) -> None:
         made.store(hit.scratch, RAX)
 
 
-def _cpu(made: Code) -> None:
-    """eax becomes the number of the CPU."""
+def _cpu(made: Assembly) -> None:
+    """eax becomes the number of the CPU, which the kernel tells by the limit of a segment."""
     made.raw("b8 7b000000 0f03c0 25 ff0f0000")  # mov eax,7Bh; lsl eax,eax; and eax,0FFFh
 
 
-def _time(made: Code, clock: Clock) -> None:
+def _time(made: Assembly, clock: Clock) -> None:
     """rax becomes nanoseconds."""
     made.constant(RCX, clock.address)
     made.raw("0f31 48c1e220 4809d0")  # rdtsc; shl rdx,32; or rax,rdx
@@ -424,7 +442,7 @@ def _time(made: Code, clock: Clock) -> None:
     made.raw("480facd020 48034108")  # shrd rax,rdx,32; add rax,[rcx+8]
 
 
-def _make_room(made: Code, record: Record, frame: Frame) -> None:
+def _make_room(made: Assembly, record: RecordShape, frame: TrampolineFrame) -> None:
     """Where the program logs to."""
     hit = frame.hit
     if record.raw:
@@ -438,7 +456,7 @@ def _make_room(made: Code, record: Record, frame: Frame) -> None:
         made.store_constant(hit.minor, record.minor, RAX)
 
 
-def _commit(made: Code, run: Run, record: Record, frame: Frame) -> None:
+def _commit(made: Assembly, run: ProgramRun, record: RecordShape, frame: TrampolineFrame) -> None:
     """Make a record of what the program has logged, in the ring of this CPU; rax is kept.
 
     It is reserved here, when its size is known, so that there is little between that and its end.
@@ -496,7 +514,7 @@ def _commit(made: Code, run: Run, record: Record, frame: Frame) -> None:
     made.load(RAX, frame.exit)
 
 
-def _sizes(made: Code, record: Record, frame: Frame) -> None:
+def _sizes(made: Assembly, record: RecordShape, frame: TrampolineFrame) -> None:
     """Bytes of the record's parts, each rounded up to words: rdi of the log, r8 of what is raw in
     it, r9 of all."""
     made.raw("31ff 4531c0")  # xor edi,edi; xor r8d,r8d
@@ -509,7 +527,7 @@ def _sizes(made: Code, record: Record, frame: Frame) -> None:
     made.raw("4e8d4c0770")  # lea r9,[rdi+r8+RECORD_DATA]
 
 
-def _reserve(made: Code, rings: Rings) -> int:
+def _reserve(made: Assembly, rings: Rings) -> int:
     """rcx becomes the address of r9 bytes in the ring at rsi; the branch taken if it is full."""
     again = len(made)
     made.raw("488b06")  # mov rax,[rsi+RING_HEAD]
@@ -528,7 +546,7 @@ def _reserve(made: Code, rings: Rings) -> int:
     return full
 
 
-def _copy(made: Code, test: str, less: str) -> None:
+def _copy(made: Assembly, test: str, less: str) -> None:
     """Copy words from rsi to rdx, both of which are moved on; ``test`` and ``less`` are of the
     register that has the bytes."""
     made.raw(test)

@@ -231,6 +231,11 @@ class DebugFile:
         except LocationError:
             return None  # what cannot be used is as good as none
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing in other files."""
+        return not self.content("addr") and self.elf.section(".gnu_debugaltlink") is None
+
     def whole(self, unit: DebugUnit) -> DebugUnit:
         """The unit itself, or that of a split file (.dwo) of which it is the skeleton."""
         top = unit.top

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from dprobed.binary.dwarf import constants as dw
+from dprobed.binary.dwarf.units import DebugEntry
 from dprobed.program.types import (
     ArrayType,
     EnumType,
@@ -29,6 +31,10 @@ _RSP: Final = 7
 #: The return address is below what is passed on the stack.
 _RETURN_ADDRESS: Final = 8
 _DEEPEST: Final = 16
+#: Values of DW_AT_calling_convention of types; and what a constructor has that nobody wrote.
+_PASS_BY_REFERENCE, _PASS_BY_VALUE = 4, 5
+_NOT_WRITTEN: Final = frozenset((dw.ARTIFICIAL, dw.DEFAULTED))
+_FOLLOWED: Final = (dw.TYPEDEF, dw.CONST_TYPE, dw.VOLATILE_TYPE)
 _MOST_ELEMENTS: Final = 16
 
 
@@ -134,6 +140,60 @@ def arguments(
         )
         stack += size + 7 & ~7
     return found
+
+
+def is_by_reference(entry: DebugEntry) -> bool:
+    """Whether a value of an entry's type is passed by its address, as C++ does with a class that
+    is not copied by its bytes."""
+    if entry.unit.language != "c++":
+        return False
+    where, value = entry.where(dw.TYPE)
+    referred = where.referred(value) if value is not None else None
+    return referred is not None and _is_copied_by_call(referred, 0)
+
+
+def _is_copied_by_call(type_entry: DebugEntry, depth: int) -> bool:
+    """Whether a type is a class with a copy constructor, move constructor or destructor that
+    somebody wrote, or a table of virtual functions; or has a member or base class that is."""
+    for _ in range(_DEEPEST):
+        if type_entry.tag not in _FOLLOWED and dw.SIGNATURE not in type_entry.attributes:
+            break
+        key = dw.SIGNATURE if dw.SIGNATURE in type_entry.attributes else dw.TYPE
+        referred = type_entry.reference(key)
+        if referred is None:
+            return False
+        type_entry = referred
+    if type_entry.tag not in (dw.STRUCTURE_TYPE, dw.CLASS_TYPE) or depth > _DEEPEST:
+        return False
+    said = type_entry.number(dw.CALLING_CONVENTION, 0)
+    if said in (_PASS_BY_REFERENCE, _PASS_BY_VALUE):
+        return said == _PASS_BY_REFERENCE
+    name = type_entry.text(dw.NAME).partition("<")[0]
+    for child in type_entry.children():
+        if child.tag == dw.SUBPROGRAM and not child.attributes.keys() & _NOT_WRITTEN:
+            called = child.text(dw.NAME)
+            if called.startswith("~") or (called == name and _copies(child, type_entry)):
+                return True
+        elif child.tag == dw.MEMBER and child.text(dw.NAME).startswith("_vptr"):
+            return True
+        elif child.tag in (dw.MEMBER, dw.INHERITANCE) and dw.EXTERNAL not in child.attributes:
+            referred = child.reference(dw.TYPE)
+            if referred is not None and _is_copied_by_call(referred, depth + 1):
+                return True
+    return False
+
+
+def _copies(constructor: DebugEntry, type_entry: DebugEntry) -> bool:
+    """Whether the first parameter behind ``this`` is a reference to the class itself."""
+    parameters = [each for each in constructor.children() if each.tag == dw.FORMAL_PARAMETER]
+    referred = parameters[1].reference(dw.TYPE) if len(parameters) > 1 else None
+    if referred is None or referred.tag not in (dw.REFERENCE_TYPE, dw.RVALUE_REFERENCE_TYPE):
+        return False
+    for _ in range(_DEEPEST):
+        referred = referred.reference(dw.TYPE)
+        if referred is None or referred.tag not in _FOLLOWED:
+            break
+    return referred == type_entry
 
 
 def _is_memory(types: Types, index: int) -> bool:

@@ -117,7 +117,11 @@ def location_of(entry: DebugEntry, place: FramePlace, size: int) -> VariableLoca
         return absent(OPTIMIZED_OUT, listed.there())
     found = location(expression, unit, place)
     if found.kind == "absent" and not found.there:
-        return absent(found.reason, tuple(each for each in listed.there()))
+        there = listed.there()
+        return absent(
+            found.reason,
+            tuple(each for each in there if not each[0] <= place.address < each[1]),
+        )
     return found
 
 

@@ -35,6 +35,9 @@ _LARGEST: Final = 1 << 62
 
 _QUALIFIERS: Final = frozenset((dw.CONST_TYPE, dw.VOLATILE_TYPE, dw.RESTRICT_TYPE, dw.ATOMIC_TYPE))
 _KINDS: Final = {dw.STRUCTURE_TYPE: "struct", dw.CLASS_TYPE: "class", dw.UNION_TYPE: "union"}
+#: Names of what the standard libraries of C++ and Rust have, whose values are shown in a way of
+#: their own.
+_STANDARD: Final = ("std::", "__gnu_cxx::", "alloc::")
 _SCOPES: Final = frozenset((dw.NAMESPACE, dw.STRUCTURE_TYPE, dw.CLASS_TYPE, dw.UNION_TYPE,
                             dw.ENUMERATION_TYPE))  # fmt: skip
 #: Encodings of base types.
@@ -232,6 +235,7 @@ class TypeBuilder:
         members: list[Member] = []
         variants: tuple[Variant, ...] = ()
         discriminant: Member | None = None
+        arguments: list[int] = []
         for child in entry.children():
             if len(members) >= _MOST_MEMBERS:
                 break
@@ -239,11 +243,21 @@ class TypeBuilder:
                 member = self._member(child)
                 if member is not None:
                     members.append(member)
+            elif child.tag == dw.TEMPLATE_TYPE_PARAMETER and name.startswith(_STANDARD):
+                arguments.append(self.of(child))
             elif child.tag == dw.VARIANT_PART:
                 discriminant, variants = self._variants(child)
         return StructType(
-            kind, name, size, tuple(members), language, True, variants, discriminant
-        )  # fmt: skip
+            kind,
+            name,
+            size,
+            tuple(members),
+            language,
+            True,
+            variants,
+            discriminant,
+            tuple(arguments[:_MOST_MEMBERS]),
+        )
 
     def _member(self, entry: DebugEntry) -> Member | None:
         """A member or base class; None for one that is in no object (static)."""

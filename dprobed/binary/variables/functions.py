@@ -12,19 +12,25 @@ from dprobed.binary.dwarf import constants as dw
 from dprobed.binary.dwarf import names
 from dprobed.binary.dwarf.code import entry_of, function_around
 from dprobed.binary.dwarf.expressions import absent
-from dprobed.binary.dwarf.passing import arguments
+from dprobed.binary.dwarf.passing import arguments, is_by_reference
 from dprobed.binary.dwarf.scopes import location_of, of_scope
 from dprobed.binary.dwarf.types import TypeBuilder, qualified_name
 from dprobed.binary.dwarf.units import DebugEntry
 from dprobed.binary.variables.module import ModuleDebug, function_name
 from dprobed.binary.variables.visible import variable_of
-from dprobed.program.types import Types, size_of
-from dprobed.program.variables import FunctionPlace, Functions, SourceFunction, SourceVariable
+from dprobed.program.types import VOID, Types, size_of
+from dprobed.program.variables import (
+    FunctionPlace,
+    Functions,
+    LocationStep,
+    SourceFunction,
+    SourceVariable,
+    VariableLocation,
+)
 
 #: Functions of one name, and places of one function, that are told.
 _MOST_FUNCTIONS: Final = 256
 _MOST_PLACES: Final = 4096
-_PASS_BY_REFERENCE: Final = 4
 
 
 class FunctionFinder:
@@ -38,9 +44,12 @@ class FunctionFinder:
         parameters, or as the linker calls it): overloads, out of line and inlined; raises
         LocationError where there is none."""
         self._module.debug.shrink()
-        found: dict[tuple[str, str], list[DebugEntry]] = {}
+        found: dict[tuple[str, str, str, int], list[DebugEntry]] = {}
         for entry in self._functions(name):
-            key = qualified_name(entry), entry.text(dw.LINKAGE_NAME, dw.MIPS_LINKAGE_NAME)
+            linkage = entry.text(dw.LINKAGE_NAME, dw.MIPS_LINKAGE_NAME)
+            # Static functions of one name are one where they are from the same lines of a header.
+            source = ("", 0) if linkage else self._module.declared(entry)
+            key = qualified_name(entry), linkage, *source
             found.setdefault(key, []).append(entry)
             if len(found) > _MOST_FUNCTIONS:
                 break
@@ -98,10 +107,14 @@ class FunctionFinder:
             return None
         places.sort(key=lambda each: each[1])
         entry = entries[0]
-        parameters = self._parameters(entry)
-        return _Made(entry, places[:_MOST_PLACES], table.of(entry),
-                     {each.key: table.of(each) for place in places[:_MOST_PLACES]
-                      for each in (*self._parameters(place[0]), *parameters)})  # fmt: skip
+        # The same function of other units has the same types, which need not be told again.
+        typed: dict[str, int] = {}
+        for copy, *_ in places[:_MOST_PLACES]:
+            for each in self._parameters(copy):
+                name = each.text(dw.NAME)
+                if name not in typed:
+                    typed[name] = table.of(each)
+        return _Made(entry, places[:_MOST_PLACES], table.of(entry), typed)
 
     def _copies(self, entry: DebugEntry, depth: int = 0) -> Iterator[DebugEntry]:
         """The code of a function: its own, that of its definitions, its inlined copies'."""
@@ -142,11 +155,13 @@ class FunctionFinder:
         place = self._module.resolved(function, start)
         found: list[SourceVariable] = []
         for entry in self._parameters(copy):
-            index = made.types.get(entry.key, -1)
+            index = made.types.get(entry.text(dw.NAME), VOID)
             where = location_of(entry, place, size_of(types, index))
             found.append(variable_of(self._module, entry, index, where, 0, 1))
         if not inlined:
             found = self._at_entry(made, copy, found, types)
+        order = {each.text(dw.NAME): at for at, each in enumerate(self._parameters(made.entry))}
+        found.sort(key=lambda each: order.get(each.name, len(order)))
         file, line = self._module.called(copy) if inlined else ("", 0)
         within = function_name(around) if around is not None else ""
         shift = self._module.shift
@@ -169,37 +184,31 @@ class FunctionFinder:
             reason = "the function has not put it into its frame yet: probe its next line"
             located = [absent(reason)] * len(found)
         else:
-            referred = [self._by_reference(made.entry)]
-            referred += [self._by_reference(entry) for entry in parameters]
+            referred = [is_by_reference(made.entry)]
+            referred += [
+                _is_followed(each.location) or is_by_reference(entry)
+                for entry, each in zip(parameters, found, strict=True)
+            ]
             located = arguments(types, [each.type for each in found], made.result, referred)
         return [
             msgspec.structs.replace(each, location=where) if is_early else each
             for each, where, is_early in zip(found, located, early, strict=True)
         ]
 
-    @staticmethod
-    def _by_reference(entry: DebugEntry) -> bool:
-        """Whether a value of an entry's type is passed by its address."""
-        where, value = entry.where(dw.TYPE)
-        for _ in range(8):
-            referred = where.referred(value) if value is not None else None
-            if referred is None:
-                return False
-            if referred.number(dw.CALLING_CONVENTION, 0) == _PASS_BY_REFERENCE:
-                return True
-            if referred.tag not in (dw.TYPEDEF, dw.CONST_TYPE, dw.VOLATILE_TYPE):
-                return False
-            where, value = referred.where(dw.TYPE)
-        return False
-
 
 class _Made(msgspec.Struct):
-    """A function whose types are being put into a table."""
+    """A function whose types are being put into a table; ``types``: of its parameters by name."""
 
     entry: DebugEntry
     places: list[tuple[DebugEntry, int, int]]
     result: int
-    types: dict[tuple[int, int, int], int]
+    types: dict[str, int]
+
+
+def _is_followed(location: VariableLocation) -> bool:
+    """Whether a parameter is where a word in the frame points to."""
+    steps = location.steps
+    return len(steps) > 1 and steps[-1] == LocationStep("load", 8)
 
 
 def _abstract(entry: DebugEntry) -> DebugEntry:

@@ -32,6 +32,16 @@ class DebugInformation:
         """About how many bytes it takes."""
         return self._module.debug.size
 
+    @property
+    def identities(self) -> tuple[tuple[int, ...], ...]:
+        """What identifies the unchanged files that it is from."""
+        return self._module.elf.identity, self._module.source.identity
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all of it is in these files: nothing in split files, or in that of ``dwz``."""
+        return self._module.debug.is_closed
+
     def type_named(self, name: str) -> NamedType:
         """A type by its name (``struct point``, ``point_t``, ``ns::Shape``); raises LocationError
         where there is none."""

@@ -40,7 +40,7 @@ class ModuleDebug:
                 "compile with -g, or install its debug symbols; without it there are arguments by "
                 "number, and types that the program itself declares",
             )
-        self._source = source
+        self.source = source
         self.shift = 0 if source is elf else debug_files.shift(elf, source)
         self.debug = DebugFile(source)
         self._code = UnitCode(self.debug)
@@ -116,7 +116,7 @@ class ModuleDebug:
 
     @cached_property
     def _lines(self) -> Lines:
-        return Lines(self._source)
+        return Lines(self.source)
 
     def declared(self, entry: DebugEntry) -> tuple[str, int]:
         """File and line of a declaration; those of the definition where there is one."""

@@ -135,7 +135,7 @@ class Modules:
 
     async def _read_module(self, key: Hashable, user: User, module: maps.Module) -> None:
         steps = self._files_of(user).describe(module)
-        facts, _ = await self._resolvers.run(user, steps)
+        facts, _ = await self._resolvers.run(user, user[0], steps)
         if len(self._facts) >= _ROOM:
             self._facts.clear()
         self._facts[key] = facts
@@ -194,7 +194,7 @@ class Modules:
         steps = self._files_of(user).describe_file(f"/proc/{pid}/exe")
         needed: set[str] = set()
         try:
-            needed = set((await self._resolvers.run(user, steps)).needed)
+            needed = set((await self._resolvers.run(user, user[0], steps)).needed)
         except LostError:
             raise
         except LocationError:
@@ -235,7 +235,7 @@ class Modules:
         for module in modules:
             with contextlib.suppress(LocationError):
                 steps = self._files_of(user).describe(module)
-                facts, _ = await self._resolvers.run(user, steps)
+                facts, _ = await self._resolvers.run(user, user[0], steps)
                 files[PurePath(module.path).name] = module, facts
                 if facts.soname is not None:
                     files[facts.soname] = module, facts

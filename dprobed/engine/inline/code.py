@@ -61,6 +61,10 @@ class CodeArea:
         """What was taken last, from there on, was not used."""
         self._used = address - self.start
 
+    def start_anew(self) -> None:
+        """No thread is in it, nor comes back: what was written is not needed any more."""
+        self._used = len(NAME)
+
     def copy(self) -> CodeArea:
         """The same pages in a copy of the address space."""
         return CodeArea(self.start, self.end - self.start, self._used)
@@ -92,17 +96,20 @@ class CodePages:
         resident = self._space.resident
         start = resident.map(group, thread, address, address, size, Kind.CODE)
         area = CodeArea(start, size, len(NAME))
-        if not self._space.memory.poke(start, NAME):
+        if not self._space.memory.fill(start, NAME):
             raise SpaceError(f"the memory at {start:#x} cannot be written")
         self.areas.append(area)
         return area
 
     def map_stubs(self, group: ThreadGroup, thread: Thread, pages: Iterable[int]) -> set[int]:
-        """Have a borrowed thread map these pages; those that it could not. Raises SpaceError and
-        Gone."""
+        """Have a borrowed thread map these pages; those that it could not. Raises Gone."""
         failed = set()
         for page in pages:
-            if not self._space.resident.map_at(group, thread, page, PAGE, Kind.CODE):
+            try:
+                is_there = self._space.resident.map_at(group, thread, page, PAGE, Kind.CODE)
+            except SpaceError:
+                is_there = False
+            if not is_there:
                 failed.add(page)
         self.stubs.give_up(failed)
         return failed
@@ -124,5 +131,5 @@ class CodePages:
 
     def put(self, address: int, code: bytes) -> None:
         """Write code where it was taken; raises SpaceError."""
-        if not self._space.memory.poke(address, code):
+        if not self._space.memory.fill(address, code):
             raise SpaceError(f"the memory at {address:#x} cannot be written")

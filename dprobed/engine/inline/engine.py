@@ -8,23 +8,23 @@ if we are killed, its probes count on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from dprobed.arch.x86_64 import features
-from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.registers import RIP
-from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.copies import take_over, undo_in_copy
+from dprobed.engine.inline.counting import InlineCounts
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.exits import TrampolineExits
+from dprobed.engine.inline.offers import why_no_records, why_not
 from dprobed.engine.inline.placing import Placer, makes_records
+from dprobed.engine.inline.prepared import Prepared, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
-from dprobed.engine.inline.sites import JumpAttachment, Site
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
@@ -36,22 +36,8 @@ from dprobed.wire.protocol import State
 
 #: Of a hit, with a short program.
 _COST_NS: Final = 15
-#: Bytes of code that a probe takes at most, besides those of its program.
-_CODE: Final = 1536
 #: Bytes of data that a probe takes at most, besides its variables.
 _DATA: Final = 512
-
-
-_NO_JUMP: Final = (
-    "its instruction is shorter than a jump, and where one could lead to, nothing can be mapped"
-)
-
-
-def why_no_records() -> str:
-    """Why no records can be made in a target; empty: they can."""
-    if not features.HAS_FS_BASE:
-        return "records need an instruction of newer processors and kernels (rdfsbase)"
-    return ""
 
 
 class InlineEngine:
@@ -65,23 +51,26 @@ class InlineEngine:
         self._listener: Final = listener
         self._exits: Final = TrampolineExits(group, registers)
         self._registers: Final = registers
-        self._start(AddressSpace.unopened(0))
+        self._counting: Final = InlineCounts(listener)
+        space = AddressSpace.unopened(0)
+        self.placer = Placer(space, group)
+        self._reader = self._reader_of(space)
         #: Whether an instruction is displaced by another engine.
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
-        self._ready: Final[dict[int, Site]] = {}
-        self._released: Final[set[Site]] = set()
+        self._ready: Final[dict[int, Prepared]] = {}
+        self._released: Final[set[JumpSite]] = set()
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
-        self._start(space)
+        self.placer = Placer(space, self._group)
+        self._reader = self._reader_of(space)
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
 
-    def _start(self, space: AddressSpace) -> None:
-        self.placer = Placer(space, self._group)
+    def _reader_of(self, space: AddressSpace) -> RecordReader:
         pointers = ThreadPointers(space.tgid, self._registers)
-        self._reader = RecordReader(space.tgid, self._listener.records, pointers)
+        return RecordReader(space.tgid, self._listener.records, pointers)
 
     # --- putting in ---
 
@@ -95,61 +84,28 @@ class InlineEngine:
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if reason := self._why_not(probe, location.address):
+        if reason := why_not(probe, location.address, self.placer, self.is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
         return Plan(self.name, probe, location, _COST_NS)
-
-    def _why_not(self, probe: Probe, address: int) -> str:
-        native = probe.native
-        if not isinstance(native, InlineExecutor):
-            return "its program was not inserted for it"
-        if probe.definition.returns:
-            return "it is at the return of a function"
-        code = native.native(probe.definition)
-        if isinstance(code, str):
-            return code
-        try:
-            length = instruction_length(self.placer.text(address, 15), address)
-        except RelocationError as error:
-            return error.reason
-        if self.is_displaced(address, max(length, JUMP_SIZE)):
-            return "another engine has a breakpoint there"
-        owner = self.placer.space.owner_of(address, max(length, JUMP_SIZE))
-        if owner not in (None, address):
-            return f"the jump at {owner:#x} needs the bytes there as they are"
-        return ""
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
         if not plans:
             return []
-        executors = {each.probe.native for each in plans}
-        code = _CODE
+        natives = {each.probe.native for each in plans}
+        executors = [each for each in natives if isinstance(each, InlineExecutor)]
+        code = sum(each.size for each in executors)
         data = _DATA * len(plans)
         for each in executors:
-            assert isinstance(each, InlineExecutor)
-            code += each.size
             data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
         records = any(self._makes_records(each.probe) for each in plans)
         if records and (reason := why_no_records()):
             return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
-        self.placer.reserve([plan.location.address for plan in plans], code, data, records=records)
+        places = [plan.location.address for plan in plans]
+        self.placer.reserve(places, executors, code, data, records=records)
         if records:
             self._note_threads()
-        refused = []
-        for plan in plans:
-            address = plan.location.address
-            try:
-                if address not in self._ready:
-                    self._ready[address] = self._site(address)
-            except RelocationError as error:
-                refused.append((plan, Refusal(State.FAILED, str(error))))
-        self.placer.pun(self._ready.values())
-        for plan in plans:
-            site = self._ready.get(plan.location.address)
-            if site is not None and len(site.original) < JUMP_SIZE and site.pun is None:
-                refused.append((plan, Refusal(State.FAILED, _NO_JUMP)))
-        return refused
+        return prepare(self.placer, plans, self._ready)
 
     @staticmethod
     def _makes_records(probe: Probe) -> bool:
@@ -163,13 +119,6 @@ class InlineEngine:
                     with suppress(Gone):
                         self._reader.note(thread)
 
-    def _site(self, address: int) -> Site:
-        known = self.placer.sites.by_address.get(address)
-        if known is not None:
-            return known
-        text = self.placer.text(address, 15)
-        return Site(address, text[: instruction_length(text, address)])
-
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
@@ -177,35 +126,43 @@ class InlineEngine:
         results: list[tuple[Plan, Attachment | Refusal]] = []
         places = [plan.location.address for plan in plans]
         shared = self.placer.space.in_shared(places) if places else {}
+        written: dict[int, str] = {}
         for plan in plans:
-            if reason := shared.get(plan.location.address):
-                results.append((plan, Refusal(State.FAILED, reason)))
-                continue
-            site = self._ready[plan.location.address]
-            attachment = JumpAttachment(plan.probe, plan.location, site)
-            site.attachments.append(attachment)
-            try:
-                reason = self._write(site)
-            except SpaceError as error:
-                reason = str(error)
-            if reason:
-                site.attachments.remove(attachment)
-                results.append((plan, Refusal(State.FAILED, reason)))
-            else:
-                results.append((plan, attachment))
+            address = plan.location.address
+            if address not in written:
+                written[address] = shared.get(address) or self._arm(self._ready[address])
+            reason = written[address]
+            attachment = self._ready[address].attachment(plan)
+            results.append((plan, Refusal(State.FAILED, reason) if reason else attachment))
         return results
 
-    def _write(self, site: Site) -> str:
-        """Have a site lead to the programs of its probes; why it cannot. Raises SpaceError."""
+    def _arm(self, prepared: Prepared) -> str:
+        """Have a site lead to what was prepared for it; why it cannot."""
+        site = prepared.site
+        assert prepared.made is not None
+        try:
+            reason = self._write(site, prepared.made)
+        except SpaceError as error:
+            reason = str(error)
+        if not reason:
+            site.attachments += prepared.new
+            self.placer.resume(site)
+        return reason
+
+    def _write(self, site: JumpSite, made: JumpTrampoline) -> str:
+        """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
         placer = self.placer
         owner = placer.space.owner_of(site.address, site.owned - site.address)
         if owner not in (None, site.address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
-        made = placer.build(site)
         if not placer.sites.arm(site, placer.jump_to(site, made), made):
             return f"the code at {site.address:#x} changed meanwhile"
         placer.sites.by_address[site.address] = site
         return ""
+
+    def _rewrite(self, site: JumpSite) -> str:
+        """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
+        return self._write(site, self.placer.build(site, site.attachments))
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -220,21 +177,30 @@ class InlineEngine:
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
         """See Engine."""
+        released: list[Probe] = []
         for each in attachments:
             assert isinstance(each, JumpAttachment)
             each.site.attachments.remove(each)
             self._released.add(each.site)
+            released.append(each.probe)
+        left = {each.probe for each in self.attachments()} if released else set()
+        for probe in released:
+            if probe not in left:
+                self.placer.end(probe)
         return bool(self._released)
 
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         for site in self._released:
-            if site.attachments:
-                self._write(site)
-            else:
+            if not site.attachments:
                 self.placer.sites.disarm(site)
+                continue
+            with suppress(SpaceError):  # what was built before goes on, without those that ended
+                self._rewrite(site)
         self._released.clear()
         self.sync()
+        if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
+            self.placer.start_anew()
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -273,37 +239,7 @@ class InlineEngine:
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
-        retired = False
-        placer = self.placer
-        if placer.rings is not None and placer.clock is not None:
-            placer.clock.look()
-            found = placer.rings.read(final=final)
-            self._reader.take(found, placer.places, placer.clock)
-        for probe, counter in self.placer.counters.items():
-            hits = min(counter.hits, probe.last)
-            new, probe.hits = hits - probe.hits, hits
-            if probe.over:
-                continue
-            probe.ran += max(0, hits - max(probe.pass_count, hits - new))
-            probe.dropped += counter.take_lost()
-            if counter.is_over:
-                probe.set(State.REMOVED)
-                retired = True
-            elif hits >= probe.last:
-                probe.set(State.DISABLED)
-                retired = True
-            else:
-                counter.limit(probe.last)
-                self._charge(probe, new)
-        if retired:
-            self._listener.retired()
-
-    def _charge(self, probe: Probe, hits: int) -> None:
-        now = time.monotonic_ns()
-        for account in probe.accounts:
-            if account.charge(hits * _COST_NS, now) and not account.noted:
-                account.noted = True
-                self._listener.overdrawn(account)
+        self._counting.sync(self.placer, self._reader, final=final)
 
     # --- threads and their stops ---
 
@@ -337,6 +273,15 @@ class InlineEngine:
         """See Engine."""
         self.placer.sites.original(address, data)
 
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that was changed, by address."""
+        return {
+            site.address + at: byte
+            for site in self.placer.sites.by_address.values()
+            if site.jump and not site.gone
+            for at, byte in enumerate(site.original)
+        }
+
     # --- other address spaces ---
 
     def deliver(self, thread: Thread) -> None:
@@ -369,26 +314,23 @@ class InlineEngine:
     def release_child(self, thread: Thread) -> None:
         """Undo our changes in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
         if self.placer.sites.pages.areas:
-            self.placer.undo_in_copy(thread, unmap=not self._exits.may_come_back)
+            undo_in_copy(self.placer, thread, unmap=not self._exits.may_come_back)
 
     def forked(self, child: InlineEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
         if not self.placer.sites.pages.areas:
             return []
         child._exits.may_come_back = self._exits.may_come_back
-        sites = child.placer.take_over(self.placer, twin)
-        child._note_threads_of_child()
+        sites = take_over(child.placer, self.placer, twin)
+        for thread in child._group.threads.values():
+            child._reader.note(thread)
         for site, armed in sites:
             site_has = len(site.attachments)
             if not site_has:
                 child.placer.sites.disarm(site)
             elif site_has != armed:
-                child._write(site)
+                child._rewrite(site)
         return child.attachments()
-
-    def _note_threads_of_child(self) -> None:
-        for thread in self._group.threads.values():
-            self._reader.note(thread)
 
     def exec(self) -> None:
         """See Engine."""

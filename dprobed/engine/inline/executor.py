@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from dprobed.engine.inline.compiling import compiled
@@ -13,25 +14,19 @@ from dprobed.program.exec.interface import Context, KeyedMap, Outcome
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native.abi import Blob, Needs
+from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, shared_maps
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import DEBUGGER, DUMP, DUMP_ONCE
-from dprobed.program.maps import MapRoom
+from dprobed.program.maps import MapDefinition, MapRoom
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.program.registers import USER_REGS
 
-#: What a program may ask for that is told where it runs.
-_TOLD: Final = (
-    Needs.TIME | Needs.TID | Needs.PID | Needs.CPU | Needs.NUMBERS | Needs.MEMORY | Needs.EXCEPTION
-)
+#: What a program may ask for that only the tracer knows.
 _NOT_TOLD: Final = {
-    Needs.UID: "it asks for the user, whom the tracer knows",
-    Needs.GID: "it asks for the group, which the tracer knows",
-    Needs.COMM: "it asks for the thread's name, which the tracer knows",
     Needs.FXSAVE: "it uses floating point registers",
     Needs.KEPT: "it keeps words from a function's entry to its return",
     Needs.FLAGS: "it suspends or resumes threads, which the tracer does",
-    Needs.MAPS: "it has maps",
 }
 _STOPPING: Final = {
     DUMP: "it ends by `exit dump`, at which the tracer stops the target",
@@ -51,6 +46,16 @@ _READ: Final = _ALTERED | {USER_REGS.index(name) for name in ("rip", "rsp", "efl
 _STACK: Final = 1 << 13
 
 
+def _private(definitions: Sequence[MapDefinition]) -> list[SharedMap]:
+    """Maps that nobody shares."""
+    if not definitions:
+        return []
+    view = memoryview(bytearray(bytes_of(definitions)))
+    begin(view, definitions)
+    return shared_maps(view, definitions)
+
+
+@lru_cache(maxsize=1024)
 def _exits(unit: Unit) -> frozenset[int]:
     ends = (block.end for block in lower(unit).blocks)
     found = {end.exit for end in ends if isinstance(end, ir.End)}
@@ -92,6 +97,8 @@ class InlineExecutor:
     def __init__(self, python: PythonExecutor) -> None:
         self._python: Final = python
         self.locals: Final = SharedVariables(len(python.locals))
+        definitions = python.program.header.map
+        self._maps = _private(definitions)
         #: What is added to the code offsets of each probe.
         self.bases: Final[dict[int, int]] = {}
         #: How each probe's program may end.
@@ -106,7 +113,30 @@ class InlineExecutor:
     @property
     def maps(self) -> Sequence[KeyedMap]:
         """See Executor."""
-        return self._python.maps
+        return self._maps
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes that its maps take in shared memory; 0: it has none."""
+        definitions = self.program.header.map
+        return bytes_of(definitions) if definitions else 0
+
+    def bind_maps(self, view: memoryview) -> None:
+        """From now on its maps are in these bytes, with what is in them."""
+        used = int.from_bytes(view[:8], "little")  # when it was there before
+        view[:used] = bytes(used)
+        begin(view, self.program.header.map)
+        self._take_maps(shared_maps(view, self.program.header.map))
+
+    def keep(self) -> None:
+        """The memory that is shared goes: keep what is there."""
+        self.locals.keep()
+        self._take_maps(_private(self.program.header.map))
+
+    def _take_maps(self, maps: list[SharedMap]) -> None:
+        for new, old in zip(maps, self._maps, strict=True):
+            new.load(old.contents())
+        self._maps = maps
 
     @property
     def symbols(self) -> list[int]:

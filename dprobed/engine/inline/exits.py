@@ -13,7 +13,7 @@ from typing import Final
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Position, Where
 from dprobed.arch.x86_64.siginfo import address_of, was_sent, with_address
-from dprobed.engine.inline.sites import Sites
+from dprobed.engine.inline.sites import JumpSites
 from dprobed.engine.positions import move_to
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
@@ -35,9 +35,9 @@ class TrampolineExits:
         self.may_come_back = False
         self._group: Final = group
         self._registers: Final = registers
-        self._sites: Sites | None = None
+        self._sites: JumpSites | None = None
 
-    def use(self, sites: Sites) -> None:
+    def use(self, sites: JumpSites) -> None:
         """The sites of another address space."""
         self._sites = sites
         self.may_come_back = False
@@ -50,7 +50,7 @@ class TrampolineExits:
         with suppress(Gone):
             self._deliver(thread, sites)
 
-    def _deliver(self, thread: Thread, sites: Sites) -> None:
+    def _deliver(self, thread: Thread, sites: JumpSites) -> None:
         rip = self._registers.load(thread.tid)[RIP]
         if not sites.pages.hold(rip):
             return
@@ -62,7 +62,7 @@ class TrampolineExits:
         if not self.step_out(thread, sites):
             self.may_come_back = True
 
-    def _report_fault(self, thread: Thread, sites: Sites, rip: int, info: bytes) -> None:
+    def _report_fault(self, thread: Thread, sites: JumpSites, rip: int, info: bytes) -> None:
         """The displaced instruction faulted: its fault is reported at the original place."""
         found = sites.trampoline_at(rip)
         position = found[1].position(rip) if found is not None else None
@@ -83,7 +83,7 @@ class TrampolineExits:
         move_to(self._registers, position)
         self._registers.store(thread.tid)
 
-    def step_out(self, thread: Thread, sites: Sites) -> bool:
+    def step_out(self, thread: Thread, sites: JumpSites) -> bool:
         """Have a stopped thread finish what it does in our code; false: it cannot. Raises Gone."""
         for _ in range(_MOST_STEPS):
             rip = self._registers.load(thread.tid)[RIP]
@@ -97,6 +97,20 @@ class TrampolineExits:
             if self._group.borrower.step(thread).kind is not Kind.TRAP:
                 return False  # The displaced instruction faults: that comes when it goes on.
         return False
+
+    def are_all_out(self) -> bool:
+        """Whether no thread is, or will be, in our code; all are stopped."""
+        sites = self._sites
+        if sites is None or self.may_come_back:
+            return False
+        for thread in list(self._group.threads.values()):
+            if thread.state in (State.STOPPED, State.HELD):
+                with suppress(Gone):
+                    if sites.pages.hold(self._registers.load(thread.tid)[RIP]):
+                        return False
+            elif thread.state is not State.ENDED:
+                return False
+        return True
 
     def leave_all(self) -> bool:
         """Bring all stopped threads out; whether no thread is, or will be, in our code."""

@@ -19,6 +19,7 @@ _LOWEST: Final = 1 << 20
 #: What the heap and the stack may grow.
 _HEAP_ROOM: Final = 1 << 28
 _STACK_ROOM: Final = 64 << 20
+_MOST_PAGES: Final = 1 << 14
 #: Pages of a window that are looked at.
 _LOOKED_AT: Final = 64
 
@@ -48,11 +49,17 @@ class Stubs:
         other.pages.update((page, list(taken)) for page, taken in self.pages.items())
         return other
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are so many that no more are to be mapped: a process may have 65,530
+        mappings (vm.max_map_count), most of which are for itself."""
+        return len(self.pages) >= _MOST_PAGES
+
     def find(self, code: bytes, address: int, length: int, free: FreePages) -> Pun | None:
         """A punned jump for an instruction, to pages that are there or may be mapped; None: none
         fits. What it takes is taken."""
         for window in windows(code, address, length):
-            target = self._known(window) or self._new(window, free)
+            target = self._known(window) or (0 if self.is_full else self._new(window, free))
             if target:
                 self._take(target)
                 return Pun(target, window.bytes_for(target, address), window.tail)

@@ -9,7 +9,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.registers import FS_BASE
 from dprobed.arch.x86_64.time_stamp import TimeStamps
-from dprobed.engine.inline.rings import Found
+from dprobed.engine.inline.rings import RingRecord
 from dprobed.engine.interface import RecordSink
 from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
@@ -72,7 +72,7 @@ class ThreadPointers:
         return tids[-1] if tids else self._tgid
 
 
-class Places:
+class RecordPlaces:
     """The places whose numbers records have."""
 
     def __init__(self) -> None:
@@ -83,12 +83,15 @@ class Places:
         self._places.append(attachment)
         return len(self._places) - 1
 
+    def __setitem__(self, number: int, attachment: Attachment) -> None:
+        self._places[number] = attachment
+
     def __getitem__(self, number: int) -> Attachment:
         return self._places[number]
 
-    def copy(self, twins: dict[Attachment, Attachment]) -> Places:
+    def copy(self, twins: dict[Attachment, Attachment]) -> RecordPlaces:
         """The same numbers in a copy of the address space."""
-        other = Places()
+        other = RecordPlaces()
         other._places.extend(twins.get(each, each) for each in self._places)
         return other
 
@@ -104,7 +107,7 @@ class RecordReader:
         #: The names of threads, for when they have ended.
         self._names: Final[dict[int, bytes]] = {}
 
-    def take(self, records: Iterable[Found], places: Places, clock: TimeStamps) -> None:
+    def take(self, records: Iterable[RingRecord], places: RecordPlaces, clock: TimeStamps) -> None:
         """Pass these on."""
         for each in records:
             attachment = places[each.site]

@@ -37,7 +37,7 @@ _RECORD: Final = struct.Struct("<IIQQQQqQQQQQQQQ")  # 112 bytes
 _MASK: Final = SIZE - 1
 
 
-class Found(NamedTuple):
+class RingRecord(NamedTuple):
     """A record. ``thread``: where its thread has its local variables; ``body``: pairs of numbers,
     which say what in the log is raw, and the log; each rounded up to words."""
 
@@ -94,10 +94,10 @@ class RingMemory:
         """How full the fullest of them is."""
         return max(words[RING_HEAD // 8] - words[RING_TAIL // 8] for words in self._words) / SIZE
 
-    def read(self, *, final: bool) -> list[Found]:
+    def read(self, *, final: bool) -> list[RingRecord]:
         """What is whole, in the order of time. ``final``: nobody writes any more, so what is not
         whole never will be."""
-        found: list[Found] = []
+        found: list[RingRecord] = []
         for words, data in zip(self._words, self._data, strict=True):
             head, tail = words[RING_HEAD // 8], words[RING_TAIL // 8]
             if head != tail:
@@ -113,7 +113,7 @@ class RingMemory:
         return found
 
     @staticmethod
-    def _parse(piece: bytes, found: list[Found], final: bool) -> int:
+    def _parse(piece: bytes, found: list[RingRecord], final: bool) -> int:
         """Append what is whole; how many bytes were read."""
         at = 0
         unpack = _RECORD.unpack_from
@@ -126,6 +126,8 @@ class RingMemory:
             else:
                 words = unpack(piece, at)
                 body = piece[at + RECORD_DATA : at + size]
-                found.append(Found._make((words[3], words[2], *words[4:12], words[12:15], body)))
+                found.append(
+                    RingRecord._make((words[3], words[2], *words[4:12], words[12:15], body))
+                )
             at += size
         return at

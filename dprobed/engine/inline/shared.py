@@ -111,7 +111,12 @@ class SharedMemory:
         if start + size > len(self.view):
             return None
         self._used = start + size
+        self.view[start : start + size] = bytes(size)
         return start
+
+    def start_anew(self) -> None:
+        """What was allocated is not needed any more."""
+        self._used = 0
 
     def words(self, offset: int, count: int) -> memoryview:
         """Words of it."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
@@ -32,7 +33,7 @@ class JumpAttachment(Attachment):
 
     __slots__ = ("room", "site")
 
-    def __init__(self, probe: Probe, location: Located, site: Site) -> None:
+    def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
         super().__init__(probe, "inline", location)
         self.site: Final = site
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
@@ -42,7 +43,7 @@ class JumpAttachment(Attachment):
             self.room = 0 if isinstance(blob, str) else room_of(blob)
 
 
-class Trampoline(msgspec.Struct, frozen=True):
+class JumpTrampoline(msgspec.Struct, frozen=True):
     """What the jump of a site leads to: code at ``start``, with the displaced instruction at
     ``slot``."""
 
@@ -61,7 +62,7 @@ class Trampoline(msgspec.Struct, frozen=True):
         return found
 
 
-class Site:
+class JumpSite:
     """One patched place."""
 
     __slots__ = ("address", "attachments", "gone", "jump", "original", "pun", "trampoline")
@@ -74,7 +75,7 @@ class Site:
         #: What is there instead; empty: it is not armed.
         self.jump = b""
         #: Where it leads to.
-        self.trampoline: Trampoline | None = None
+        self.trampoline: JumpTrampoline | None = None
         #: Its module was unmapped.
         self.gone = False
         #: How its jump is written where the instruction is shorter than one.
@@ -95,33 +96,22 @@ class Site:
         return bytes((len(self.original),)) + self.original + self.jump
 
 
-class Sites:
+class JumpSites:
     """The patched places of one address space."""
 
     def __init__(self, space: AddressSpace) -> None:
         self.space: Final = space
         self.pages: Final = CodePages(space)
-        self.by_address: Final[dict[int, Site]] = {}
+        self.by_address: Final[dict[int, JumpSite]] = {}
         #: All trampolines that were made, by where they begin.
-        self.trampolines: Final[dict[int, tuple[Site, Trampoline]]] = {}
+        self.trampolines: Final[dict[int, tuple[JumpSite, JumpTrampoline]]] = {}
 
-    def overlapping(self, address: int, length: int) -> Site | None:
-        """A site of whose instruction some bytes are in a range."""
-        return next(
-            (
-                site
-                for site in self.by_address.values()
-                if site.jump and site.address < address + length and address < site.end
-            ),
-            None,
-        )
-
-    def is_present(self, site: Site) -> bool:
+    def is_present(self, site: JumpSite) -> bool:
         """Whether its jump is in memory."""
         found = self.space.memory.peek(site.address, len(site.original))
         return bool(site.jump) and found == site.jump + site.original[len(site.jump) :]
 
-    def arm(self, site: Site, jump: bytes, trampoline: Trampoline) -> bool:
+    def arm(self, site: JumpSite, jump: bytes, trampoline: JumpTrampoline) -> bool:
         """Write a jump, in place of the instruction or of a former jump; false: something else is
         there. Raises SpaceError when its undo cannot be noted."""
         if site.jump:
@@ -140,7 +130,7 @@ class Sites:
         self.space.owned[site.address] = site.owned
         return True
 
-    def disarm(self, site: Site) -> None:
+    def disarm(self, site: JumpSite) -> None:
         """Put the instruction back, where our jump is there."""
         if not site.gone and self.is_present(site):
             self.space.memory.poke(site.address, site.original)
@@ -153,20 +143,26 @@ class Sites:
         """Take over a jump that another tracer left."""
         length = change.data[0] if change.data else 0
         original, jump = change.data[1 : 1 + length], change.data[1 + length :]
-        site = Site(change.address, original)
+        site = JumpSite(change.address, original)
         site.jump = jump
         self.by_address[site.address] = site
 
     def original(self, address: int, data: bytearray) -> None:
         """See Engine."""
-        end = address + len(data)
-        for site in self.by_address.values():
-            if site.jump and site.address < end and address < site.end and not site.gone:
+        for site in self._near(address, len(data)):
+            if site.jump and not site.gone:
                 for at, byte in enumerate(site.original, site.address - address):
                     if 0 <= at < len(data):
                         data[at] = byte
 
-    def trampoline_at(self, address: int) -> tuple[Site, Trampoline] | None:
+    def _near(self, address: int, length: int) -> Iterable[JumpSite]:
+        """Those of which something may be in a range."""
+        if length > len(self.by_address):
+            return self.by_address.values()
+        found = (self.by_address.get(at) for at in range(address - LONGEST, address + length))
+        return [site for site in found if site is not None]
+
+    def trampoline_at(self, address: int) -> tuple[JumpSite, JumpTrampoline] | None:
         """The trampoline that an address is in."""
         if not self.pages.hold(address):
             return None
@@ -179,7 +175,7 @@ class Sites:
             None,
         )
 
-    def lost(self, sites: Iterable[Site]) -> list[Site]:
+    def lost(self, sites: Iterable[JumpSite]) -> list[JumpSite]:
         """Those of these that the target wrote over."""
         peek = self.space.memory.peek
         return [

@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 
 from dprobed.program.bt import bundle, kinds, tree
-from dprobed.program.bt.kinds import BOOLEAN, LITERAL, UINT32, UINT64, Kind, Shown
+from dprobed.program.bt.kinds import BOOLEAN, LITERAL, UINT32, UINT64, Kind, ShownWord
 from dprobed.program.bt.protocols import Coding, Inferring
-from dprobed.program.bt.state import Firing, State
+from dprobed.program.bt.state import Firing, ScriptState
 from dprobed.program.registers import REGISTER_INDEX
 
 #: Where a function finds its first arguments.
@@ -51,7 +51,7 @@ REGISTERS: Final = {
 class Builtin(msgspec.Struct, frozen=True):
     """A name: its kind, and the code that pushes it."""
 
-    kind: Callable[[State, Firing], Kind]
+    kind: Callable[[ScriptState, Firing], Kind]
     emit: Callable[[Coding], None]
 
 
@@ -107,10 +107,10 @@ def _constant(text: Callable[[Firing], str]) -> Builtin:
     return Builtin(lambda state, firing: state.constant(text(firing)), emit)
 
 
-def _func_kind(state: State, firing: Firing) -> Kind:
+def _func_kind(state: ScriptState, firing: Firing) -> Kind:
     if firing.function:
         return state.constant(firing.function)
-    return Shown(bundle.Symbol(False))
+    return ShownWord(bundle.Symbol(False))
 
 
 def _func(code: Coding) -> None:
@@ -128,7 +128,7 @@ def _caller(code: Coding) -> None:
         code.load(8)
 
 
-def _number(value: Callable[[State], int], kind: Kind) -> Builtin:
+def _number(value: Callable[[ScriptState], int], kind: Kind) -> Builtin:
     return Builtin(lambda state, firing: kind, lambda code: code.to.push(value(code.state)))
 
 
@@ -140,13 +140,13 @@ BUILTINS: Final[dict[str, Builtin]] = {
     "cpu": _fixed(UINT32, "push procid"),
     "nsecs": _fixed(UINT64, "push time"),
     "comm": _fixed(kinds.Short(), "push comm"),
-    "username": _fixed(Shown(bundle.UserName()), "push uid"),
+    "username": _fixed(ShownWord(bundle.UserName()), "push uid"),
     "rand": Builtin(lambda state, firing: UINT32, _rand),
     "elapsed": Builtin(lambda state, firing: UINT64, _elapsed),
     "probe": _constant(_probe_text),
     "probetype": _constant(_type_text),
     "func": Builtin(_func_kind, _func),
-    "caller": Builtin(lambda state, firing: Shown(bundle.Symbol()), _caller),
+    "caller": Builtin(lambda state, firing: ShownWord(bundle.Symbol()), _caller),
     "cpid": _number(lambda state: state.options.child, UINT32),
     "has_cpid": _number(lambda state: int(state.options.child != 0), BOOLEAN),
     "ncpus": _number(lambda state: state.options.cpus, UINT64),
@@ -170,7 +170,7 @@ def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
                 "`retval` is what a function returns, at its return",
                 "write uretprobe:MODULE:FUNCTION or FUNCTION:return",
             )
-        return UINT64
+        return result_kind(inference.state, firing)
     if name in ("ustack", "kstack") and name not in REFUSED:
         return kinds.Stack(inference.state.stack_mode, 127)
     builtin = BUILTINS.get(name)
@@ -198,13 +198,46 @@ def _argument_kind(inference: Inferring, one: tree.Name) -> Kind:
     return UINT64
 
 
+def result_kind(state: ScriptState, firing: Firing) -> Kind:
+    """The kind of what a function returns: bpftrace's probes say a number; ours, what debug
+    information says."""
+    if not firing.short or not firing.function:
+        return UINT64
+    if firing.result is None:
+        firing.result = state.world.result(firing.module, firing.function)
+    if firing.result is None:
+        return UINT64
+    kind = kinds.of_type(state.types, state.types.take(firing.result))
+    return UINT64 if kind is None or isinstance(kind, kinds.Object) else kind
+
+
+def _emit_result(code: Coding) -> None:
+    kind, to = result_kind(code.state, code.firing), code.to
+    if isinstance(kind, kinds.Float):
+        to.add("push r,register", "xmm0")
+        to.add("xchg")
+        to.drop()
+        return
+    to.add("push r,register", "rax")
+    result = code.firing.result
+    size = 8 if result is None else code.types.size(code.types.take(result))
+    if kind is not UINT64 and size < 8:
+        signed = isinstance(kind, kinds.Integer) and kind.signed
+        to.add("pbl bit" if signed else "pzl bit", 8 * size)
+
+
+def is_builtin(name: str) -> bool:
+    """Whether a name means something of its own."""
+    return name in BUILTINS or name in CONSTANTS or name in _ARGUMENTS or name == "retval"
+
+
 def emit_name(code: Coding, one: tree.Name) -> None:
     """Push what a name means."""
     name = one.name
     if name in _ARGUMENTS:
         emit_argument(code, _ARGUMENTS[name])
     elif name == "retval":
-        code.to.add("push r,register", "rax")
+        _emit_result(code)
     elif name in CONSTANTS and name not in BUILTINS:
         code.to.push(CONSTANTS[name])
     elif name in BUILTINS:

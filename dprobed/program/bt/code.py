@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from dprobed.program.bt import kinds, tree
-from dprobed.program.bt.builtins import emit_argument, emit_name
+from dprobed.program.bt.builtins import emit_argument, emit_name, is_builtin
 from dprobed.program.bt.code_base import arguments, is_signed_type
 from dprobed.program.bt.code_maps import read_map
 from dprobed.program.bt.code_operators import OperatorCode
 from dprobed.program.bt.facts import (
+    argument_number,
     kind_of,
     parameters_of,
     positional_number,
@@ -20,14 +21,18 @@ from dprobed.program.bt.facts import (
 )
 from dprobed.program.bt.functions import FUNCTIONS
 from dprobed.program.bt.kinds import (
+    Boolean,
+    Enumerator,
+    Float,
     Integer,
     Object,
     Tuple,
     words,
 )
+from dprobed.program.bt.locations import emit_variable
 
 
-class Code(OperatorCode):
+class ExpressionCode(OperatorCode):
     """Code of expressions."""
 
     def _number(self, one: tree.Number) -> None:
@@ -47,6 +52,8 @@ class Code(OperatorCode):
             call = tree.Call(one.span, one.name, [])
             call.type = one.type
             FUNCTIONS[one.name].emit(self, call)
+        elif not is_builtin(one.name) and emit_variable(self, one):
+            return
         else:
             emit_name(self, one)
 
@@ -73,10 +80,19 @@ class Code(OperatorCode):
         if isinstance(one.object, tree.Name) and one.object.name == "args":
             parameters = parameters_of(self.state, self.firing) or ()
             number = next(n for n, each in enumerate(parameters) if each.name == one.name)
-            emit_argument(self, number)
+            place = argument_number(self.types, parameters, number) or 0
             kind = one.type
-            if isinstance(kind, Integer):
-                self.extend(kind.size, kind.signed)
+            if isinstance(kind, Float):
+                self.to.add("push f,argument", place)
+                return
+            emit_argument(self, place)
+            if isinstance(kind, Integer | Enumerator):
+                self.extend(
+                    self.types.size(self.types.take(parameters[number].type)),
+                    is_signed_type(self, kind),
+                )
+            elif isinstance(kind, Boolean):
+                self.extend(1, False)
             return
         kind = kind_of(one.object)
         if isinstance(kind, Tuple):
@@ -160,24 +176,24 @@ class Code(OperatorCode):
         self.expression(one.value)
 
 
-Code.emits = {
-    tree.Number: Code._number,
-    tree.Text: Code._text,
-    tree.Boolean: Code._boolean,
-    tree.Name: Code._name,
-    tree.Variable: Code._variable,
-    tree.MapValue: Code._map_value,
-    tree.Positional: Code._positional,
-    tree.Unary: Code._unary,
-    tree.Step: Code._step,
-    tree.Binary: Code._binary,
-    tree.Choice: Code._choice,
-    tree.Call: Code._call,
-    tree.Field: Code._field,
-    tree.Index: Code._index,
-    tree.Cast: Code._cast,
-    tree.SizeOf: Code._size,
-    tree.OffsetOf: Code._size,
-    tree.TupleOf: Code._tuple,
+ExpressionCode.emits = {
+    tree.Number: ExpressionCode._number,
+    tree.Text: ExpressionCode._text,
+    tree.Boolean: ExpressionCode._boolean,
+    tree.Name: ExpressionCode._name,
+    tree.Variable: ExpressionCode._variable,
+    tree.MapValue: ExpressionCode._map_value,
+    tree.Positional: ExpressionCode._positional,
+    tree.Unary: ExpressionCode._unary,
+    tree.Step: ExpressionCode._step,
+    tree.Binary: ExpressionCode._binary,
+    tree.Choice: ExpressionCode._choice,
+    tree.Call: ExpressionCode._call,
+    tree.Field: ExpressionCode._field,
+    tree.Index: ExpressionCode._index,
+    tree.Cast: ExpressionCode._cast,
+    tree.SizeOf: ExpressionCode._size,
+    tree.OffsetOf: ExpressionCode._size,
+    tree.TupleOf: ExpressionCode._tuple,
     tree.BlockValue: lambda code, one: code._block_value(one),
 }

@@ -24,8 +24,8 @@ from dprobed.program.bt.kinds import (
     is_signed,
     words,
 )
-from dprobed.program.bt.source import Source, Span
-from dprobed.program.bt.state import Firing, State, VariableState
+from dprobed.program.bt.source import SourceText, TextSpan
+from dprobed.program.bt.state import Firing, ScriptState, VariableState
 from dprobed.program.builder import Label
 from dprobed.program.isa import KEPT_WORDS
 from dprobed.program.types import ArrayType, Member
@@ -39,13 +39,15 @@ class CodeBase:
     #: By the type of an expression: its code.
     emits: ClassVar[dict[type, Callable[[Any, Any], None]]] = {}
 
-    def __init__(self, state: State, firing: Firing, inference: Inference, to: Emitter) -> None:
+    def __init__(
+        self, state: ScriptState, firing: Firing, inference: Inference, to: Emitter
+    ) -> None:
         self.state = state
         self.types = state.types
         self.firing = firing
         self.inference = inference
         self.to = to
-        self.span: Span = Span(Source("", ""), 0, 0)
+        self.span: TextSpan = TextSpan(SourceText("", ""), 0, 0)
 
     def kept(self, what: object) -> None:
         """Push what the entry part keeps for the return: an argument's number or `time`."""

@@ -185,7 +185,6 @@ def delete_key(code: Coding, one: tree.MapValue) -> None:
     if not known.is_value:
         keys = one.keys or []
         values = tuple(value_of(code.types, kind_of(each)) for each in keys)
-        part_of(code, known, one.keys)
         if keys:
             log_action(code, bundle.Delete(known.number, values), keys)
         else:

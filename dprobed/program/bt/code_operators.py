@@ -5,29 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from dprobed.program.bt import kinds, tree
-from dprobed.program.bt.code_base import CodeBase
+from dprobed.program.bt.code_conditions import ConditionCode
 from dprobed.program.bt.code_maps import step_map
-from dprobed.program.bt.code_texts import compare_texts
 from dprobed.program.bt.facts import (
     kind_of,
-    pure,
 )
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.kinds import (
     Integer,
     Kind,
     Pointer,
-    Short,
-    String,
-    Tuple,
     is_signed,
-    words,
 )
+from dprobed.program.bt.locations import emit_address
 from dprobed.program.bt.state import VariableState
-from dprobed.program.builder import Label
 
 
-class OperatorCode(CodeBase):
+class OperatorCode(ConditionCode):
     """Code of operators."""
 
     def _unary(self, one: tree.Unary) -> None:
@@ -57,7 +51,8 @@ class OperatorCode(CodeBase):
 
     def _address_of(self, one: tree.Unary) -> None:
         if isinstance(one.operand, tree.Name):
-            self.to.add("push addr,symbol", one.operand.name)
+            if not emit_address(self, one.operand.name):
+                self.to.add("push addr,symbol", one.operand.name)
         else:
             self.address(one.operand)
 
@@ -91,35 +86,6 @@ class OperatorCode(CodeBase):
             self.to.push(size)
             self.to.add("mul")
         self.to.add("add")
-
-    def condition(self, one: Any, no: Label) -> None:
-        """Go on if a condition holds, else to ``no`` with one word more on the stack."""
-        self.span = one.span
-        if isinstance(one, tree.Binary) and one.operator == "&&":
-            self.condition(one.left, no)
-            self.condition(one.right, no)
-            return
-        if isinstance(one, tree.Unary) and one.operator == "!" and not folded(one):
-            self.expression(one.operand)
-            self.to.add("jnz label", no)
-            self.to.drop()
-            return
-        if isinstance(one, tree.Binary) and one.operator in ("==", "!=") and self._plain(one):
-            self.expression(one.left)
-            value = folded(one.right)
-            if value != 0:
-                self.expression(one.right)
-                self.to.add("xor")
-            self.to.add("jnz label" if one.operator == "==" else "jz label", no)
-            self.to.drop()
-            return
-        self.expression(one)
-        self.to.add("jz label", no)
-        self.to.drop()
-
-    def _plain(self, one: tree.Binary) -> bool:
-        """Whether a comparison is of two words."""
-        return kinds.is_word(kind_of(one.left)) and kinds.is_word(kind_of(one.right))
 
     def _binary(self, one: tree.Binary) -> None:
         value = folded(one)
@@ -242,57 +208,6 @@ class OperatorCode(CodeBase):
         to.drop()
         to.push(0 if one.operator == "&&" else 1)
         to.place(done)
-
-    def _compare(self, one: tree.Binary) -> None:
-        left, right = kind_of(one.left), kind_of(one.right)
-        if isinstance(left, String | Short):
-            compare_texts(self, one)
-            return
-        if isinstance(left, Tuple):
-            self._compare_tuples(one, left)
-            return
-        operator = one.operator
-        if operator in ("==", "!="):
-            self.expression(one.left)
-            self.expression(one.right)
-            self.to.add("xor")
-            self.is_zero() if operator == "==" else self.is_not_zero()
-            return
-        first, second = (one.left, one.right) if operator in ("<", ">=") else (one.right, one.left)
-        if operator in (">", "<=") and not (pure(one.left) and pure(one.right)):
-            self.expression(one.left)
-            self.expression(one.right)
-            self.to.add("xchg")
-        else:
-            self.expression(first)
-            self.expression(second)
-        self.below(self._compares_signed(left, right))
-        if operator in (">=", "<="):
-            self.to.push(1)
-            self.to.add("xor")
-
-    def _compares_signed(self, left: Kind, right: Kind) -> bool:
-        if isinstance(left, Pointer) or isinstance(right, Pointer):
-            return False
-        kind = self.inference.result(left, right)
-        return isinstance(kind, Integer) and kind.signed
-
-    def _compare_tuples(self, one: tree.Binary, kind: Tuple) -> None:
-        to = self.to
-        count = words(kind)
-        self.expression(one.left)
-        self.expression(one.right)
-        # Word by word: all of their differences together.
-        to.push(0)
-        for number in range(count):
-            to.pick(1 + number)
-            to.pick(1 + 1 + number + count)
-            to.add("xor")
-            to.add("or")
-        self.is_zero() if one.operator == "==" else self.is_not_zero()
-        for _ in range(2 * count):
-            to.add("xchg")
-            to.drop()
 
     def _choice(self, one: tree.Choice) -> None:
         to, kind = self.to, one.type

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
-from dprobed.program import bytecode
 from dprobed.program.bt import (
     bundle,
     functions_maps,
@@ -17,27 +14,26 @@ from dprobed.program.bt import (
     tree,
 )
 from dprobed.program.bt.bundle import Bundle
-from dprobed.program.bt.code_statements import Body, ProbeCode
+from dprobed.program.bt.code_blocks import Body
+from dprobed.program.bt.code_statements import ProbeCode
 from dprobed.program.bt.config import settings
 from dprobed.program.bt.emitter import Emitter
-from dprobed.program.bt.firing import Places, Target
+from dprobed.program.bt.firing import FiredPlace, PlaceFinder
+from dprobed.program.bt.functions import FUNCTIONS
 from dprobed.program.bt.infer import Inference
-from dprobed.program.bt.kinds import Integer, Kind, String, value_of
 from dprobed.program.bt.loading import loaded
 from dprobed.program.bt.options import Options
-from dprobed.program.bt.source import Problems, Source, Span
-from dprobed.program.bt.state import MapState, State
+from dprobed.program.bt.programs import Made, ProgramMaker
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
+from dprobed.program.bt.state import MapState, ScriptState
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import NoWorld, Typed, World
-from dprobed.program.builder import Builder
-from dprobed.program.isa import MAX_CODE, MAX_VARIABLES
-from dprobed.program.maps import MAX_KEY_ITEMS, MAX_MAPS, MAX_SIZE, MapDefinition
-from dprobed.program.model import ProgramError
+from dprobed.program.maps import MAX_SIZE
 
-__all__ = ["Options", "compile_script"]
+__all__ = ["FUNCTIONS", "Options", "compile_script"]
 
 #: Functions are registered where they are defined.
-_REGISTERED: Final = (
+REGISTERED: Final = (
     functions_maps,
     functions_ours,
     functions_output,
@@ -46,9 +42,6 @@ _REGISTERED: Final = (
 )
 #: Looks at all probes until nothing changes: what is known of maps grows each time.
 _MOST_ROUNDS: Final = 20
-#: Jumps of a hit at most; what ends a program before is the budget of instructions.
-_JUMPS: Final = 1 << 24
-_MOST_LOG: Final = 1 << 16
 
 
 def compile_script(
@@ -56,15 +49,6 @@ def compile_script(
 ) -> Bundle:
     """The bundle of a script; raises ProgramError with everything that is wrong with it."""
     return _Compiler(text, file, options or Options(), world or NoWorld()).compiled()
-
-
-class _Made(msgspec.Struct):
-    """A probe that was compiled: its code, and where it is."""
-
-    target: Target
-    emitter: Emitter
-    span: Span
-    entry: Emitter | None = None
 
 
 class _Compiler:
@@ -75,9 +59,8 @@ class _Compiler:
         self._world = world
         self._module = ""
         types = TypeTable(self._named_type)
-        self._state = State(self._problems, types, options, world)
-        self._source = Source(file, text)
-        self._asked: dict[tuple[str, str], Typed | None] = {}
+        self._state = ScriptState(self._problems, types, options, world)
+        self._source = SourceText(file, text)
 
     def _named_type(self, name: str) -> Typed | None:
         """A type of debug information: of the module whose probe is looked at."""
@@ -91,11 +74,12 @@ class _Compiler:
         for declared in script.maps:
             known = state.map(declared.name, declared.span)
             known.size = max(1, min(declared.size, MAX_SIZE))
+            known.declared = True
         if not script.probes and not problems.found:
-            span = Span(self._source, 0, 0)
+            span = TextSpan(self._source, 0, 0)
             problems.add(span, "the script has no probe", "write PLACE { … }")
-        places = Places(state)
-        fired: list[tuple[tree.Probe, Target]] = []
+        places = PlaceFinder(state)
+        fired: list[tuple[tree.Probe, FiredPlace]] = []
         for probe in script.probes:
             for place in probe.places:
                 if place.parts[0] == "test":
@@ -109,11 +93,9 @@ class _Compiler:
         problems.check()
         return found
 
-    # -- passes ---------------------------------------------------------------------------------
-
-    def _infer(self, fired: list[tuple[tree.Probe, Target]]) -> None:
+    def _infer(self, fired: list[tuple[tree.Probe, FiredPlace]]) -> None:
         """What all maps are."""
-        seen: dict[int, Target] = {}
+        seen: dict[int, FiredPlace] = {}
         some = []
         for probe, target in fired:
             # One place of a wildcard is like the others.
@@ -139,7 +121,7 @@ class _Compiler:
         if known.kind == "value" and known.steps and not known.other:
             known.kind = "count"
         if known.kind is None:
-            if known.in_hits or known.in_blocks:
+            if known.in_hits or known.in_blocks or known.declared:
                 known.kind = "value"
             else:
                 self._problems.add(
@@ -158,13 +140,13 @@ class _Compiler:
             )
 
     def _code(
-        self, fired: list[tuple[tree.Probe, Target]]
-    ) -> tuple[list[_Made], list[Body], list[_Made]]:
+        self, fired: list[tuple[tree.Probe, FiredPlace]]
+    ) -> tuple[list[Made], list[Body], list[Made]]:
         """The code of all probes: at places, of loops' bodies, of blocks."""
         state = self._state
-        places: list[_Made] = []
+        places: list[Made] = []
         bodies: list[Body] = []
-        blocks: list[_Made] = []
+        blocks: list[Made] = []
         for probe, target in fired:
             firing = target.firing
             self._module = firing.module
@@ -175,13 +157,13 @@ class _Compiler:
             to = Emitter() if firing.hit else Emitter(locals_from=0)
             code = ProbeCode(state, firing, inference, to, bodies)
             code.probe(probe)
-            made = _Made(target, to, probe.span)
+            made = Made(target, to, probe.span)
             if firing.keeps:
                 made.entry = self._entry(firing.keeps, probe.span)
             (places if firing.hit else blocks).append(made)
         return places, bodies, blocks
 
-    def _entry(self, keeps: list[object], span: Span) -> Emitter:
+    def _entry(self, keeps: list[object], span: TextSpan) -> Emitter:
         """The entry part of a return probe."""
         to = Emitter()
         to.at = span.place
@@ -193,15 +175,26 @@ class _Compiler:
             to.add("pop e,kept", number)
         return to
 
-    # -- programs -------------------------------------------------------------------------------
-
-    def _finished(self, made: list[_Made], bodies: list[Body], blocks: list[_Made]) -> Bundle:
+    def _finished(self, made: list[Made], bodies: list[Body], blocks: list[Made]) -> Bundle:
         state = self._state
-        modules: dict[str, list[_Made]] = {}
+        maker = ProgramMaker(state, self._problems)
+        for known in state.maps.values():
+            if known.is_value and len(known.parts) > 1:
+                self._problems.add(
+                    known.span,
+                    f"the keys of {known.name} are constant texts here and texts of the process "
+                    "there, which it does not know to be the same",
+                    "count or add up in it (count(), sum()…), or write its keys in one way",
+                )
+        modules: dict[str, list[Made]] = {}
         for one in made:
             modules.setdefault(one.target.firing.module, []).append(one)
-        programs = tuple(self._program(name, each) for name, each in modules.items())
-        code, listed = self._blocks(blocks, bodies)
+        programs = tuple(
+            maker.program(name, part)
+            for name, each in modules.items()
+            for part in maker.parts(each)
+        )
+        code, listed = maker.blocks(blocks, bodies)
         first_body = len(blocks)
         actions = tuple(
             bundle.ForEach(one.map, first_body - 1 - one.body)
@@ -213,7 +206,7 @@ class _Compiler:
             programs=programs,
             code=code,
             blocks=listed,
-            maps=tuple(self._map(known) for known in state.maps.values()),
+            maps=tuple(maker.map(known) for known in state.maps.values()),
             actions=actions,
             strings=tuple(state.strings),
             types=tuple(state.types.entries),
@@ -222,158 +215,3 @@ class _Compiler:
             config=state.config,
             warnings=tuple(self._problems.warnings),
         )
-
-    def _definitions(self, used: set[str], span: Span) -> tuple[MapDefinition, ...]:
-        """The maps of a program."""
-        found = []
-        for known in self._state.maps.values():
-            for form, name in known.parts.items():
-                if name not in used:
-                    continue
-                if len(form) > MAX_KEY_ITEMS:
-                    self._problems.add(
-                        known.span, f"a key has {MAX_KEY_ITEMS} items at most, not {len(form)}"
-                    )
-                kind = known.kind or "value"
-                signed = kind != "count" and (
-                    known.signed
-                    if kind != "value"
-                    else isinstance(known.value_kind, Integer) and known.value_kind.signed
-                )
-                found.append(
-                    MapDefinition(name, kind, known.arguments, len(form), known.size, signed)
-                )
-        if len(found) > MAX_MAPS:
-            self._problems.add(span, f"{len(found)} maps; {MAX_MAPS} are possible in a program")
-            return ()
-        return tuple(found)
-
-    def _program(self, module: str, made: list[_Made]) -> bundle.ModuleProgram:
-        used = {
-            str(op.operand)
-            for one in made
-            for op in one.emitter.ops
-            if op.key.endswith(" map") and op.key[0] == "m"
-        }
-        span = made[0].span
-        builder = Builder(
-            name=module,
-            map=self._definitions(used, span),
-            jmpmax=_JUMPS,
-            logmax=max(_log_bytes(one.emitter, self._state.max_string) for one in made),
-            name_at=span.place,
-        )
-        for number, one in enumerate(made, 1):
-            builder.probe(
-                placed_at=one.span.place, minor=min(number, 0xFFFF), **one.target.keywords
-            )
-            if one.entry is not None:
-                one.entry.write(builder)
-                builder.split_probe()
-            one.emitter.write(builder)
-        code = self._built(builder, span)
-        return bundle.ModuleProgram(
-            code,
-            tuple(one.target.firing.name for one in made),
-            any(one.target.firing.short for one in made),
-        )
-
-    def _built(self, builder: Builder, span: Span) -> bytes:
-        if self._problems.found:
-            return b""
-        program = builder.program()
-        if len(program.code) > MAX_CODE:
-            self._problems.add(
-                span,
-                f"the code of this module's probes has {len(program.code)} bytes; "
-                f"{MAX_CODE} are possible",
-                "write less, or probe fewer places",
-            )
-            return b""
-        try:
-            program = builder.build()
-        except ProgramError as error:
-            for one in error.diagnostics[:3]:
-                self._problems.add(span, f"this cannot be compiled: {one.message}", one.hint)
-            return b""
-        return bytecode.encode(program)
-
-    def _blocks(
-        self, blocks: list[_Made], bodies: list[Body]
-    ) -> tuple[bytes, tuple[bundle.Block, ...]]:
-        """The program of the blocks; bodies come behind those that something fires."""
-        if not blocks:
-            return b"", ()
-        emitters = [one.emitter for one in blocks] + [one.emitter for one in bodies]
-        used = {
-            str(op.operand)
-            for each in emitters
-            for op in each.ops
-            if op.key.endswith(" map") and op.key[0] == "m"
-        }
-        span = blocks[0].span
-        local = max(each.slots for each in emitters)
-        if local > MAX_VARIABLES:
-            self._problems.add(
-                span, f"{local} words of variables in blocks; {MAX_VARIABLES} are possible"
-            )
-            return b"", ()
-        builder = Builder(
-            name="script",
-            map=self._definitions(used, span),
-            jmpmax=_JUMPS,
-            logmax=_MOST_LOG,
-            vars=local,
-            name_at=span.place,
-        )
-        listed: list[bundle.Block] = []
-        for one in blocks:
-            builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=one.span.place)
-            one.emitter.write(builder)
-            firing = one.target.firing
-            kind = "signal" if firing.kind == "self" else firing.kind
-            listed.append(
-                bundle.Block(kind, len(listed), one.target.period, one.target.signal, firing.name)
-            )
-        for body in bodies:
-            builder.probe(offset=f"usdt:script:block{len(listed)}", placed_at=span.place)
-            body.emitter.write(builder)
-            listed.append(bundle.Block("body", len(listed), arguments=body.arguments))
-        return self._built(builder, span), tuple(listed)
-
-    def _map(self, known: MapState) -> bundle.Map:
-        types = self._state.types
-        value: Kind = known.value_kind if known.is_value else Integer(8, known.signed)
-        return bundle.Map(
-            known.name,
-            known.kind or "value",
-            tuple(
-                bundle.Part(name, tuple(item == "constant" for item in form))
-                for form, name in known.parts.items()
-            ),
-            tuple(value_of(types, each) for each in known.keys or ()),
-            value_of(types, value),
-            known.arguments,
-            isinstance(known.value_kind, String),
-            bool(self._state.config.get("print_maps_on_exit", 1)),
-            known.set_in_blocks,
-            known.in_hits,
-        )
-
-
-def _log_bytes(emitter: Emitter, most: int) -> int:
-    """Bytes that a hit may log: all there is if it goes round."""
-    total = 64
-    placed = set()
-    for op in emitter.ops:
-        if not op.key:
-            placed.add(id(op.operand))
-        elif op.key == "jmp label" and id(op.operand) in placed and emitter.logs:
-            return _MOST_LOG
-        elif op.key in ("log str", "log mrf"):
-            total += most + 16
-        elif op.key.startswith("log ustack"):
-            total += 4096
-        elif op.key == "log count" and isinstance(op.operand, int):
-            total += 8 * op.operand
-    return max(1024, min(total, _MOST_LOG))

@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from dprobed.program.bt.source import Problems, Source, Span
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 
 _DIRECTIVE: Final = re.compile(r"^[ \t]*#[ \t]*(\w*)[ \t]*((?:\\\r?\n|[^\n])*)", re.MULTILINE)
 _DEFINE: Final = re.compile(r"([A-Za-z_]\w*)(\(?)(.*)", re.ASCII | re.DOTALL)
-#: Headers that declare what the compiler knows, or what is the kernel's own business.
-_KNOWN: Final = re.compile(r"(linux/|asm/|sys/|net/|uapi/|bits/|uapi|std)?[\w/.-]*\.h\Z")
+#: Headers that declare what the compiler knows.
 _KNOWN_NAMES: Final = frozenset(
     (
         *("errno.h", "signal.h", "stdint.h", "stdio.h", "stddef.h", "fcntl.h", "sys/socket.h"),
@@ -29,12 +28,12 @@ _KNOWN_NAMES: Final = frozenset(
 class Directives:
     """Works through the directives of files. ``defined``: names and what they stand for."""
 
-    def __init__(self, problems: Problems, include: Callable[[str, Span], None]) -> None:
+    def __init__(self, problems: Problems, include: Callable[[str, TextSpan], None]) -> None:
         self._problems = problems
         self._include = include
-        self.defined: dict[str, Source] = {}
+        self.defined: dict[str, SourceText] = {}
 
-    def run(self, source: Source) -> None:
+    def run(self, source: SourceText) -> None:
         """Do what they say; ``source.text`` is without them afterwards."""
         text = source.text
         if text.startswith("#!"):
@@ -48,7 +47,7 @@ class Directives:
                 continue
             word, rest = found[1], found[2].replace("\\\r\n", " ").replace("\\\n", " ").strip()
             rest = re.sub(r"//.*|/\*.*?\*/", "", rest, flags=re.DOTALL).strip()
-            span = Span(source, found.start() + found[0].index("#"), found.end())
+            span = TextSpan(source, found.start() + found[0].index("#"), found.end())
             live = all(each for each, _ in taken)
             before = live
             if word in ("ifdef", "ifndef", "if"):
@@ -79,10 +78,10 @@ class Directives:
         if not all(each for each, _ in taken):
             text = _blank(text, skipped_from, len(text))
         if taken:
-            self._problems.add(Span(source, len(text), len(text)), "an `#if` has no `#endif`")
+            self._problems.add(TextSpan(source, len(text), len(text)), "an `#if` has no `#endif`")
         source.text = text
 
-    def _holds(self, word: str, rest: str, span: Span) -> bool:
+    def _holds(self, word: str, rest: str, span: TextSpan) -> bool:
         if word in ("ifdef", "ifndef"):
             return (rest in self.defined) is (word == "ifdef")
         if rest in ("0", "1"):
@@ -93,7 +92,7 @@ class Directives:
             return False
         return (found[2] in self.defined) is not bool(found[1])
 
-    def _one(self, word: str, rest: str, span: Span) -> None:
+    def _one(self, word: str, rest: str, span: TextSpan) -> None:
         if word == "define":
             found = _DEFINE.match(rest)
             if found is None:
@@ -103,7 +102,7 @@ class Directives:
                     span, "a `#define` with arguments is not possible", "write macro NAME(a) { … }"
                 )
             else:
-                self.defined[found[1]] = Source(span.source.name, found[3].strip())
+                self.defined[found[1]] = SourceText(span.source.name, found[3].strip())
         elif word == "undef":
             self.defined.pop(rest, None)
         elif word == "include":
@@ -128,6 +127,3 @@ def _in_comment(text: str, at: int) -> bool:
     """Whether a place is within a comment or a string of several lines."""
     opened = text.rfind("/*", 0, at)
     return opened >= 0 and text.find("*/", opened, at) < 0
-
-
-_ = _KNOWN

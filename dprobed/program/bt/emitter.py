@@ -114,6 +114,11 @@ class Emitter:
         assert self.locals_from is not None
         return self.locals_from + slot
 
+    @property
+    def size(self) -> int:
+        """Bytes of the code, about."""
+        return 16 + sum(BY_KEY[op.key].size for op in self.ops if op.key)
+
     # -- to the builder -------------------------------------------------------------------------
 
     def write(self, builder: Builder) -> None:

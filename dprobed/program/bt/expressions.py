@@ -6,9 +6,9 @@ from typing import Final
 
 from dprobed.program.bt import tree
 from dprobed.program.bt.folding import folded
-from dprobed.program.bt.lexer import Kind, Token
-from dprobed.program.bt.reader import Broken, Reader
-from dprobed.program.bt.source import Problems, Span
+from dprobed.program.bt.lexer import Kind, ScriptToken
+from dprobed.program.bt.reader import Broken, TokenReader
+from dprobed.program.bt.source import Problems, TextSpan
 
 #: Operators of two operands; the higher the number, the closer they bind.
 PRECEDENCE: Final = {
@@ -18,7 +18,7 @@ PRECEDENCE: Final = {
 _UNARY: Final = ("-", "~", "!", "*", "&", "+")
 
 
-class ExpressionParser(Reader):
+class ExpressionParser(TokenReader):
     """Parses expressions."""
 
     def expression(self) -> tree.Expression:
@@ -210,7 +210,7 @@ class ExpressionParser(Reader):
         end = self.expect(")").span
         return tree.Call(token.span.to(end), token.text, arguments)
 
-    def _defined(self, token: Token) -> tree.Expression:
+    def _defined(self, token: ScriptToken) -> tree.Expression:
         """What a `#define` gave a meaning to."""
         source = self.defined[token.text]
         others = {name: each for name, each in self.defined.items() if name != token.text}
@@ -223,7 +223,7 @@ class ExpressionParser(Reader):
             self.fail_at(token.span, f"what `{token.text}` is defined as is no expression")
         return relocated(found, token.span)
 
-    def _size(self, name: str, start: Span) -> tree.Expression:
+    def _size(self, name: str, start: TextSpan) -> tree.Expression:
         is_type = self._is_type()
         self.advance()
         of: tree.Expression | tree.TypeName = self.type_name() if is_type else self.expression()
@@ -270,7 +270,7 @@ class ExpressionParser(Reader):
             )
         return tree.BlockValue(start.to(end), statements, value)
 
-    def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, Span]:
+    def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, TextSpan]:
         """A block: statements are the parser's."""
         raise NotImplementedError
 
@@ -301,7 +301,7 @@ class ExpressionParser(Reader):
         return operand
 
 
-def relocated(one: tree.Expression, span: Span) -> tree.Expression:
+def relocated(one: tree.Expression, span: TextSpan) -> tree.Expression:
     """An expression that stands somewhere else."""
     for name in one.__struct_fields__:
         value = getattr(one, name)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from dprobed.program.bt import tree
+from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.kinds import (
     INT64,
     Integer,
     Kind,
 )
-from dprobed.program.bt.state import Firing, MapState, State, VariableState
+from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
+from dprobed.program.bt.type_table import TypeTable
+from dprobed.program.bt.world import Parameter
 
 
 def kind_of(one: Any) -> Kind:
@@ -25,13 +28,13 @@ def kind_of(one: Any) -> Kind:
     return kind
 
 
-def positional_text(state: State, number: int) -> str:
+def positional_text(state: ScriptState, number: int) -> str:
     """The text of ``$1``; empty: it was not given."""
     given = state.options.positional
     return given[number - 1] if 0 < number <= len(given) else ""
 
 
-def positional_number(state: State, number: int) -> int | None:
+def positional_number(state: ScriptState, number: int) -> int | None:
     """The number that ``$1`` is; None: it is none."""
     if number < 0:
         return len(state.options.positional)
@@ -45,7 +48,7 @@ def positional_number(state: State, number: int) -> int | None:
     return value if -(1 << 63) <= value < 1 << 64 else None
 
 
-def parameters_of(state: State, firing: Firing) -> Any:
+def parameters_of(state: ScriptState, firing: Firing) -> Any:
     """The parameters of the function at which a probe is; None: not known."""
     if not firing.asked:
         firing.asked = True
@@ -74,7 +77,7 @@ def pure(one: Any) -> bool:
     return True
 
 
-def parameter_text(state: State, one: Any) -> str | None:
+def parameter_text(state: ScriptState, one: Any) -> str | None:
     """The text that ``str($1)`` or ``str($1 + 2)`` is; None: it is no parameter."""
     if isinstance(one, tree.Positional) and one.number > 0:
         return positional_text(state, one.number)
@@ -93,3 +96,14 @@ def parameter_text(state: State, one: Any) -> str | None:
             return ""
         return text[skip:]
     return None
+
+
+def argument_number(types: TypeTable, parameters: Sequence[Parameter], number: int) -> int | None:
+    """Which of the integer arguments, or of the floating ones, a parameter is; None: what comes
+    before it is passed in a way that is not known."""
+    before = [kinds.of_type(types, types.take(each.type)) for each in parameters[: number + 1]]
+    if any(each is None or isinstance(each, kinds.Object) for each in before):
+        return None
+    floating = isinstance(before[-1], kinds.Float)
+    count = sum(isinstance(each, kinds.Float) == floating for each in before[:-1])
+    return None if floating and count > 7 else count

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from dprobed.program.bt import tree
-from dprobed.program.bt.state import Firing, State
+from dprobed.program.bt.state import Firing, ScriptState
 from dprobed.program.keywords import no_entry
 
 _LONG: Final = {
@@ -40,10 +40,9 @@ _REFUSED: Final = {
 _UNITS: Final = {"us": 10**3, "ms": 10**6, "s": 10**9, "ns": 1, "m": 60 * 10**9, "h": 3600 * 10**9}
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _SOURCE: Final = re.compile(r"[^\s:]*\.[A-Za-z][\w+]*\Z", re.ASCII)
-_IN_FUNCTION: Final = re.compile(r"(.+?)\+(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
 
 
-class Target(msgspec.Struct):
+class FiredPlace(msgspec.Struct):
     """A place in a module, or (no module) a block.
 
     ``keywords``: of the probe's definition. ``period``: of an interval; ``signal``: its name.
@@ -55,20 +54,22 @@ class Target(msgspec.Struct):
     signal: str = ""
 
 
-class Places:
+class PlaceFinder:
     """Finds what a place is."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ScriptState) -> None:
         self._state = state
         self._world = state.world
 
-    def targets(self, place: tree.Place) -> list[Target]:
+    def targets(self, place: tree.Place) -> list[FiredPlace]:
         """All that a place stands for; what is wrong with it is said."""
         before = len(self._state.problems.found)
         try:
             found = list(self._targets(place))
         except _Refused:
             return []
+        for one in found:
+            one.firing.place = one.keywords.get("offset", "")
         if not found and len(self._state.problems.found) == before:
             self._wrong(place, f"`{place.text}` is nowhere")
         return found
@@ -80,13 +81,13 @@ class Places:
         self._wrong(place, message, hint)
         return _Refused()
 
-    def _targets(self, place: tree.Place) -> Iterator[Target]:
+    def _targets(self, place: tree.Place) -> Iterator[FiredPlace]:
         parts = [self._parameter(each) for each in place.parts]
         kind = _LONG.get(parts[0], parts[0])
         if place.quoted[0]:
             kind = ""
         if kind in ("begin", "end") and len(parts) == 1:
-            yield Target(Firing(kind if parts[0].islower() else parts[0], kind, hit=False))
+            yield FiredPlace(Firing(kind if parts[0].islower() else parts[0], kind, hit=False))
         elif kind in _REFUSED and len(parts) > 1:
             raise self._refuse(place, f"`{parts[0]}` {_REFUSED[kind]}")
         elif kind == "interval" and len(parts) > 1:
@@ -116,7 +117,7 @@ class Places:
 
     # -- blocks ---------------------------------------------------------------------------------
 
-    def _interval(self, place: tree.Place, parts: list[str]) -> Target:
+    def _interval(self, place: tree.Place, parts: list[str]) -> FiredPlace:
         period = 0
         if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
             number = (
@@ -132,15 +133,15 @@ class Places:
             period = int(found[1]) * _UNITS[found[2] or "us"]
         if not 1000 <= period <= 1 << 62:
             raise self._refuse(place, f"`{place.text}` is no interval", "write interval:s:1")
-        return Target(Firing(place.text, "interval", hit=False), period=period)
+        return FiredPlace(Firing(place.text, "interval", hit=False), period=period)
 
-    def _signal(self, place: tree.Place, parts: list[str]) -> Target:
+    def _signal(self, place: tree.Place, parts: list[str]) -> FiredPlace:
         name = parts[2] if len(parts) == 3 else ""
         if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
             raise self._refuse(
                 place, f"`{place.text}` is no signal of ours", "write self:signal:SIGUSR1"
             )
-        return Target(Firing(place.text, "self", hit=False), signal=name)
+        return FiredPlace(Firing(place.text, "self", hit=False), signal=name)
 
     # -- functions ------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Places:
             return [self._world.library(pattern) or _LIBRARIES.get(pattern, pattern)]
         return [pattern]
 
-    def _functions(self, place: tree.Place, kind: str, parts: list[str]) -> Iterator[Target]:
+    def _functions(self, place: tree.Place, kind: str, parts: list[str]) -> Iterator[FiredPlace]:
         returns = kind == "uretprobe"
         demangled = len(parts) > 2 and parts[1] == "cpp"
         if demangled:
@@ -175,7 +176,7 @@ class Places:
                     )
                 line = f"{parts[1]}:{parts[2]}"
                 firing = Firing(f"{kind}:{module}:{line}", kind, module=module)
-                yield Target(firing, {"offset": line})
+                yield FiredPlace(firing, {"offset": line})
                 continue
             yield from self._named(place, kind, module, parts[1], demangled)
 
@@ -187,7 +188,7 @@ class Places:
         name: str,
         demangled: bool,
         short: bool = False,
-    ) -> Iterator[Target]:
+    ) -> Iterator[FiredPlace]:
         returns = kind == "uretprobe"
         if not name:
             raise self._refuse(place, f"`{place.text}` has no function")
@@ -218,15 +219,15 @@ class Places:
             keywords: dict[str, Any] = {"offset": each}
             if returns:
                 keywords["at"] = "return"
-            yield Target(firing, keywords)
+            yield FiredPlace(firing, keywords)
 
-    def _short(self, place: tree.Place, parts: list[str]) -> Iterator[Target]:
+    def _short(self, place: tree.Place, parts: list[str]) -> Iterator[FiredPlace]:
         """``malloc``, ``handle:return``, ``server.c:120``, ``module:function`` is bpftrace's."""
         name = parts[0]
         if len(parts) == 2 and _SOURCE.match(name) and _NUMBER.fullmatch(parts[1]):
             line = f"{name}:{parts[1]}"
             module = self._module(place, line)
-            yield Target(
+            yield FiredPlace(
                 Firing(f"uprobe:{module}:{line}", "uprobe", module=module, short=True),
                 {"offset": line},
             )
@@ -254,7 +255,7 @@ class Places:
 
     # -- static probes, watchpoints -------------------------------------------------------------
 
-    def _static(self, place: tree.Place, parts: list[str]) -> Iterator[Target]:
+    def _static(self, place: tree.Place, parts: list[str]) -> Iterator[FiredPlace]:
         if len(parts) == 3:
             pattern = f"{parts[1] or '*'}:{parts[2]}"
             yield from self._static_in(place, self._modules(place, parts[0]), pattern)
@@ -276,7 +277,7 @@ class Places:
 
     def _static_in(
         self, place: tree.Place, modules: Sequence[str], pattern: str
-    ) -> Iterator[Target]:
+    ) -> Iterator[FiredPlace]:
         for module in modules:
             names: Sequence[str] = [pattern]
             if any(letter in pattern for letter in "*?["):
@@ -285,9 +286,9 @@ class Places:
                     raise self._refuse(place, f"{module} has no static probe like `{pattern}`")
             for each in names:
                 firing = Firing(f"usdt:{module}:{each}", "usdt", static=True, module=module)
-                yield Target(firing, {"offset": f"usdt:{each}"})
+                yield FiredPlace(firing, {"offset": f"usdt:{each}"})
 
-    def _watchpoint(self, place: tree.Place, parts: list[str]) -> Target:
+    def _watchpoint(self, place: tree.Place, parts: list[str]) -> FiredPlace:
         if len(parts) != 3 or not _NUMBER.fullmatch(parts[0]) or not _NUMBER.fullmatch(parts[1]):
             hint = "write watchpoint:0xADDRESS:LENGTH:w, or watch NAME"
             raise self._refuse(place, f"`{place.text}` is no watchpoint that is possible", hint)
@@ -299,13 +300,13 @@ class Places:
             )
         firing = Firing(place.text, "watchpoint", watch=True, module=self._any_module(place))
         keywords = {"address": f"{address:#x}:{length}", "watchpoint": watch}
-        return Target(firing, keywords)
+        return FiredPlace(firing, keywords)
 
     def _any_module(self, place: tree.Place) -> str:
         """An absolute address is in no module: that of the process itself."""
         return self._world.module("main") or self._world.module("") or "*"
 
-    def _watch(self, place: tree.Place, parts: list[str]) -> Target:
+    def _watch(self, place: tree.Place, parts: list[str]) -> FiredPlace:
         """``watch NAME[:LENGTH][:MODE]``"""
         name, mode, length = parts[0], "w", ""
         for each in parts[1:]:
@@ -318,7 +319,7 @@ class Places:
             raise self._refuse(place, f"`{mode}` is no way to watch", "write w, rw or x")
         module = self._module(place, name)
         firing = Firing(f"watch {name}", "watchpoint", watch=True, short=True, module=module)
-        return Target(firing, {"address": name + length, "watchpoint": watch})
+        return FiredPlace(firing, {"address": name + length, "watchpoint": watch})
 
 
 class _Refused(Exception):
@@ -339,4 +340,3 @@ _LIBRARIES: Final = {
     "libdl": "libdl.so.2", "libstdc++": "libstdc++.so.6", "libssl": "libssl.so.3",
     "libcrypto": "libcrypto.so.3", "libz": "libz.so.1",
 }  # fmt: skip
-_ = _IN_FUNCTION

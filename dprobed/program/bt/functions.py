@@ -16,7 +16,7 @@ Infer = Callable[[Inferring, tree.Call], Kind]
 Emit = Callable[[Coding, tree.Call], None]
 
 
-class Function(msgspec.Struct, frozen=True):
+class ScriptFunction(msgspec.Struct, frozen=True):
     """A function. ``meaning``: one line, for those who ask what there is."""
 
     name: str
@@ -26,7 +26,7 @@ class Function(msgspec.Struct, frozen=True):
     emit: Emit
 
 
-FUNCTIONS: Final[dict[str, Function]] = {}
+FUNCTIONS: Final[dict[str, ScriptFunction]] = {}
 
 
 def function(name: str, usage: str, least: int, most: int, meaning: str) -> Callable[..., Any]:
@@ -49,7 +49,7 @@ def function(name: str, usage: str, least: int, most: int, meaning: str) -> Call
             kind: Kind = one.infer(inference, call)
             return kind
 
-        FUNCTIONS[name] = Function(name, usage, meaning, infer, one.emit)
+        FUNCTIONS[name] = ScriptFunction(name, usage, meaning, infer, one.emit)
         return one
 
     return registered

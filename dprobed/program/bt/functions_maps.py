@@ -6,7 +6,7 @@ from typing import Any
 
 from dprobed.program.bt import bundle, tree
 from dprobed.program.bt.code_log import log_action
-from dprobed.program.bt.code_maps import delete_key, has_key, measure
+from dprobed.program.bt.code_maps import delete_key, has_key, measure, read_map
 from dprobed.program.bt.functions import function
 from dprobed.program.bt.kinds import (
     BOOLEAN,
@@ -95,6 +95,35 @@ class _HasKey:
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:
         has_key(code, call.arguments[0])
+
+
+@function("find", "find(@MAP, KEY, $VARIABLE)", 2, 3, "whether a key is in a map; then its value")
+class _Find:
+    @staticmethod
+    def infer(inference: Inferring, call: tree.Call) -> Kind:
+        variable = call.arguments.pop()
+        found = _keyed(inference, call)
+        call.arguments.append(variable)
+        if not isinstance(variable, tree.Variable):
+            return inference.wrong(variable.span, "what is found is put into a variable")
+        if not found:
+            return BOOLEAN
+        known = call.arguments[0].type
+        if not known.is_value:
+            return inference.wrong(call.span, f"{known.name} is a {known.kind}(), not values")
+        inference.set_variable(variable, known.value_kind)
+        return BOOLEAN
+
+    @staticmethod
+    def emit(code: Coding, call: tree.Call) -> None:
+        target, variable = call.arguments
+        to = code.to
+        has_key(code, target)
+        no = to.label()
+        to.add("jz label", no)
+        read_map(code, target)
+        code.store_variable(variable.type)
+        to.place(no)
 
 
 @function("len", "len(@MAP)", 1, 1, "how many keys a map has")

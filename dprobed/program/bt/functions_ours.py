@@ -103,14 +103,14 @@ _ending(
 
 # -- refused --------------------------------------------------------------------------------------
 
-_KERNEL: Final = {
+REFUSED: Final = {
     **dict.fromkeys(
         ("kstack", "ksym", "kaddr", "kptr", "percpu_kaddr", "cgroupid", "cgroup_path", "override",
          "path", "skboutput", "socket_cookie", "kfunc_exist", "kfunc_allowed"),
         "is about the kernel, which a probe in a process does not see",
     ),
     **dict.fromkeys(
-        ("signal", "signal_thread", "unwatch", "syscall_name", "globmatch", "memcmp", "find",
+        ("signal", "signal_thread", "unwatch", "syscall_name", "globmatch", "memcmp",
          "strcap", "fail"),
         "is not there yet",
     ),
@@ -130,5 +130,5 @@ def _refused(name: str, why: str) -> None:
     function(name, f"{name}(…)", 0, 64, why)(_Refused)
 
 
-for _name, _why in _KERNEL.items():
+for _name, _why in REFUSED.items():
     _refused(_name, _why)

@@ -16,7 +16,7 @@ from dprobed.program.bt.kinds import (
     Kind,
     Object,
     Pointer,
-    Shown,
+    ShownWord,
     is_number,
     is_word,
 )
@@ -56,7 +56,7 @@ def _check_conversion(inference: Inferring, letter: str, kind: Kind, node: Any) 
     if isinstance(kind, kinds.Void):
         inference.wrong(node.span, "this has no value")
     elif letter in "diuxXocp" and len(letter) == 1:
-        if not is_word(kind) and not isinstance(kind, Shown):
+        if not is_word(kind) and not isinstance(kind, ShownWord):
             inference.wrong(node.span, f"%{letter} shows a number, not {shown}", "write %s")
     elif letter in "feEgGaA" and len(letter) == 1:
         if not isinstance(kind, kinds.Float) and not is_number(kind):

@@ -24,7 +24,7 @@ from dprobed.program.bt.kinds import (
     Object,
     Pointer,
     Short,
-    Shown,
+    ShownWord,
     Stack,
     String,
     is_number,
@@ -69,7 +69,7 @@ def _shown(name: str, usage: str, meaning: str, value: Callable[[], bundle.Value
             kind = inference.expression(call.arguments[0])
             if not is_word(kind):
                 inference.wrong(call.span, f"`{name}` takes a number, not {inference.shown(kind)}")
-            return Shown(value())
+            return ShownWord(value())
 
         @staticmethod
         def emit(code: Coding, call: tree.Call) -> None:
@@ -92,7 +92,7 @@ class _Strftime:
         kind = inference.expression(call.arguments[1])
         if not is_word(kind):
             inference.wrong(call.arguments[1].span, "a time is a number of nanoseconds")
-        return Shown(bundle.Time(first.value))
+        return ShownWord(bundle.Time(first.value))
 
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:
@@ -112,7 +112,7 @@ class _Ntop:
             return Bytes("inet")
         if not is_number(kind):
             inference.wrong(call.span, f"`ntop` takes an address, not {inference.shown(kind)}")
-        return Shown(bundle.InternetAddress())
+        return ShownWord(bundle.InternetAddress())
 
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:

@@ -94,6 +94,8 @@ class Inference(Expressions):
         self.scopes.append({})
         variable = self.declare(one.variable)
         keys = known.keys or ()
+        if any(isinstance(each, kinds.Stack) for each in keys):
+            self.wrong(one.map.span, f"{one.map.name} has stacks as keys: no loop goes over it yet")
         key: Kind = Tuple(keys) if len(keys) != 1 else keys[0]
         value = known.value_kind if known.is_value else Integer(8, known.signed)
         if known.keys == () and known.kind is not None:
@@ -260,11 +262,13 @@ class Inference(Expressions):
 
     def _aggregate_arguments(self, call: tree.Call, numbers: list[int | None]) -> tuple[int, ...]:
         name = call.name
-        if name == "tseries" and len(call.arguments) == 4:
-            how = call.arguments[3]
+        if name == "tseries":
+            how = call.arguments[3] if len(call.arguments) == 4 else call
             if not isinstance(how, tree.Text) or how.value != "sum":
                 self.wrong(
-                    how.span, "only the sum of each interval can be kept so far", 'write "sum"'
+                    how.span,
+                    "only the sum of each interval can be kept so far",
+                    'write tseries(VALUE, 1s, 10, "sum")',
                 )
             numbers = numbers[:2]
         for number, each in zip(numbers, call.arguments[1:], strict=False):

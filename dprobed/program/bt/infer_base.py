@@ -13,14 +13,14 @@ from dprobed.program.bt.kinds import (
     Object,
     String,
 )
-from dprobed.program.bt.source import Span
-from dprobed.program.bt.state import Firing, MapState, State, VariableState
+from dprobed.program.bt.source import TextSpan
+from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
 
 
-class Base:
+class Scopes:
     """Names of one probe, and what is known of them."""
 
-    def __init__(self, state: State, firing: Firing) -> None:
+    def __init__(self, state: ScriptState, firing: Firing) -> None:
         self.state = state
         self.types = state.types
         self.firing = firing
@@ -30,7 +30,7 @@ class Base:
 
     # -- saying what is wrong -------------------------------------------------------------------
 
-    def wrong(self, span: Span, message: str, hint: str = "") -> Kind:
+    def wrong(self, span: TextSpan, message: str, hint: str = "") -> Kind:
         """Something is wrong here; a kind to go on with."""
         self.state.problems.add(span, message, hint)
         return LITERAL
@@ -56,7 +56,13 @@ class Base:
                 return scope[name]
         return None
 
-    def assign_variable(self, variable: VariableState, kind: Kind, span: Span) -> None:
+    def set_variable(self, node: tree.Variable, kind: Kind) -> None:
+        """A variable is given a value of a kind; a new one, if there is none of this name."""
+        variable = self.lookup(node.name) or self.declare(node)
+        self.assign_variable(variable, kind, node.span)
+        node.type = variable
+
+    def assign_variable(self, variable: VariableState, kind: Kind, span: TextSpan) -> None:
         """A variable is given a value of a kind."""
         if variable.arguments:
             self.wrong(span, f"{variable.name} is what the loop is at, and cannot be set")
@@ -85,7 +91,7 @@ class Base:
         return known
 
     def keys(
-        self, known: MapState, given: tuple[Kind, ...], span: Span, nodes: list[Any] | None
+        self, known: MapState, given: tuple[Kind, ...], span: TextSpan, nodes: list[Any] | None
     ) -> None:
         """A map is used with keys of these kinds."""
         if self.firing.hit:
@@ -132,7 +138,7 @@ class Base:
             return String(Form.EITHER, 1024)
         return kinds.met(old, new)
 
-    def assign_map(self, known: MapState, kind: Kind, span: Span) -> None:
+    def assign_map(self, known: MapState, kind: Kind, span: TextSpan) -> None:
         """A map is given a value of a kind."""
         if isinstance(kind, String) and kind.form is not Form.CONSTANT:
             self.wrong(

@@ -8,21 +8,20 @@ from typing import Any, Final
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.builtins import builtin_kind
 from dprobed.program.bt.facts import (
-    kind_of,
+    argument_number,
     parameters_of,
     positional_number,
     positional_text,
 )
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.functions import FUNCTIONS
-from dprobed.program.bt.infer_base import Base
+from dprobed.program.bt.infer_operators import Operators
 from dprobed.program.bt.kinds import (
     BOOLEAN,
     INT64,
     LITERAL,
     UINT64,
     VOID,
-    Boolean,
     Enumerator,
     Float,
     Form,
@@ -30,21 +29,18 @@ from dprobed.program.bt.kinds import (
     Kind,
     Object,
     Pointer,
-    Shown,
+    ShownWord,
     String,
     Tuple,
     is_number,
-    is_signed,
     is_word,
 )
-from dprobed.program.bt.source import Span
+from dprobed.program.bt.locations import variable_kind
 from dprobed.program.bt.state import AGGREGATES
-from dprobed.program.types import ArrayType, StructType
-
-_COMPARE: Final = ("==", "!=", "<", ">", "<=", ">=")
+from dprobed.program.types import StructType
 
 
-class Expressions(Base):
+class Expressions(Operators):
     """Finds the kinds of expressions."""
 
     # -- expressions ----------------------------------------------------------------------------
@@ -55,16 +51,6 @@ class Expressions(Base):
         if not isinstance(one, tree.Variable | tree.MapValue):
             one.type = kind
         return kind
-
-    def condition(self, one: Any) -> None:
-        """Something that is true or not."""
-        kind = self.expression(one)
-        if not is_word(kind):
-            self.wrong(
-                one.span,
-                f"a condition is a number, not {self.shown(kind)}",
-                "compare it with something",
-            )
 
     def constant(self, one: Any) -> int | None:
         """The number that an expression is before the script runs."""
@@ -99,6 +85,9 @@ class Expressions(Base):
             return kind
         if one.name in FUNCTIONS:
             return self._call(tree.Call(one.span, one.name, []))
+        kind = variable_kind(self, one)
+        if kind is not None:
+            return kind
         return self.wrong(
             one.span,
             f"there is nothing called `{one.name}`",
@@ -142,191 +131,6 @@ class Expressions(Base):
             return LITERAL if number < 1 << 63 else UINT64
         return self.state.constant(positional_text(self.state, one.number))
 
-    def _unary(self, one: tree.Unary) -> Kind:
-        kind = self.expression(one.operand)
-        if one.operator == "!":
-            if not is_word(kind):
-                self.wrong(one.span, f"`!` takes a number, not {self.shown(kind)}")
-            return BOOLEAN
-        if one.operator == "*":
-            return self._pointed(one, kind)
-        if one.operator == "&":
-            return self._address(one)
-        if not is_number(kind):
-            return self.wrong(one.span, f"`{one.operator}` takes a number, not {self.shown(kind)}")
-        if isinstance(kind, Integer):
-            if kind.literal:
-                return LITERAL
-            return Integer(8, kind.signed or one.operator == "-")
-        return INT64
-
-    def _pointed(self, one: tree.Unary, kind: Kind) -> Kind:
-        if isinstance(kind, Pointer):
-            found = kinds.of_type(self.types, kind.to)
-            if found is None:
-                return self.wrong(
-                    one.span,
-                    f"what {self.shown(kind)} points to has no known type",
-                    "cast it: *(uint32 *)x",
-                )
-            return found
-        if isinstance(kind, Integer):
-            return UINT64
-        return self.wrong(one.span, f"{self.shown(kind)} points to nothing")
-
-    def _address(self, one: tree.Unary) -> Kind:
-        operand = one.operand
-        if isinstance(operand, tree.Name) and self.firing.hit:
-            return UINT64
-        if isinstance(operand, tree.Field | tree.Index):
-            index = self.lvalue_type(operand)
-            if index is not None:
-                return Pointer(index)
-        if isinstance(operand, tree.Unary) and operand.operator == "*":
-            return operand.operand.type or UINT64
-        return self.wrong(one.span, "this has no address", "members of structs have")
-
-    def lvalue_type(self, one: Any) -> int | None:
-        """The C type of a member or an element."""
-        if isinstance(one, tree.Field):
-            found = self.member(kind_of(one.object), one.name)
-            return None if found is None or found[1].bits else found[1].type
-        kind = kind_of(one.object)
-        if isinstance(kind, Pointer):
-            return kind.to
-        if isinstance(kind, Object):
-            plain = self.types.plain(kind.of)
-            return plain.of if isinstance(plain, ArrayType) else None
-        return None
-
-    def _step(self, one: tree.Step) -> Kind:
-        target = one.target
-        if isinstance(target, tree.MapValue):
-            known = self.map(target)
-            if known.kind not in (None, "value", "count"):
-                return self.wrong(
-                    target.span, f"{known.name} is a {known.kind}(), which cannot be counted up"
-                )
-            if known.kind == "count" and not known.steps:
-                return self.wrong(
-                    target.span, f"{known.name} is a count()", f"write {known.name} = count()"
-                )
-            known.steps = True
-            if one.operator == "--" or not self.firing.hit:
-                known.other = True
-            if not self.firing.hit:
-                known.set_in_blocks = True
-            if self.firing.hit:
-                known.value_modules.setdefault(self.firing.module, target.span)
-            if known.kind is None:
-                known.kind = "value"
-                self.state.changed = True
-            if known.value is None:
-                self.assign_map(known, INT64, one.span)
-            if not is_word(known.value_kind):
-                self.wrong(one.span, f"{known.name} is no number")
-            return known.value_kind
-        kind = self.expression(target)
-        if not isinstance(target, tree.Variable):
-            return self.wrong(one.span, f"`{one.operator}` is for variables and maps")
-        if not is_word(kind):
-            return self.wrong(one.span, f"{target.name} is {self.shown(kind)}, no number")
-        if isinstance(kind, Integer) and not kind.literal:
-            kind = Integer(8, kind.signed)
-            target.type.kind = kind
-        return kind
-
-    def _binary(self, one: tree.Binary) -> Kind:
-        left, right = self.expression(one.left), self.expression(one.right)
-        if one.operator in ("&&", "||"):
-            for kind, node in ((left, one.left), (right, one.right)):
-                if not is_word(kind):
-                    self.wrong(
-                        node.span,
-                        f"a condition is a number, not {self.shown(kind)}",
-                        "compare it with something",
-                    )
-            return BOOLEAN
-        if one.operator in _COMPARE:
-            return self._compare(one, left, right)
-        return self.arithmetic(one.span, one.operator, one.left, one.right, left, right)
-
-    def _compare(self, one: tree.Binary, left: Kind, right: Kind) -> Kind:
-        texts = (String, kinds.Short)
-        if isinstance(left, texts) or isinstance(right, texts):
-            if not (isinstance(left, texts) and isinstance(right, texts)):
-                self.wrong(
-                    one.span,
-                    f"{self.shown(left)} is not compared with {self.shown(right)}",
-                    "use str() for an address of a text",
-                )
-            elif one.operator not in ("==", "!="):
-                self.wrong(one.span, "texts are equal or not, and are not greater or less")
-            return BOOLEAN
-        if isinstance(left, Tuple) and isinstance(right, Tuple):
-            if one.operator not in ("==", "!=") or len(left.items) != len(right.items):
-                self.wrong(one.span, "tuples of the same length are equal or not")
-            elif not all(is_word(each) for each in (*left.items, *right.items)):
-                self.wrong(one.span, "only tuples of numbers are compared")
-            return BOOLEAN
-        if not (is_word(left) and is_word(right)):
-            bad = right if is_word(left) else left
-            hint = "floating-point numbers are only shown so far" if isinstance(bad, Float) else ""
-            self.wrong(one.span, f"`{one.operator}` does not take {self.shown(bad)}", hint)
-        return BOOLEAN
-
-    def arithmetic(
-        self, span: Span, operator: str, left_node: Any, right_node: Any, left: Kind, right: Kind
-    ) -> Kind:
-        """The kind of the result of an operator on two values."""
-        if isinstance(left, Pointer) and is_number(right) and operator in ("+", "-"):
-            return left
-        if isinstance(right, Pointer) and is_number(left) and operator == "+":
-            return right
-        if isinstance(left, Pointer) and isinstance(right, Pointer) and operator == "-":
-            return INT64
-        for kind, node in ((left, left_node), (right, right_node)):
-            if not is_word(kind):
-                hint = "floating-point numbers are only shown so far"
-                return self.wrong(
-                    node.span,
-                    f"`{operator}` does not take {self.shown(kind)}",
-                    hint if isinstance(kind, Float) else "",
-                )
-        if operator in ("<<", ">>"):
-            signed = is_signed(left)
-            literal = isinstance(left, Integer) and left.literal
-            other = isinstance(right, Integer) and right.literal
-            return LITERAL if literal and other else Integer(8, signed)
-        return self.result(left, right)
-
-    def result(self, left: Kind, right: Kind) -> Kind:
-        """Of arithmetic: 64 bits; unsigned if one is and the other is not below 0."""
-        one = left if isinstance(left, Integer) else INT64
-        other = right if isinstance(right, Integer) else INT64
-        if isinstance(left, Boolean) or isinstance(right, Boolean):
-            one = one if isinstance(left, Integer) else other
-            other = other if isinstance(right, Integer) else one
-        if one.literal and other.literal:
-            return LITERAL
-        if one.literal:
-            return Integer(8, other.signed)
-        if other.literal:
-            return Integer(8, one.signed)
-        return Integer(8, kinds.integers(one, other).signed)
-
-    def _choice(self, one: tree.Choice) -> Kind:
-        self.condition(one.condition)
-        yes, no = self.expression(one.yes), self.expression(one.no)
-        common = kinds.met(yes, no)
-        if common is None:
-            return self.wrong(
-                one.span,
-                f"one of the two is {self.shown(yes)}, the other one {self.shown(no)}",
-                "both are of the same type",
-            )
-        return common
-
     def _call(self, one: tree.Call) -> Kind:
         if one.name in AGGREGATES and one.name != "tseries":
             return self.wrong(
@@ -335,8 +139,10 @@ class Expressions(Base):
         function = FUNCTIONS.get(one.name)
         if function is None:
             kind = builtin_kind(self, tree.Name(one.span, one.name))
-            if kind is not None and not one.arguments:
+            if kind is not None and all(map(is_mode_of(one.name), one.arguments)):
                 return kind
+            if kind is not None:
+                return self.wrong(one.span, f"`{one.name}` does not take this")
             from difflib import get_close_matches
 
             near = get_close_matches(one.name, FUNCTIONS, 1)
@@ -346,19 +152,6 @@ class Expressions(Base):
                 f"did you mean `{near[0]}`?" if near else "",
             )
         return function.infer(self, one)
-
-    def member(self, kind: Kind, name: str) -> tuple[int, Any] | None:
-        """The struct that a kind is or points to, and its member of a name."""
-        index = kind.of if isinstance(kind, Object) else getattr(kind, "to", None)
-        if index is None:
-            return None
-        for _ in range(2):
-            plain = self.types.plain(index)
-            if isinstance(plain, StructType):
-                found = self.types.member(index, name)
-                return None if found is None else (index, found)
-            break
-        return None
 
     def _field(self, one: tree.Field) -> Kind:
         if isinstance(one.object, tree.Name) and one.object.name == "args":
@@ -400,10 +193,19 @@ class Expressions(Base):
                 f"nothing is known of the arguments of {firing.name}",
                 "without debug information they are arg0, arg1 and so on",
             )
-        for each in parameters:
-            if each.name == one.name:
-                found = kinds.of_type(self.types, self.types.take(each.type))
-                return found or self.wrong(one.span, f"`{one.name}` cannot be read")
+        for number, each in enumerate(parameters):
+            if each.name != one.name:
+                continue
+            found = kinds.of_type(self.types, self.types.take(each.type))
+            if found is None or isinstance(found, Object):
+                return self.wrong(one.span, f"`{one.name}` is passed in a way that is not read yet")
+            if argument_number(self.types, parameters, number) is None:
+                return self.wrong(
+                    one.span, f"where `{one.name}` is passed, behind a structure, is not known"
+                )
+            if isinstance(found, Float) and firing.returns:
+                return self.wrong(one.span, f"`{one.name}` is gone at the return")
+            return found
         names = ", ".join(each.name for each in parameters) or "none"
         return self.wrong(
             one.span, f"{firing.name} has no argument `{one.name}`", f"there are: {names}"
@@ -437,8 +239,14 @@ class Expressions(Base):
         if to is None:
             return kind
         if isinstance(to, Object):
-            if isinstance(kind, Pointer | Integer | Object):
+            if isinstance(kind, Object):
                 return to
+            if is_number(kind):
+                return self.wrong(
+                    one.span,
+                    f"a number is not seen as {self.shown(to)} yet",
+                    "cast an address: *(struct NAME *)x, ((uint8 *)x)[0]",
+                )
             return self.wrong(one.span, f"{self.shown(kind)} cannot be {self.shown(to)}")
         if isinstance(kind, Object) and isinstance(to, Pointer):
             return to
@@ -452,7 +260,7 @@ class Expressions(Base):
             if isinstance(kind, Integer) and isinstance(to, Float):
                 return to
             return self.wrong(one.span, "floating-point numbers are not converted yet")
-        if isinstance(kind, Shown):
+        if isinstance(kind, ShownWord):
             return to
         if not is_word(kind):
             return self.wrong(one.span, f"{self.shown(kind)} cannot be {self.shown(to)}")
@@ -478,6 +286,16 @@ class Expressions(Base):
         kind = self.expression(one.value)
         self.scopes.pop()
         return kind
+
+
+def is_mode_of(name: str) -> Callable[[Any], bool]:
+    """Says whether an argument is a mode of a builtin, all of which are the same here."""
+    modes = {
+        "nsecs": ("monotonic", "boot"),
+        "pid": ("curr_ns", "init"),
+        "tid": ("curr_ns", "init"),
+    }.get(name, ())
+    return lambda one: isinstance(one, tree.Name) and one.name in modes
 
 
 def size_of(inference: Expressions, one: tree.SizeOf | tree.OffsetOf) -> int | None:

@@ -106,7 +106,7 @@ class Stack(msgspec.Struct, frozen=True):
     depth: int
 
 
-class Shown(msgspec.Struct, frozen=True):
+class ShownWord(msgspec.Struct, frozen=True):
     """A word that is shown in its own way."""
 
     value: bundle.Value
@@ -134,7 +134,7 @@ Kind: TypeAlias = (
     | Bytes
     | Object
     | Stack
-    | Shown
+    | ShownWord
     | Tuple
     | Void
 )
@@ -220,7 +220,7 @@ def value_of(types: TypeTable, kind: Kind) -> bundle.Value:
         return bundle.Stack(kind.mode, kind.depth)
     if isinstance(kind, Tuple):
         return bundle.Tuple(tuple(value_of(types, each) for each in kind.items), kind.names)
-    if isinstance(kind, Shown):
+    if isinstance(kind, ShownWord):
         return kind.value
     return bundle.Integer()
 
@@ -245,7 +245,7 @@ def shown(types: TypeTable, kind: Kind) -> str:
         Stack: "ustack",
         Void: "nothing",
     }
-    if isinstance(kind, Shown):
+    if isinstance(kind, ShownWord):
         return type(kind.value).__name__.lower()
     return names.get(type(kind), "something")
 

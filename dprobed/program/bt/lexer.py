@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import Final, NamedTuple
 
-from dprobed.program.bt.source import Problems, Source, Span
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 
 
 class Kind(Enum):
@@ -26,12 +26,12 @@ class Kind(Enum):
     END = "end"
 
 
-class Token(NamedTuple):
+class ScriptToken(NamedTuple):
     """A word. ``text``: as written, of a string what it stands for; ``value``: of a number."""
 
     kind: Kind
     text: str
-    span: Span
+    span: TextSpan
     value: int = 0
 
 
@@ -74,14 +74,14 @@ MOST: Final = (1 << 64) - 1
 class Lexer:
     """Takes words off a text from ``at`` on."""
 
-    def __init__(self, source: Source, problems: Problems) -> None:
+    def __init__(self, source: SourceText, problems: Problems) -> None:
         self.source = source
         self.at = 0
         self._problems = problems
 
-    def span(self, start: int, end: int) -> Span:
+    def span(self, start: int, end: int) -> TextSpan:
         """A part of the text."""
-        return Span(self.source, start, end)
+        return TextSpan(self.source, start, end)
 
     def skip_blank(self) -> None:
         """Go to behind blanks and comments."""
@@ -92,13 +92,13 @@ class Lexer:
             start, self.at = self.at, len(self.source.text)
             self._problems.add(self.span(start, start + 2), "this comment has no end", "write */")
 
-    def next(self) -> Token:
+    def next(self) -> ScriptToken:
         """The next word of code."""
         while True:
             self.skip_blank()
             text, start = self.source.text, self.at
             if start >= len(text):
-                return Token(Kind.END, "", self.span(len(text), len(text)))
+                return ScriptToken(Kind.END, "", self.span(len(text), len(text)))
             token = self._word(text, start)
             if token is not None:
                 self.at = token.span.end
@@ -106,7 +106,7 @@ class Lexer:
             self.at = start + 1
             self._problems.add(self.span(start, self.at), f"`{_shown(text[start])}` means nothing")
 
-    def _word(self, text: str, start: int) -> Token | None:
+    def _word(self, text: str, start: int) -> ScriptToken | None:
         letter = text[start]
         if letter == '"':
             return self._string(text, start)
@@ -123,31 +123,31 @@ class Lexer:
             return self._token(Kind.OPERATOR, found)
         return None
 
-    def _token(self, kind: Kind, found: re.Match[str]) -> Token:
-        return Token(kind, found[0], self.span(found.start(), found.end()))
+    def _token(self, kind: Kind, found: re.Match[str]) -> ScriptToken:
+        return ScriptToken(kind, found[0], self.span(found.start(), found.end()))
 
-    def _number(self, text: str, start: int) -> Token:
+    def _number(self, text: str, start: int) -> ScriptToken:
         found = _NUMBER.match(text, start)
         if found is None:
             word = re.compile(r"\w+", re.ASCII).match(text, start)
             end = word.end() if word is not None else start + 1
             span = self.span(start, end)
             self._problems.add(span, f"`{span.text}` is not a number", "write 10, 0x0a, 012 or 10s")
-            return Token(Kind.NUMBER, span.text, span)
+            return ScriptToken(Kind.NUMBER, span.text, span)
         span = self.span(start, found.end())
         value = _value(found)
         if value is None or value > MOST:
             self._problems.add(span, f"`{span.text}` is not a number of 64 bits")
             value = 0
-        return Token(Kind.NUMBER, found[0], span, value)
+        return ScriptToken(Kind.NUMBER, found[0], span, value)
 
-    def _string(self, text: str, start: int) -> Token:
+    def _string(self, text: str, start: int) -> ScriptToken:
         found = _STRING.match(text, start)
         if found is None:
             end = text.find("\n", start)
             span = self.span(start, len(text) if end < 0 else end)
             self._problems.add(span, "this string has no end", 'write " behind it')
-            return Token(Kind.TEXT, "", span)
+            return ScriptToken(Kind.TEXT, "", span)
         span = self.span(start, found.end())
 
         def escaped(one: re.Match[str]) -> str:
@@ -167,7 +167,7 @@ class Lexer:
                 )
             return _ESCAPES.get(inner, "")
 
-        return Token(Kind.TEXT, _ESCAPE.sub(escaped, found[1]), span)
+        return ScriptToken(Kind.TEXT, _ESCAPE.sub(escaped, found[1]), span)
 
 
 def _value(found: re.Match[str]) -> int | None:

@@ -6,7 +6,7 @@ from dprobed.program.bt import tree
 from dprobed.program.bt.directives import Directives
 from dprobed.program.bt.macros import expanded
 from dprobed.program.bt.parser import Parser
-from dprobed.program.bt.source import Problems, Source, Span
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import World
 
@@ -14,7 +14,7 @@ from dprobed.program.bt.world import World
 MAX_FILES = 100
 
 
-def loaded(source: Source, problems: Problems, types: TypeTable, world: World) -> tree.Script:
+def loaded(source: SourceText, problems: Problems, types: TypeTable, world: World) -> tree.Script:
     """The tree of a script."""
     loader = _Loader(problems, types, world)
     script = tree.Script()
@@ -32,7 +32,7 @@ class _Loader:
         self._seen: set[str] = set()
         self._into = tree.Script()
 
-    def load(self, source: Source, into: tree.Script) -> None:
+    def load(self, source: SourceText, into: tree.Script) -> None:
         """Add what a file has."""
         self._seen.add(source.name)
         before, self._into = self._into, into
@@ -54,12 +54,12 @@ class _Loader:
         if found is not None:
             self.load(found, into)
 
-    def _include(self, name: str, span: Span) -> None:
+    def _include(self, name: str, span: TextSpan) -> None:
         found = self._text(name, span)
         if found is not None:
             self.load(found, self._into)
 
-    def _text(self, name: str, span: Span) -> Source | None:
+    def _text(self, name: str, span: TextSpan) -> SourceText | None:
         found = self._world.text(name, span.source.name)
         if found is None:
             self._problems.add(
@@ -72,4 +72,4 @@ class _Loader:
         if len(self._seen) >= MAX_FILES:
             self._problems.add(span, f"more than {MAX_FILES} files")
             return None
-        return Source(full, text)
+        return SourceText(full, text)

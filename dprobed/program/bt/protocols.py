@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from dprobed.program.bt import tree
 from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.kinds import Kind
-from dprobed.program.bt.source import Span
-from dprobed.program.bt.state import Firing, MapState, State
+from dprobed.program.bt.source import TextSpan
+from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.builder import Label
 from dprobed.program.types import Member
@@ -17,11 +17,11 @@ from dprobed.program.types import Member
 class Inferring(Protocol):
     """Inference of one probe."""
 
-    state: State
+    state: ScriptState
     types: TypeTable
     firing: Firing
 
-    def wrong(self, span: Span, message: str, hint: str = "") -> Kind:
+    def wrong(self, span: TextSpan, message: str, hint: str = "") -> Kind:
         """Something is wrong there; a kind to go on with."""
         ...
 
@@ -45,6 +45,10 @@ class Inferring(Protocol):
         """A map at keys."""
         ...
 
+    def set_variable(self, node: tree.Variable, kind: Kind) -> None:
+        """A variable is given a value of a kind."""
+        ...
+
     def member(self, kind: Kind, name: str) -> tuple[int, Member] | None:
         """The struct that a kind is or points to, and one of its members."""
         ...
@@ -57,11 +61,11 @@ class Inferring(Protocol):
 class Coding(Protocol):
     """Code of one probe."""
 
-    state: State
+    state: ScriptState
     types: TypeTable
     firing: Firing
     to: Emitter
-    span: Span
+    span: TextSpan
 
     @property
     def inference(self) -> Inferring:
@@ -80,8 +84,16 @@ class Coding(Protocol):
         """Push a value as another kind."""
         ...
 
+    def store_variable(self, variable: VariableState) -> None:
+        """Pop a variable."""
+        ...
+
     def load(self, size: int) -> None:
         """The number at the address on top."""
+        ...
+
+    def load_type(self, index: int) -> None:
+        """The value of a C type at the address on top."""
         ...
 
     def is_zero(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
-from dprobed.program.bt.lexer import Kind, Lexer, Token
-from dprobed.program.bt.source import Problems, Source, Span
+from dprobed.program.bt.lexer import Kind, Lexer, ScriptToken
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 from dprobed.program.bt.type_table import TypeTable
 
 #: Brackets and blocks within each other at most.
@@ -17,15 +17,15 @@ class Broken(Exception):
     """What is wrong was said; the parser goes on somewhere else."""
 
 
-class Reader:
+class TokenReader:
     """One word of look-ahead."""
 
     def __init__(
         self,
-        source: Source,
+        source: SourceText,
         problems: Problems,
         types: TypeTable,
-        defined: Mapping[str, Source] | None = None,
+        defined: Mapping[str, SourceText] | None = None,
     ) -> None:
         self.source = source
         self.problems = problems
@@ -35,9 +35,9 @@ class Reader:
         self.defined = {} if defined is None else defined
         self.depth = 0
         self.in_predicate = 0
-        self.token: Token = self.lexer.next()
+        self.token: ScriptToken = self.lexer.next()
 
-    def advance(self) -> Token:
+    def advance(self) -> ScriptToken:
         """The word, and go to the next one."""
         token = self.token
         if token.kind is not Kind.END or self.lexer.at < len(self.source.text):
@@ -64,7 +64,7 @@ class Reader:
         self.advance()
         return True
 
-    def expect(self, text: str, hint: str = "") -> Token:
+    def expect(self, text: str, hint: str = "") -> ScriptToken:
         """Take this operator."""
         if not self.at(text):
             self.fail(f"`{text}` is missing before {self.shown()}", hint)
@@ -87,12 +87,12 @@ class Reader:
         """Something is wrong at the word."""
         self.fail_at(self.token.span, message, hint)
 
-    def fail_at(self, span: Span, message: str, hint: str = "") -> NoReturn:
+    def fail_at(self, span: TextSpan, message: str, hint: str = "") -> NoReturn:
         """Something is wrong there."""
         self.problems.add(span, message, hint)
         raise Broken
 
-    def deeper(self, span: Span) -> None:
+    def deeper(self, span: TextSpan) -> None:
         """One bracket or block more; who says so takes it off again."""
         self.depth += 1
         if self.depth > MAX_DEPTH:

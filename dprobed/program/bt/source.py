@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dprobed.program.model import MAX_DIAGNOSTICS, Diagnostic, ProgramError, SourcePlace
 
 
-class Source:
+class SourceText:
     """The text of one file."""
 
     def __init__(self, name: str, text: str) -> None:
@@ -37,10 +37,10 @@ class Source:
         return self.text[start : len(self.text) if end < 0 else end].rstrip("\r")
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """From where to before where something stands."""
 
-    source: Source
+    source: SourceText
     start: int
     end: int
 
@@ -54,11 +54,11 @@ class Span(NamedTuple):
         """Where it begins."""
         return SourcePlace(self.source.name, *self.source.position(self.start))
 
-    def to(self, other: Span) -> Span:
+    def to(self, other: TextSpan) -> TextSpan:
         """From here up to the end of another one of the same file."""
         if other.source is not self.source or other.end < self.end:
             return self
-        return Span(self.source, self.start, other.end)
+        return TextSpan(self.source, self.start, other.end)
 
     def written(self) -> str:
         """As messages at run time name it: ``file:line:column`` or ``file:line:column-column``."""
@@ -77,7 +77,7 @@ class Problems:
         self.warnings: list[str] = []
         self._said: set[tuple[str, int, str]] = set()
 
-    def add(self, span: Span, message: str, hint: str = "") -> None:
+    def add(self, span: TextSpan, message: str, hint: str = "") -> None:
         """Something is wrong here; the same is said once for a place."""
         said = (span.source.name, span.start, message)
         if said in self._said or len(self.found) >= MAX_DIAGNOSTICS:
@@ -97,7 +97,7 @@ class Problems:
             self._said = {each for each in self._said if each[2] != one.message}
         del self.found[count:]
 
-    def warn(self, span: Span, message: str) -> None:
+    def warn(self, span: TextSpan, message: str) -> None:
         """Something is odd here, but possible."""
         line = f"{span.place}: {message}"
         if line not in self.warnings and len(self.warnings) < MAX_DIAGNOSTICS:

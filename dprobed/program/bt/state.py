@@ -7,9 +7,9 @@ import msgspec
 from dprobed.program.bt import bundle
 from dprobed.program.bt.kinds import INT64, Form, Kind, String
 from dprobed.program.bt.options import Options
-from dprobed.program.bt.source import Problems, Span
+from dprobed.program.bt.source import Problems, TextSpan
 from dprobed.program.bt.type_table import TypeTable
-from dprobed.program.bt.world import Parameter, Typed, World
+from dprobed.program.bt.world import Parameter, ProgramVariable, Typed, World
 
 #: Kinds of maps that add up what they are given, by the function that does it.
 AGGREGATES = ("count", "sum", "min", "max", "avg", "stats", "hist", "lhist", "tseries")
@@ -24,7 +24,7 @@ class MapState(msgspec.Struct, eq=False):
     """
 
     name: str
-    span: Span
+    span: TextSpan
     kind: str | None = None
     arguments: tuple[int, ...] = ()
     keys: tuple[Kind, ...] | None = None
@@ -36,10 +36,12 @@ class MapState(msgspec.Struct, eq=False):
     in_blocks: bool = False
     set_in_blocks: bool = False
     in_hits: bool = False
-    modules: dict[str, Span] = msgspec.field(default_factory=dict)
-    value_modules: dict[str, Span] = msgspec.field(default_factory=dict)
+    modules: dict[str, TextSpan] = msgspec.field(default_factory=dict)
+    value_modules: dict[str, TextSpan] = msgspec.field(default_factory=dict)
     parts: dict[tuple[str, ...], str] = msgspec.field(default_factory=dict)
     number: int = 0
+    #: Declared at the top, and maybe nowhere used.
+    declared: bool = False
 
     @property
     def value_kind(self) -> Kind:
@@ -84,10 +86,13 @@ class Firing(msgspec.Struct, eq=False):
     keeps: list[object] = msgspec.field(default_factory=list)
     parameters: tuple[Parameter, ...] | None = None
     asked: bool = False
+    #: Where the program's definition places it, and what variables of the program are there.
+    place: str = ""
+    variables: dict[str, ProgramVariable | None] = msgspec.field(default_factory=dict)
     result: Typed | None = None
 
 
-class State:
+class ScriptState:
     """Of one script."""
 
     def __init__(
@@ -134,7 +139,7 @@ class State:
         """How stacks are shown, if ``ustack()`` says nothing."""
         return str(self.config.get("stack_mode", "bpftrace"))
 
-    def map(self, name: str, span: Span) -> MapState:
+    def map(self, name: str, span: TextSpan) -> MapState:
         """A map, known from here on."""
         known = self.maps.get(name)
         if known is None:

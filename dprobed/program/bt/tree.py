@@ -5,17 +5,18 @@ Expressions keep what inference says of them in ``type``.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
-from dprobed.program.bt.source import Span
+from dprobed.program.bt.source import TextSpan
 
 
 class Node(msgspec.Struct, eq=False):
     """Anything that stands somewhere."""
 
-    span: Span
+    span: TextSpan
 
 
 class TypeName(Node, eq=False):
@@ -303,4 +304,13 @@ class Script(msgspec.Struct, eq=False):
     imports: list[Import] = []
 
 
-AnyExpression: TypeAlias = Expression
+def nodes(one: Any) -> Iterator[Any]:
+    """A node and all below it; of lists, those of each."""
+    if isinstance(one, list):
+        for each in one:
+            yield from nodes(each)
+    elif isinstance(one, Node):
+        for name in one.__struct_fields__:
+            if name not in ("span", "type"):
+                yield from nodes(getattr(one, name))
+        yield one

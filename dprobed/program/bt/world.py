@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from dprobed.program.types import Type
+from dprobed.program.variables import VariableLocation
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -25,6 +26,13 @@ class Parameter(msgspec.Struct, frozen=True):
 
     name: str
     type: Typed
+
+
+class ProgramVariable(msgspec.Struct, frozen=True):
+    """A variable of the program, as it is seen at a place: its type, and where it is there."""
+
+    type: Typed
+    location: VariableLocation
 
 
 class World(Protocol):
@@ -65,6 +73,15 @@ class World(Protocol):
         """A type by its name (``struct request``, ``size_t``), from debug information."""
         ...
 
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
+        """A local, static or global variable or a parameter that is seen at a place, as the
+        program's definition writes it (``handle``, ``server.c:120``), from debug information."""
+        ...
+
+    def anchor(self, module: str) -> tuple[str, int] | None:
+        """Any symbol of a module, and its address in the file: others are found from there."""
+        ...
+
     def text(self, name: str, beside: str) -> tuple[str, str] | None:
         """The text of a file that a script includes or imports, and its full name. ``beside``: the
         file that says so."""
@@ -103,6 +120,14 @@ class NoWorld:
         return None
 
     def named_type(self, module: str, name: str) -> Typed | None:
+        """Not known."""
+        return None
+
+    def variable(self, module: str, place: str, name: str) -> ProgramVariable | None:
+        """Not known."""
+        return None
+
+    def anchor(self, module: str) -> tuple[str, int] | None:
         """Not known."""
         return None
 

@@ -107,7 +107,7 @@ class KeptInfo(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     """What a program counted in ``processes`` that have ended, and of which nothing else is known
-    any longer: sums over its probes, as in ``probe``."""
+    any longer: sums over its probes, as in ``probe`` (``wire.counters``)."""
 
     number: int
     program: str
@@ -123,6 +123,7 @@ class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     dumped: int = 0
     no_dumps: dict[str, int] = {}
     unwound: int = 0
+    uncounted_ns: int = 0
 
 
 class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
@@ -184,7 +185,8 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     processes that ended before it was in, ``unseen``: processes that ended before anybody could
     tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
     still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
-    processes that ended too. ``age_seconds``, ``left_seconds``, ``end_rule``: as in ``probe``.
+    processes that ended too, as in ``probe`` (``wire.counters``; ``missed_hits`` are the missed
+    hits). ``age_seconds``, ``left_seconds``, ``end_rule``: as in ``probe``.
     """
 
     number: int
@@ -215,6 +217,11 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     age_seconds: float = 0.0
     left_seconds: float | None = None
     end_rule: str = ""
+    faulted: int = 0
+    unwound: int = 0
+    asleep_ns: int = 0
+    present_ns: int = 0
+    uncounted_ns: int = 0
 
 
 class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -132,7 +132,7 @@ def test_similar_names_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [f"/tmp/{'ab' * 90}{'ba' * 10}{number}" for number in range(4096)]
     mapping = maps.Mapping(0, 1, "r-xp", 0, "", 0, "", False)
     process = doubts._Process(
-        os.getpid(), [maps.Module(1, 1, path, ("", 0), (mapping,)) for path in paths]
+        os.getpid(), 0, [maps.Module(1, 1, path, ("", 0), (mapping,)) for path in paths]
     )
 
     async def main() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from dprobed.proc import files
 from dprobed.proc.maps import Mapping, Module
-from dprobed.resolver import client, limits, service
+from dprobed.resolver import caution, client, limits, service
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError
 from dprobed.resolver.files import Ask, KnownFiles
@@ -179,7 +179,7 @@ def test_a_dynamic_section_of_six_gigabytes_is_no_trouble(tmp_path: Path) -> Non
 def test_what_takes_too_long_is_refused_and_others_go_on(
     limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 90.0)
+    monkeypatch.setattr(caution, "PATIENCE", 90.0)
 
     def prepare() -> None:
         # Only the one limit can be what ends it.
@@ -270,9 +270,9 @@ def test_a_question_that_it_had_not_read_is_asked_again() -> None:
 @pytest.mark.slow
 def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     patience = 3.0
-    monkeypatch.setattr(client, "PATIENCE", patience)
-    monkeypatch.setattr(client, "_TRIAL", 0.1)
-    monkeypatch.setattr(client, "_SILENCE", 0.4)
+    monkeypatch.setattr(caution, "PATIENCE", patience)
+    monkeypatch.setattr(caution, "_TRIAL", 0.1)
+    monkeypatch.setattr(caution, "_SILENCE", 0.4)
     with running() as (resolver, processes):
         assert resolver.file(program()).resolve("main")
         os.kill(processes[0], signal.SIGSTOP)
@@ -291,7 +291,7 @@ def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.Monke
             assert time.monotonic() - begun < patience
         finally:
             os.kill(processes[0], signal.SIGCONT)
-        monkeypatch.setattr(client, "_TRIAL", 60.0)  # It has much to do first.
+        monkeypatch.setattr(caution, "_TRIAL", 60.0)  # It has much to do first.
         threading.Event().wait(0.5)
         # What was not waited for on trial may be asked about at once.
         assert resolver.file(LIBC).resolve("getenv")

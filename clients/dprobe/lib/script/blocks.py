@@ -33,7 +33,7 @@ _MOST_TURNS: Final = 1_000_000
 class BlockContext:
     """What a block sees: this process. ``memory``: what is there from ``_BASE`` on."""
 
-    def __init__(self, comm: bytes) -> None:
+    def __init__(self, comm: bytes, memory: bytearray) -> None:
         self.regs: Registers = [0] * _REGISTERS
         self.fp_dirty = False
         self.arguments: Sequence[Reader] = ()
@@ -43,7 +43,7 @@ class BlockContext:
         self.tid: Final = os.getpid()
         self.uid: Final = os.getuid()
         self.gid: Final = os.getgid()
-        self.memory = b""
+        self.memory: Final = memory
         self._fpregs = bytearray(_FPREGS)
 
     @property
@@ -73,7 +73,7 @@ class BlockContext:
     def read_partial(self, address: int, length: int) -> bytes:
         """See Context."""
         at = address - _BASE
-        return self.memory[at : at + length] if 0 <= at < len(self.memory) else b""
+        return bytes(self.memory[at : at + length]) if 0 <= at < len(self.memory) else b""
 
     def write(self, address: int, data: bytes) -> None:
         """See Context: nothing here is to be written."""
@@ -110,6 +110,7 @@ class Blocks:
         self._entries: Final = entries
         self._say: Final = say
         self._comm: Final = comm
+        self._memory = bytearray()
         program = bytecode.decode(bundle.code, "the script's blocks") if bundle.code else None
         self._executor: Final = (
             PythonExecutor(program, ListVariables(), {}) if program is not None else None
@@ -125,7 +126,10 @@ class Blocks:
     def run(self, block: bt.Block, arguments: Sequence[int | bytes] = ()) -> bool:
         """Run one to its end; whether it broke the loop that it is the body of."""
         assert self._executor is not None
-        context = BlockContext(self._comm)
+        if not arguments:
+            # What loops were given stays until they have all ended: variables may have it.
+            self._memory = bytearray()
+        context = BlockContext(self._comm, self._memory)
         _give(context, arguments)
         entry = self._executor.entry(block.probe)
         for _ in range(_MOST_TURNS):
@@ -169,14 +173,12 @@ class Blocks:
 def _give(context: BlockContext, arguments: Sequence[int | bytes]) -> None:
     """Make what a body is given its arguments: words, and addresses of everything else."""
     words = []
-    memory = bytearray()
     for each in arguments:
         if isinstance(each, int):
             words.append(each & ((1 << 64) - 1))
         else:
-            words.append(_BASE + len(memory))
-            memory += each
-    context.memory = bytes(memory)
+            words.append(_BASE + len(context.memory))
+            context.memory.extend(each)
     context.arguments = [lambda _, word=word: word for word in words]  # type: ignore[misc]
 
 

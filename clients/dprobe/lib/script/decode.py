@@ -28,6 +28,9 @@ Token: TypeAlias = "int | str | bytes | dict[str, Any]"
 class Names(Protocol):
     """Names what is at addresses of processes."""
 
+    def learn(self, pid: int, comm: str) -> None:
+        """Look at a process while it is there."""
+
     def symbol(self, pid: int, address: int, comm: str, *, offset: bool) -> str:
         """``function+12``, or without ``offset`` its name alone; hexadecimal if it has none."""
 
@@ -90,6 +93,8 @@ class Decoder:
         self._bundle: Final = bundle
         self._names: Final = names
         self._arguments: Final = [_arguments(action) for action in bundle.actions]
+        #: What processes are called, where addresses in keys are named.
+        self.comm_of: dict[int, str] = {}
         #: Nanoseconds between the beginnings of the clocks and of the calendar.
         self._epochs: Final = {
             "boot": time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
@@ -112,10 +117,11 @@ class Decoder:
             yield Act(number, self._bundle.actions[number], values, reader.since(start), pid)
 
     def key(
-        self, script_map: bt.Map, part: bt.Part, items: Sequence[int | str]
+        self, script_map: bt.Map, part: bt.Part, items: Sequence[int | str], whose: int = 0
     ) -> tuple[Shown, ...]:
-        """The values of a map's key, of the items of one of its parts."""
-        reader = _Reader(list(items), 0, "")
+        """The values of a map's key, of the items of one of its parts. ``whose``: the process that
+        addresses are of, 0: it is not known."""
+        reader = _Reader(list(items), whose, self.comm_of.get(whose, ""))
         constants = part.constant or (False,) * len(script_map.key)
         found: list[Shown] = []
         for value, constant in zip(script_map.key, constants, strict=False):

@@ -40,6 +40,8 @@ class ScriptMaps:
         self._bundle: Final = bundle
         self._decoder: Final = decoder
         self._held: Final = held
+        #: The only process that the programs are in, 0: there are several.
+        self.whose = 0
 
     def names(self, index: int) -> tuple[str, ...]:
         """The maps of programs that a map of the script is."""
@@ -54,7 +56,7 @@ class ScriptMaps:
         for part in script_map.parts:
             for of, items, cell in self._cells(part, infos):
                 definition = of
-                key = self._decoder.key(script_map, part, items)
+                key = self._decoder.key(script_map, part, items, self.whose)
                 known = cells.get(repr(key))
                 both = cell if known is None else merged(of, known[1], cell)
                 cells[repr(key)] = key, both

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dprobe.lib.stacks import StackNames
 from dprobe.lib.symbolize import Addresses
+
+#: Processes that are remembered as looked at.
+_MOST_SEEN: Final = 1024
 
 
 class ProcessNames:
@@ -14,12 +17,21 @@ class ProcessNames:
     def __init__(self) -> None:
         self._addresses = Addresses()
         self._stacks = StackNames()
+        self._seen: dict[int, str] = {}
+
+    def learn(self, pid: int, comm: str) -> None:
+        """Look at what a process maps while it is there: what it says is shown later."""
+        if self._seen.get(pid) != comm:
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen[pid] = comm
+            self._addresses.place(pid, 1, comm)
 
     def symbol(self, pid: int, address: int, comm: str, *, offset: bool) -> str:
         """``function+12``, or without ``offset`` its name alone; hexadecimal if it has none."""
         place = self._addresses.place(pid, address, comm)
         name, plus, behind = place.rpartition("+")
-        if not plus or ("." in name and name.endswith((".so", ".6"))):
+        if not plus:
             return f"{address:#x}"
         return f"{name}+{int(behind, 16)}" if offset else name
 

@@ -91,6 +91,8 @@ class Runner:
         self._bundle: Final = bundle
         self._printer: Final = printer
         self._say: Final = say
+        self._names: Final = names
+        self._names_addresses: Final = _has_symbols(bundle)
         self._decoder: Final = Decoder(bundle, names)
         self._blocks: Final = Blocks(
             bundle,
@@ -223,6 +225,18 @@ class Runner:
 
     # -- actions --------------------------------------------------------------------------------
 
+    def learn(self, pids: Sequence[int], comm_of: Callable[[int], str]) -> None:
+        """The programs are in these processes: addresses are named while they are there."""
+        if not self._names_addresses:
+            return
+        known = self._decoder.comm_of
+        for pid in pids:
+            comm = comm_of(pid)
+            if comm and known.get(pid) != comm:
+                known[pid] = comm
+                self._names.learn(pid, comm)
+        self._maps.whose = next(iter(known)) if len(known) == 1 else 0
+
     def _show(self, hit: Hit) -> None:
         for act in self._decoder.acts(hit.log, hit.pid, hit.comm):
             self._perform(act)
@@ -320,6 +334,23 @@ class Runner:
             for shown, of in zip((*entry.key, _plain(self._maps, entry)), types, strict=False):
                 values += _words(shown, of, self._bundle.strings)
             yield values
+
+
+def _has_symbols(bundle: bt.Bundle) -> bool:
+    """Whether addresses are shown by name."""
+    found = [value for each in bundle.maps for value in (*each.key, each.value)]
+    for action in bundle.actions:
+        if isinstance(action, bt.Printf):
+            found += action.arguments
+        elif isinstance(action, bt.Print):
+            found.append(action.argument)
+    while found:
+        value = found.pop()
+        if isinstance(value, bt.Symbol):
+            return True
+        if isinstance(value, bt.Tuple):
+            found += value.items
+    return False
 
 
 def _plain(maps: ScriptMaps, entry: MapEntry) -> Shown:

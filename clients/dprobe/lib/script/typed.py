@@ -4,7 +4,6 @@ declares."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Final
 
 from dprobe.lib.script.values import Address, Named, Shown
@@ -17,7 +16,9 @@ from dprobed.program.types import (
     Member,
     PointerType,
     StructType,
-    Type,
+    Types,
+    plain,
+    size_of,
 )
 
 #: Structs within structs, and elements of an array, that are shown.
@@ -25,7 +26,7 @@ _DEPTH: Final = 16
 _ELEMENTS: Final = 4096
 
 
-def typed(types: Sequence[Type], index: int, data: bytes, depth: int = _DEPTH) -> Shown:
+def typed(types: Types, index: int, data: bytes, depth: int = _DEPTH) -> Shown:
     """A value of a type; None where the memory, or the table, has not all of it."""
     if not 0 <= index < len(types) or not depth:
         return None
@@ -52,22 +53,6 @@ def typed(types: Sequence[Type], index: int, data: bytes, depth: int = _DEPTH) -
     return None
 
 
-def size_of(types: Sequence[Type], index: int, depth: int = _DEPTH) -> int:
-    """Bytes of a value of a type; 0 where that is not known."""
-    if not 0 <= index < len(types) or not depth:
-        return 0
-    match types[index]:
-        case AliasType() as alias:
-            return size_of(types, alias.to, depth - 1)
-        case PointerType():
-            return 8
-        case ArrayType() as of:
-            return size_of(types, of.of, depth - 1) * (of.count or 0)
-        case IntegerType() | EnumType() | FloatType() | StructType() as of:
-            return of.size
-    return 0
-
-
 def _integer(of: IntegerType, data: bytes) -> Shown:
     if len(data) < of.size:
         return None
@@ -83,12 +68,12 @@ def _enum(of: EnumType, data: bytes) -> Shown:
     return number if name is None else Named(number, name)
 
 
-def _array(types: Sequence[Type], of: ArrayType, data: bytes, depth: int) -> Shown:
-    size = size_of(types, of.of, depth)
+def _array(types: Types, of: ArrayType, data: bytes, depth: int) -> Shown:
+    size = size_of(types, of.of)
     if not size:
         return []
     count = len(data) // size if of.count is None else of.count
-    element = _plain(types, of.of)
+    element = plain(types, of.of)
     if isinstance(element, IntegerType) and element.character and size == 1:
         return data[:count].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
     found: list[Shown] = [
@@ -98,22 +83,12 @@ def _array(types: Sequence[Type], of: ArrayType, data: bytes, depth: int) -> Sho
     return found
 
 
-def _plain(types: Sequence[Type], index: int) -> Type | None:
-    """A type without its aliases."""
-    for _ in range(_DEPTH):
-        found = types[index] if 0 <= index < len(types) else None
-        if not isinstance(found, AliasType):
-            return found
-        index = found.to
-    return None
-
-
-def _member(types: Sequence[Type], member: Member, data: bytes, depth: int) -> Shown:
+def _member(types: Types, member: Member, data: bytes, depth: int) -> Shown:
     part = data[member.offset :]
     if not member.bits:
         return typed(types, member.type, part, depth - 1)
     number = int.from_bytes(part[:16], "little") >> member.bit & ((1 << member.bits) - 1)
-    of = _plain(types, member.type)
+    of = plain(types, member.type)
     if isinstance(of, IntegerType) and of.signed and number >> (member.bits - 1):
         number -= 1 << member.bits
     return number

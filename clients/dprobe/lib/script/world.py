@@ -9,17 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dprobe.lib import reading
+from dprobe.lib.debug_info import debug_information
 from dprobe.lib.errors import UserError
 from dprobe.lib.loader import find_module, module_folders
 from dprobe.lib.mapped import File, open_file
 from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
-from dprobed.program.bt.world import NoWorld
+from dprobed.binary.places import resolve
+from dprobed.program.bt.world import NoWorld, Parameter, Typed
 from dprobed.program.rpn.preprocessor import SourceError
+from dprobed.program.types import Types
+from dprobed.program.variables import SourceFunction
+
+if TYPE_CHECKING:
+    from dprobed.binary.variables.information import DebugInformation
 
 _WILD: Final = frozenset("*?[")
 _LIBC: Final = "libc.so.6"
@@ -34,13 +41,14 @@ class FileWorld(NoWorld):
     def __init__(self, files: Callable[[], Sequence[File]]) -> None:
         self._files_of: Final = files
         self._opened: dict[str, Binary | None] = {}
+        self._known: dict[str, DebugInformation | None] = {}
 
     @cached_property
     def _files(self) -> Sequence[File]:
         return self._files_of()
 
     def module(self, function: str) -> str | None:
-        """The first module of the targets that has a function of this name."""
+        """The first module of the targets that has a place of this name."""
         for file in sorted(self._files, key=lambda each: _is_loader(each.module.path)):
             if file.elf is not None and _has(file.elf, function):
                 return file.elf.path
@@ -88,6 +96,57 @@ class FileWorld(NoWorld):
         except LocationError:
             return ()
         return [name for name in dict.fromkeys(names) if fnmatchcase(name, pattern)]
+
+    # -- from debug information -----------------------------------------------------------------
+
+    def parameters(self, module: str, function: str) -> Sequence[Parameter] | None:
+        """Of a function."""
+        found = self._function(module, function)
+        if found is None:
+            return None
+        one, types = found
+        places = [place for place in one.places if not place.inlined] or list(one.places)
+        return [
+            Parameter(each.name, Typed(types, each.type))
+            for each in (places[0].parameters if places else ())
+        ]
+
+    def result(self, module: str, function: str) -> Typed | None:
+        """The type that a function returns."""
+        found = self._function(module, function)
+        return None if found is None else Typed(found[1], found[0].result)
+
+    def named_type(self, module: str, name: str) -> Typed | None:
+        """A type by its name."""
+        known = self._debug_information(module)
+        if known is None:
+            return None
+        try:
+            found = known.type_named(name)
+        except LocationError:
+            return None
+        return Typed(found.types, found.index)
+
+    def _function(self, module: str, function: str) -> tuple[SourceFunction, Types] | None:
+        known = self._debug_information(module)
+        if known is None:
+            return None
+        try:
+            found = known.functions_named(function)
+        except LocationError:
+            return None
+        return (found.functions[0], found.types) if found.functions else None
+
+    def _debug_information(self, module: str) -> DebugInformation | None:
+        if module not in self._known:
+            binary = self._binary(module)
+            try:
+                self._known[module] = None if binary is None else debug_information(binary)
+            except LocationError:
+                self._known[module] = None
+        return self._known[module]
+
+    # -- files ----------------------------------------------------------------------------------
 
     def text(self, name: str, beside: str) -> tuple[str, str] | None:
         """The text of a file that a script includes or imports, beside it."""
@@ -148,9 +207,12 @@ def _is_elf(path: str) -> bool:
         return False
 
 
-def _has(binary: Binary, function: str) -> bool:
+def _has(binary: Binary, place: str) -> bool:
+    """Whether a function, a variable, a static probe or a source line is there."""
     try:
-        return bool(binary.symbols.find(function))
+        if ":" not in place:
+            return bool(binary.symbols.find(place))
+        return bool(resolve(binary, place))
     except LocationError:
         return False
 

@@ -20,9 +20,8 @@ that holds its last word counts as checked memory, see below. Who calls fills in
 =============== ====== ================================================================
 REGS            in/out 27 words in the order of ``USER_REGS``; ``Blob.writes`` were altered
 TIME            in     monotonic nanoseconds (``Needs.TIME``)
-TID PID UID GID in     as the record has them (``Needs.TID`` …); a fork child's are its own
+TID PID         in     as the record has them (``Needs.TID`` …); a fork child's are its own
 CPU             in     (``Needs.CPU``)
-COMM            in     two words: the thread's name, NULs behind it (``Needs.COMM``)
 FXSAVE          in     address of the 512 bytes of FXSAVE64, altered in place (``Needs.FXSAVE``)
 KEPT            in     address of ``KEPT_WORDS`` words, zeros before the entry part ran
                        (``Needs.KEPT``)
@@ -80,7 +79,11 @@ map, unmap or protect before, meanwhile or after. It takes 1.0 µs, with the `ge
 child of `fork` has another). (A check of the page before by ``rt_sigprocmask`` takes 0.12 µs, but
 what is unmapped between the check and the read would end the target.) Without a system call are
 read: the page of ``hit`` (above), whose loss would have faulted on the way here, and DIRECT.
-``Needs.MEMORY`` says that there may be system calls: not in a target with a filter of them.
+
+**System calls** may be made where ``needs`` has one of ``SYSTEM_CALLS``: not in a target with a
+filter of them, nor in one that may give itself one (seccomp) while the probe is there, which would
+end it at the next hit. ``MEMORY``: those above. ``COMM``: the thread's name is asked of the kernel
+(``prctl``). ``UID``, ``GID``: so are these, as they are in the user namespace of the target.
 """
 
 from __future__ import annotations
@@ -105,11 +108,8 @@ class Hit(IntEnum):
     TIME = WORD * len(USER_REGS)
     TID = TIME + 8
     PID = TID + 8
-    UID = PID + 8
-    GID = UID + 8
-    CPU = GID + 8
-    COMM = CPU + 8
-    FXSAVE = COMM + 16
+    CPU = PID + 8
+    FXSAVE = CPU + 8
     KEPT = FXSAVE + 8
     SCRATCH = KEPT + 8
     LOG = SCRATCH + 8
@@ -173,6 +173,10 @@ class Needs(IntFlag):
     STORES = 16384
 
 
+#: What is asked of the kernel.
+SYSTEM_CALLS: Final = Needs.MEMORY | Needs.COMM | Needs.UID | Needs.GID
+
+
 class Blob(msgspec.Struct, frozen=True):
     """The machine code of one part of a probe.
 
@@ -180,7 +184,9 @@ class Blob(msgspec.Struct, frozen=True):
     among what is read, since it need not be written on every path. ``clobbers``: of
     these, those that ``run`` leaves with another value in the processor; the flags always.
     ``stack_bytes``, ``scratch_bytes``, ``log_bytes``, ``raw_pairs``, ``facilities``, ``needs``: see
-    above.
+    above. ``adds``: local variables are only counted up and down. Where that holds for all blobs of
+    a program, each CPU may have a ``data`` of its own, in which nobody waits for another's line of
+    the cache: a variable is then the sum of all.
     """
 
     code: bytes
@@ -194,6 +200,7 @@ class Blob(msgspec.Struct, frozen=True):
     raw_pairs: int
     facilities: tuple[int, ...] = ()
     abi: int = ABI
+    adds: bool = False
 
 
 class ArgumentKind(IntEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dprobed.program.exec import ir
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native import effects, keyed, words  # noqa: F401
@@ -16,7 +17,8 @@ def compile_unit(unit: Unit, static: bool = True) -> Blob:
     ``why_not`` has found nothing in it. Raises MachineCodeError where LLVM made of it what may not
     run in a target.
     """
-    emitter = Emitter(lower(unit, static))
+    function = lower(unit, static)
+    emitter = Emitter(function)
     emitter.emit()
     code = machine_code(emitter.module)
     return Blob(
@@ -30,4 +32,15 @@ def compile_unit(unit: Unit, static: bool = True) -> Blob:
         emitter.log_bytes,
         emitter.raw_pairs,
         tuple(emitter.facilities),
+        adds=not any(_looks_at_locals(op) for block in function.blocks for op in block.ops),
     )
+
+
+def _looks_at_locals(op: ir.Op) -> bool:
+    """Whether an operation does more to local variables than to add to them."""
+    match op:
+        case ir.ReadVariable() | ir.WriteVariable() | ir.LogVariables():
+            return op.space is ir.Space.LOCAL
+        case ir.ShowInTraces():
+            return op.shown is ir.Shown.LOCALS
+    return False

@@ -12,7 +12,7 @@ from dprobed.program.exec.native.abi import Data, Hit, Needs
 from dprobed.program.exec.native.code import I64, PAIR, PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.emitter import Emitter, emits
 from dprobed.program.exec.native.library import Begin, Library, makes
-from dprobed.program.exec.native.machine import put_prefix, stack_word, variables
+from dprobed.program.exec.native.machine import put_prefix, variables
 from dprobed.program.items import MAX_COUNT, MEMORY, PREFIX, WORD, ItemToken
 
 _PREFIX: Final = PREFIX.size
@@ -35,12 +35,8 @@ def _put_top(to: Emitter, target: Value, count: Value, above: int | Value, width
     with c.each(count) as n:
         position = c.b.sub(c.b.sub(to.word(ir.Depth(0)), word(1)), n)
         position = c.b.add(position, word(above) if isinstance(above, int) else above)
-        value = c.load(_stack(to, position))
+        value = to.load_stack(position)
         c.store(value, target, c.b.mul(n, word(width)), width)
-
-
-def _stack(to: Emitter, position: Value) -> Value:
-    return stack_word(to.c, to.library, to.scratch, position)
 
 
 @emits(ir.LogWords)
@@ -379,7 +375,7 @@ def _heap_push(to: Emitter, op: ir.HeapPush) -> None:
     with c.each(word(count)) as n:
         value = c.load(source, c.b.mul(n, word(width)), width)
         position = c.b.sub(to.word(ir.Depth(count - 1)), n)
-        c.store(value, _stack(to, position))
+        to.store_stack(position, value)
     c.add_to(to.depth, word(count))
 
 

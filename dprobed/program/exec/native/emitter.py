@@ -128,14 +128,20 @@ class Emitter:
         """An operation has this result."""
         self.temps[temp.number] = value
 
-    def stack_word(self, base: Base, plus: int, index: Word | None = None) -> Value:
-        """The address of a word of the stack in memory."""
+    def position(self, base: Base, plus: int, index: Word | None = None) -> Value:
+        """The position of a word of the stack in memory."""
         c = self.c
         first = c.get(self.depth) if base is Base.DEPTH else c.load(self.scratch, self.layout.sbp)
         position = c.b.add(first, word(plus))
-        if index is not None:
-            position = c.b.add(position, self.word(index))
-        return machine.stack_word(c, self.library, self.scratch, position)
+        return position if index is None else c.b.add(position, self.word(index))
+
+    def load_stack(self, position: Value) -> Value:
+        """A word of the stack in memory."""
+        return machine.load_stack(self.c, self.library, self.scratch, position)
+
+    def store_stack(self, position: Value, value: Value) -> None:
+        """Store a word of the stack in memory."""
+        machine.store_stack(self.c, self.library, self.scratch, position, value)
 
     def frame(self) -> Value:
         """The address of the innermost frame."""
@@ -148,7 +154,7 @@ class Emitter:
         """Raise an exception; nothing behind it runs."""
         c = self.c
         for position, stored in fault.stores:
-            c.store(self.word(stored), self.stack_word(Base.DEPTH, position))
+            self.store_stack(self.position(Base.DEPTH, position), self.word(stored))
         if fault.moved:
             c.add_to(self.depth, word(fault.moved))
         triple = [self.word(each) for each in (fault.code, fault.parm1, fault.parm2)]

@@ -6,7 +6,7 @@ from typing import Final
 
 from dprobed.program.exec import ir_maps
 from dprobed.program.exec.native import maps
-from dprobed.program.exec.native.abi import Data, Hit, Needs
+from dprobed.program.exec.native.abi import Data, Needs
 from dprobed.program.exec.native.code import I64, PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.effects import string_end
 from dprobed.program.exec.native.emitter import Emitter, emits
@@ -15,7 +15,7 @@ from dprobed.program.exec.native.maps import MapLayout
 from dprobed.program.maps import MAX_MAPS, STRING_BYTES
 
 #: How often a slot that another thread changes is looked at before it is given up.
-_LOOKS: Final = 4096
+_LOOKS: Final = 256
 _GET, _HAS, _SET, _COUNT, _DELETE = range(5)
 _HALF: Final = 1 << 63
 
@@ -47,8 +47,9 @@ def _key_word(to: Emitter, op: ir_maps.KeyWord) -> None:
 def _key_name(to: Emitter, op: ir_maps.KeyName) -> None:
     to.needs |= Needs.COMM
     target = _open(to, op.item)
-    for n in (0, 8):
-        to.c.store(to.c.load(to.hit, Hit.COMM + n), target, 8 + n)
+    name = to.c.call(to.library("name"))
+    to.c.store(to.c.first(name), target, 8)
+    to.c.store(to.c.second(name), target, 16)
     _close(to, target, string_end(to.c, to.c.at(target, 8), word(16)))
 
 

@@ -19,10 +19,43 @@ _INDEX: Final = STACK_WORDS - 1
 _PREFIX: Final = PREFIX.size
 
 
-def stack_word(c: CodeWriter, library: Library, scratch: Value, position: Value) -> Value:
-    """The address of a word of the stack in memory."""
-    offset = c.b.shl(c.b.and_(position, word(_INDEX)), word(3))
-    return c.at(c.at(scratch, library.scratch.stack), offset)
+def load_stack(c: CodeWriter, library: Library, scratch: Value, position: Value) -> Value:
+    """A word of the stack in memory."""
+    index = c.b.and_(position, word(_INDEX))
+    found = c.load(_stack_word(c, library, scratch, index))
+    # Beyond there is what others have left.
+    return c.choose(c.test("<", index, c.load(scratch, library.scratch.top)), found, 0)
+
+
+def store_stack(
+    c: CodeWriter, library: Library, scratch: Value, position: Value, value: Value
+) -> None:
+    """Store a word of the stack in memory."""
+    index = c.b.and_(position, word(_INDEX))
+    with c.when(c.test(">=", index, c.load(scratch, library.scratch.top))):
+        c.call(library("raise_top"), scratch, index)
+    c.store(value, _stack_word(c, library, scratch, index))
+
+
+def _stack_word(c: CodeWriter, library: Library, scratch: Value, index: Value) -> Value:
+    return c.at(c.at(scratch, library.scratch.stack), c.b.shl(index, word(3)))
+
+
+@makes("raise_top")
+def _raise_top(library: Library, begin: Begin) -> CodeWriter:
+    """(scratch, index): all of the stack up to this word is as it was stored, or 0.
+
+    A program seldom uses more than a few words: zeros for all of them would be most of a hit.
+    """
+    c = begin(PTR, I64)
+    scratch, index = c.arguments
+    top = c.variable(c.load(scratch, library.scratch.top))
+    with c.loop(lambda: c.test("<", c.get(top), index)):
+        c.store(0, _stack_word(c, library, scratch, c.get(top)))
+        c.add_to(top, word(1))
+    c.store(c.b.add(index, word(1)), scratch, library.scratch.top)
+    c.give(0)
+    return c
 
 
 def frame(c: CodeWriter, library: Library, scratch: Value, level: Value) -> Value:
@@ -39,9 +72,7 @@ def put_prefix(c: CodeWriter, target: Value, token: ItemToken, count: Value) -> 
 
 def begin_machine(c: CodeWriter, library: Library, scratch: Value, called: Value) -> None:
     """As a hit finds it."""
-    with c.each(word(STACK_WORDS)) as n:
-        c.store(0, c.at(scratch, library.scratch.stack), c.b.shl(n, word(3)))
-    for field in ("level", "sbp", "trace_size", "trace_count", "spent"):
+    for field in ("top", "level", "sbp", "trace_size", "trace_count", "spent"):
         c.store(0, scratch, getattr(library.scratch, field))
     for n in range(3):
         c.store(0, scratch, library.scratch.last + 8 * n)
@@ -98,7 +129,7 @@ def _throw(library: Library, begin: Begin) -> CodeWriter:
     c.store(-1, kept, at.FRAME_HANDLER)
     c.store(NONE, kept, at.FRAME_HANDLER_AT)
     for n, value in enumerate((parm2, parm1, code)):
-        c.store(value, stack_word(c, library, scratch, c.b.add(depth, word(n))))
+        store_stack(c, library, scratch, c.b.add(depth, word(n)), value)
     deeper = c.b.add(depth, word(3))
     fits = c.test("s<=", deeper, STACK_WORDS)
     c.give(block, c.choose(fits, deeper, c.b.and_(deeper, word(_INDEX))))
@@ -215,10 +246,10 @@ def _append_frame(
             with c.each(count) as n:
                 at_ = c.b.add(first, n)
                 if shown is Shown.STACK:
-                    source = stack_word(c, library, scratch, at_)
+                    value = load_stack(c, library, scratch, at_)
                 else:
-                    source = c.at(variables(c, data, shown), c.b.shl(at_, word(3)))
-                c.store(c.load(source), words, c.b.shl(n, word(3)))
+                    value = c.load(variables(c, data, shown), c.b.shl(at_, word(3)))
+                c.store(value, words, c.b.shl(n, word(3)))
             c.add_to(out, c.b.add(c.b.shl(count, word(3)), word(_PREFIX)))
 
 

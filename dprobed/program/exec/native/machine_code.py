@@ -191,7 +191,9 @@ class _Walk:
         raise MachineCodeError(f"the stack is moved by what is not known: {one}")
 
     def _look(self, one: Any) -> None:
-        """Whether it touches registers that it may not."""
+        """Whether it is of another kind, or touches registers that it may not."""
+        if not _KINDS.issuperset(one.cpuid_features()):
+            raise MachineCodeError(f"{one} is of no kind that is expected")
         info = self._info.info(one)
         for each in info.used_registers():
             register = iced.RegisterExt.full_register(each.register)
@@ -209,6 +211,21 @@ class _Walk:
             self.clobbers |= 1 << _GENERAL[name]
 
 
+#: Instructions of general registers; those of x87 registers do not even name them.
+_KINDS: Final = frozenset(
+    (
+        iced.CpuidFeature.INTEL8086,
+        iced.CpuidFeature.INTEL186,
+        iced.CpuidFeature.INTEL286,
+        iced.CpuidFeature.INTEL386,
+        iced.CpuidFeature.INTEL486,
+        iced.CpuidFeature.X64,
+        iced.CpuidFeature.CMOV,
+        iced.CpuidFeature.MULTIBYTENOP,
+        iced.CpuidFeature.PAUSE,
+        iced.CpuidFeature.SYSCALL,
+    )
+)
 _READS: Final = (
     iced.OpAccess.READ,
     iced.OpAccess.COND_READ,

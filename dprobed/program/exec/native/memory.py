@@ -1,4 +1,4 @@
-"""Reading and writing the target's memory: by the kernel, which never faults; see ``abi``."""
+"""What the kernel is asked for: memory, which so never faults, and names; see ``abi``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _PAGE: Final = 4096
 _GETTID: Final = 186
 _READV: Final = 310
 _WRITEV: Final = 311
+_PRCTL: Final = 157
+_PR_GET_NAME: Final = 16
 #: Below ``hit``, what may be ours.
 _OURS: Final = 16384
 _FXSAVE_SSE: Final = 160
@@ -108,13 +110,19 @@ def _makes_words(width: int) -> None:
 
 
 def _write_to_stack(c: CodeWriter, width: int) -> None:
-    """Writes to the stack of the thread near ``hit``."""
+    """Writes to the stack of the thread near ``hit``: only what is the thread's own is written."""
     hit, address, number = c.arguments
     own = c.load(hit, Hit.RED_ZONE)
     low = c.b.sub(c.address(hit), word(_OURS + width))
     here = c.test("!=", own, 0)
     ours = c.b.and_(c.test(">", address, low), c.test("<", address, own))
     with c.when(c.b.and_(here, ours)):
+        bytes_ = c.room(8)
+        c.store(number, bytes_)
+        with c.each(word(width)) as n:
+            at = c.b.add(address, n)
+            with c.when(c.test(">=", at, own)):
+                c.store(c.load(bytes_, n, 1), c.b.inttoptr(at, PTR), 0, 1)
         c.give(1)
     above = c.b.and_(c.test(">=", address, own), _in_own_page(c, hit, address, word(width)))
     with c.when(c.b.and_(here, above)):
@@ -141,6 +149,16 @@ def _write_to_two_pages(c: CodeWriter, width: int, ours: Value, first: Value) ->
 
 for _width in (1, 2, 4, 8):
     _makes_words(_width)
+
+
+@makes("name")
+def _name(library: Library, begin: Begin) -> CodeWriter:
+    """(): the name of the thread, in two words."""
+    c = begin(result=PAIR)
+    name = c.room(16)
+    c.system_call(_PRCTL, _PR_GET_NAME, c.address(name))
+    c.give(c.load(name), c.load(name, 8))
+    return c
 
 
 @makes("argument")

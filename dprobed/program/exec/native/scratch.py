@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from dprobed.program.exec import ir, ir_maps
-from dprobed.program.isa import CALL_FRAMES, STACK_WORDS
+from dprobed.program.exec.native.depths import touched_words
+from dprobed.program.isa import CALL_FRAMES
 from dprobed.program.items import FRAME, PREFIX, TRACE
 from dprobed.program.maps import MAX_KEY_BYTES, MAX_KEY_ITEMS
 
@@ -41,8 +42,11 @@ class Scratch:
         self.heap_limit: Final = function.heap if uses & _HEAP else 0
         self.has_heap: Final = bool(uses & _HEAP)
         heap = self.heap_limit + 7 & ~7
-        self.stack: Final = self._take(8 * STACK_WORDS if memory else 0)
-        self.frames: Final = self._take(FRAME_BYTES * (CALL_FRAMES + 1) if memory else 0)
+        calls = any(isinstance(block.end, ir.Call) for block in function.blocks)
+        frames = CALL_FRAMES + 1 if calls else 1
+        self.frames: Final = self._take(FRAME_BYTES * frames if memory else 0)
+        #: How many words of the stack in memory are as they were stored.
+        self.top: Final = self._take(8 * memory)
         self.level: Final = self._take(8 * memory)
         self.sbp: Final = self._take(8 * memory)
         self.last: Final = self._take(24 * memory)
@@ -63,6 +67,7 @@ class Scratch:
         # Twice what may be allocated: as much as is moved together was allocated since.
         self.heap: Final = self._take(2 * heap)
         self.heap_blocks: Final = self._take(2 * heap // 8 * HEAP_BLOCK)
+        self.stack: Final = self._take(8 * touched_words(function) if memory else 0)
 
     def _take(self, size: int) -> int:
         at = self.size

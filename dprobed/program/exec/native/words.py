@@ -112,15 +112,22 @@ def _fail(to: Emitter, op: ir.Fail) -> None:
 _FACTS: Final = {
     Fact.TID: (Hit.TID, Needs.TID),
     Fact.PID: (Hit.PID, Needs.PID),
-    Fact.UID: (Hit.UID, Needs.UID),
-    Fact.GID: (Hit.GID, Needs.GID),
     Fact.CPU: (Hit.CPU, Needs.CPU),
     Fact.NOW: (Hit.TIME, Needs.TIME),
 }
 
 
+#: The number of the system call that says it.
+_ASKED: Final = {Fact.UID: (102, Needs.UID), Fact.GID: (104, Needs.GID)}
+
+
 @emits(ir.ReadFact)
 def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
+    if op.fact in _ASKED:
+        number, need = _ASKED[op.fact]
+        to.needs |= need
+        to.give(op.result, to.c.b.and_(to.c.system_call(number), word(0xFFFF_FFFF)))
+        return
     field, need = _FACTS[op.fact]
     to.needs |= need
     to.give(op.result, to.c.load(to.hit, field))
@@ -129,8 +136,9 @@ def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
 @emits(ir.ReadName)
 def _read_name(to: Emitter, op: ir.ReadName) -> None:
     to.needs |= Needs.COMM
-    to.give(op.low, to.c.load(to.hit, Hit.COMM))
-    to.give(op.high, to.c.load(to.hit, Hit.COMM + 8))
+    name = to.c.call(to.library("name"))
+    to.give(op.low, to.c.first(name))
+    to.give(op.high, to.c.second(name))
 
 
 @emits(ir.ReadRegister)
@@ -290,12 +298,12 @@ def _guard_run(to: Emitter, op: ir.GuardRun) -> None:
 
 @emits(ir.StackLoad)
 def _stack_load(to: Emitter, op: ir.StackLoad) -> None:
-    to.give(op.result, to.c.load(to.stack_word(op.base, op.plus, op.index)))
+    to.give(op.result, to.load_stack(to.position(op.base, op.plus, op.index)))
 
 
 @emits(ir.StackStore)
 def _stack_store(to: Emitter, op: ir.StackStore) -> None:
-    to.c.store(to.word(op.word), to.stack_word(op.base, op.plus, op.index))
+    to.store_stack(to.position(op.base, op.plus, op.index), to.word(op.word))
 
 
 @emits(ir.MoveDepth)
@@ -321,7 +329,7 @@ def _set_depth(to: Emitter, op: ir.SetDepth) -> None:
 def _push_copies(to: Emitter, op: ir.PushCopies) -> None:
     count, value = to.word(op.count), to.word(op.word)
     with to.c.each(count):
-        to.c.store(value, to.stack_word(ir.Base.DEPTH, 0))
+        to.store_stack(to.position(ir.Base.DEPTH, 0), value)
         to.c.add_to(to.depth, word(1))
 
 

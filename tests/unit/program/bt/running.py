@@ -1,5 +1,6 @@
-"""Compiles scripts and runs them with the Python executor: what they log and what is in their maps,
-as whoever shows them would read it."""
+"""Compiles scripts and runs them: what they log and what is in their maps, as whoever shows them
+would read it. Each program runs twice, by the Python executor and by walking with its stack in
+memory, and both must do the same."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from dprobed.program import bytecode
 from dprobed.program.bt import bundle
 from dprobed.program.bt.compiler import Options, compile_script
 from dprobed.program.bt.world import World
-from dprobed.program.exec.interface import Outcome
+from dprobed.program.exec.interface import Executor, Outcome
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import ProgramError
 from dprobed.record.log import decode_log
+from tests.programs import walking_maps  # noqa: F401
 from tests.programs.cases import Case, FakeContext, Region
+from tests.programs.walking import WalkingExecutor
 
 FACILITIES = {"dump": 2, "debugger": 1, "mine": 9}
 #: Where the texts and structures of tests are.
@@ -41,6 +44,50 @@ def tokens(outcome: Outcome) -> list[Any]:
     return found
 
 
+def twin_of(context: FakeContext) -> FakeContext:
+    """Another thread like one, with memory of its own."""
+    regions = [Region(one.start, bytearray(one.data), one.writable) for one in context.regions]
+    other = FakeContext(regions, Case("", "").thread)
+    other.buffer[:] = context.buffer
+    other.fp[:] = context.fp
+    other.kept, other.arguments = list(context.kept), context.arguments
+    other.comm, other._time, other.frames = context.comm, context._time, context.frames
+    return other
+
+
+class Both:
+    """The two executors of a program."""
+
+    def __init__(self, code: bytes) -> None:
+        self.program = bytecode.decode(code)
+        self.python = PythonExecutor(self.program, ListVariables(), FACILITIES)
+        self.walking = WalkingExecutor(self.program, ListVariables(), FACILITIES, static=False)
+        self.maps, self.locals = self.python.maps, self.python.locals
+        self.symbols = self.python.symbols
+
+    def run(self, probe: int, context: FakeContext, *, entry_part: bool = False) -> Outcome | None:
+        """A hit, or the entry part of one; None: it has none."""
+        self.walking.symbols[:] = self.symbols
+        self.walking.locals.write(0, self.locals.read())
+        outcomes: list[Outcome] = []
+        contexts = (context, twin_of(context))
+        executors: tuple[Executor[ListVariables], ...] = (self.python, self.walking)
+        for executor, one in zip(executors, contexts, strict=True):
+            entry = executor.entry_part(probe) if entry_part else executor.entry(probe)
+            if entry is None:
+                return None
+            outcomes.append(entry(one))
+        assert outcomes[0] == outcomes[1]
+        states = [
+            (one.buffer, one.fp, one.kept, [each.data for each in one.regions]) for one in contexts
+        ]
+        assert states[0] == states[1]
+        assert self.locals.read() == self.walking.locals.read()
+        held = [[one.contents() for one in each.maps] for each in (self.python, self.walking)]
+        assert held[0] == held[1]
+        return outcomes[0]
+
+
 class Running:
     """A script, ready to run. ``said``: its actions so far, each with its arguments."""
 
@@ -50,15 +97,11 @@ class Running:
         self.bundle = compile_script(script, "test.bt", options, world)
         assert bundle.decode(bundle.encode(self.bundle)) == self.bundle
         self.said: list[tuple[Any, ...]] = []
-        self.globals = ListVariables()
-        self.programs = [self._executor(each.code) for each in self.bundle.programs]
-        self.blocks = self._executor(self.bundle.code) if self.bundle.code else None
+        self.programs = [Both(each.code) for each in self.bundle.programs]
+        self.blocks = Both(self.bundle.code) if self.bundle.code else None
         self.context = Case("", "").context()
         self.outcome: Outcome | None = None
         self.entries: dict[str, list[tuple[list[Any], int]]] = {}
-
-    def _executor(self, code: bytes) -> PythonExecutor:
-        return PythonExecutor(bytecode.decode(code), self.globals, FACILITIES)
 
     def thread(
         self, memory: list[Region] | None = None, frames: int = 5, **registers: int
@@ -72,11 +115,11 @@ class Running:
     def hit(self, probe: int = 0, program: int = 0, *, enter: bool = True) -> list[Any]:
         """A hit; what it says."""
         executor = self.programs[program]
-        part = executor.entry_part(probe) if enter else None
-        if part is not None:
+        if enter:
             self.context.kept = [0] * 8
-            part(self.context)
-        outcome = self.outcome = executor.entry(probe)(self.context)
+            executor.run(probe, self.context, entry_part=True)
+        outcome = self.outcome = executor.run(probe, self.context)
+        assert outcome is not None
         return self.read(outcome)
 
     def read(self, outcome: Outcome) -> list[Any]:
@@ -187,7 +230,9 @@ class Running:
         assert self.blocks is not None
         for _ in range(1000):
             self.context.arguments = [lambda _, n=n: n for n in given]  # type: ignore[misc]
-            said = self.read(self.blocks.entry(probe)(self.context))
+            outcome = self.blocks.run(probe, self.context)
+            assert outcome is not None
+            said = self.read(outcome)
             waits = False
             for one in said:
                 if one[0] == "ForEach":

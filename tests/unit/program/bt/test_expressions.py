@@ -74,6 +74,8 @@ WORTH: list[tuple[str, Any]] = [
     ("cpu", 3),
     ("nsecs", 5_000_000_000),
     ("nsecs()", 5_000_000_000),
+    ("nsecs(monotonic)", 5_000_000_000),
+    ("pid(init)", 100),
     ("elapsed", 5_000_000_000),
     ("comm", "target"),
     ("func", "f"),
@@ -104,14 +106,27 @@ def test_an_expression_is_worth(expression: str, worth: Any) -> None:
 @pytest.mark.parametrize("right", [0, 1, 5, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 @pytest.mark.parametrize("operator", ["<", "<=", ">", ">=", "==", "!="])
 def test_comparing_is_right_at_the_ends_of_64_bits(left: int, right: int, operator: str) -> None:
+    signed = [each - (1 << 64) if each >> 63 else each for each in (left, right)]
     script = (
-        f"uprobe:m:f {{ print(arg0 {operator} arg1); print((int64)arg0 {operator} (int64)arg1); "
+        f"uprobe:m:f {{ if (arg0 {operator} {right}) {{ print(1) }} else {{ print(0) }} "
+        f"if ((int64)arg0 {operator} {signed[1]}) {{ print(1) }} else {{ print(0) }} "
+        f"if ((int32)arg0 {operator} (int32)arg1) {{ print(1) }} else {{ print(0) }} "
+        f"print((int32)arg0 {operator} (int32)arg1); print(arg0 {operator} arg1); "
+        f"print((int64)arg0 {operator} (int64)arg1); "
         f"if (arg0 {operator} arg1) {{ print(1) }} else {{ print(0) }} }}"
     )
-    signed = [each - (1 << 64) if each >> 63 else each for each in (left, right)]
+    halves = [(each & 0xFFFFFFFF) - ((each & 0x80000000) << 1) for each in (left, right)]
     holds = eval(f"{left} {operator} {right}")
     holds_signed = eval(f"{signed[0]} {operator} {signed[1]}")
-    wanted = [("Print", holds), ("Print", holds_signed), ("Print", int(holds))]
+    holds_half = eval(f"{halves[0]} {operator} {halves[1]}")
+    shown = [("Print", int(holds)), ("Print", int(holds_signed)), ("Print", int(holds_half))]
+    wanted = [
+        *shown,
+        ("Print", holds_half),
+        ("Print", holds),
+        ("Print", holds_signed),
+        ("Print", int(holds)),
+    ]
     assert said(script, rdi=left, rsi=right) == wanted
 
 
@@ -157,6 +172,8 @@ def test_a_caller_is_where_the_function_returns_to() -> None:
         ('1 ? "a" : 2', "one of the two is string, the other one int64"),
         ("str()", "`str` takes 1 to 2 arguments, not 0"),
         ("args.x", "nothing is known of the arguments"),
+        ("(int8[8])arg0", "a number is not seen as int8[8] yet"),
+        ("comm(3)", "`comm` does not take this"),
         ('!"a"', "`!` takes a number, not string"),
     ],
 )

@@ -20,6 +20,7 @@ CASES: list[tuple[str, str, str, int, Any]] = [
     ("avg", "@a = avg(arg1)", "@a", 2, {(): [2, 12, 0]}),
     ("stats", "@a = stats(arg1)", "@a", 2, {(): [2, 12, 0, 6, 6]}),
     ("hist", "@a = hist(arg1, 1)", "@a", 2, {(): [5, 2]}),
+    ("tseries", '@a = tseries(arg1, 1s, 5, "sum")', "@a", 2, {(): [5, 12, 0]}),
     ("lhist", "@a = lhist(arg1, 0, 10, 5)", "@a", 2, {(): [1, 2]}),
     ("a text of the process", '@[str(arg0), "k", 3] = count()', "@", 2, {("hello", "k", 3): 2}),
     ("a text of so many letters", "@[str(arg0, 3)] = count()", "@", 1, {"he": 1}),
@@ -77,6 +78,11 @@ def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
         ("print(@c++); print(++@c); print(@c--); print(@c + 0)", [0, 2, 2, 1]),
         ("@a[1] = 2; @b[2] = 7; print(@b[@a[1]])", [7]),
         ('@s = "x"; print(@s == "x"); print(@s == "y")', [True, False]),
+        (
+            "@a[1] = 2; let $v; print(find(@a, 1, $v)); print($v); print(find(@a, 3, $v)); "
+            "print($v)",
+            [True, 2, False, 2],
+        ),
         ("@a[1] = 2; delete(@a, 1); print(@a[1])", [0]),
     ],
 )
@@ -118,6 +124,9 @@ def test_declared_maps_have_their_size() -> None:
         ("@a = count(); print(@a + 1)", "@a is a count(), which is not read at hits"),
         ("print(@nothing)", "nothing is ever put into @nothing"),
         ("@a = lhist(1, 5, 5, 1)", "no steps of 1 from 5 to 5"),
+        ('@a["x"] = 1; print(@a[str(arg0)])', "which it does not know to be the same"),
+        ("@a = tseries(1, 1s, 5)", "only the sum of each interval can be kept so far"),
+        ('@a = tseries(1, 100ns, 5, "sum")', "an interval is a whole number of milliseconds"),
         ("@a = hist(comm)", "`hist` takes a number, not string"),
         ("@a = count(3)", "`count` takes"),
         ("@a[buf(arg0, 2)] = count()", "buffer cannot be a key"),

@@ -109,7 +109,7 @@ def test_bytes_of_memory() -> None:
 def test_a_text_that_ends_where_memory_does_is_said_as_far_as_it_goes() -> None:
     running = Running("uprobe:m:f { print(str(arg0)) }")
     running.thread([Region(AT, bytearray(b"abc"), True)], rdi=AT)
-    assert running.programs[0].entry(0)(running.context).exception is not None
+    assert running.programs[0].python.entry(0)(running.context).exception is not None
 
 
 def test_parameters_are_texts_and_numbers() -> None:
