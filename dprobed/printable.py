@@ -21,6 +21,8 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
+    # Of a name that is not UTF-8 the bytes are replaced, wherever it is shown.
+    text = "".join("\ufffd" if "\udc80" <= each <= "\udcff" else each for each in text)
     return "".join(
         letter
         if letter.isprintable() or letter in keep

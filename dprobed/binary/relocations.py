@@ -23,6 +23,7 @@ from dprobed.binary.elf import (
 )
 from dprobed.binary.errors import LocationError
 from dprobed.binary.headers import SHF_ALLOC, SHT_DYNSYM, SHT_RELA, SHT_SYMTAB
+from dprobed.binary.suggest import similar
 from dprobed.binary.symbols import STT_TLS, SYMBOL, RawSymbols, raw_tables
 
 _RELA: Final = struct.Struct("<QQq")
@@ -144,14 +145,32 @@ def thread_local(elf: ElfFile, symbol: str) -> tuple[int, int]:
             if info & 0xF == STT_TLS and section and value is None:
                 value = found
     if value is None:
-        raise LocationError(f"there is no thread-local variable {symbol}")
+        raise _no_thread_local(elf, symbol)
     for relocations in _relocations(elf):
         for record in _records(relocations, _RELA.size, _INFO, struct.pack("<Q", _R_TPOFF64)):
             slot, _, addend = _RELA.unpack_from(relocations, record)
             return slot, value - addend
     raise LocationError(
-        f"{symbol}: nothing in the module says where its thread-local variables are"
+        f"{symbol}: nothing in the module says where its thread-local variables are",
+        "only those of a library that was linked so that it finds them by itself "
+        "(R_X86_64_TPOFF64) can be pushed, as errno of the C library; not a program's own",
     )
+
+
+def _no_thread_local(elf: ElfFile, symbol: str) -> LocationError:
+    text = f"there is no thread-local variable {symbol}"
+    names = set()
+    for table in raw_tables(elf, (SHT_DYNSYM, SHT_SYMTAB)):
+        for offset, info, _, section, _, _ in SYMBOL.iter_unpack(table.symbols):
+            if info & 0xF == STT_TLS and section:
+                end = table.strings.find(b"\0", offset)
+                names.add(table.strings[offset : max(end, offset)].decode("utf-8", "replace"))
+    if symbol == "errno":
+        return LocationError(
+            text, "it is the C library's: only a program with name = libc.so.6 has it"
+        )
+    close = similar(symbol, sorted(names))
+    return LocationError(text, "the candidates have similar names" if close else "", tuple(close))
 
 
 def imports(elf: ElfFile) -> set[str]:

@@ -416,6 +416,7 @@ def build_public(
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
+    core.dispatcher.on_death = log.tell_death
     traced = core.connect(log, traces.see, Doubts(resolvers))
     deployments = _deployments(core, traced, resolvers, backends)
     enforcement, store = core.enforcement, gate.store

@@ -64,7 +64,7 @@ class Doubts:
         asked: dict[int, list[InsertedProgram]] = {}
         for program in programs:
             doubtful = any(
-                not info.hits and info.state in (_IN_PLACE, _WAITS)
+                not program.has_fired(info) and info.state in (_IN_PLACE, _WAITS)
                 for info in program.probe_infos()
             )
             if doubtful and program.is_settled and len(asked) < _MOST:
@@ -77,12 +77,12 @@ class Doubts:
                     # Its mappings were read here: others have their turn before the next one's.
                     await asyncio.sleep(0)
         # As they are now: what happened meanwhile has been reported already.
-        found = [info for each in programs for info in each.probe_infos()]
+        found = [(each, info) for each in programs for info in each.probe_infos()]
         return [
             info
-            if info.hits or not (text := doubts.get((info.pid, info.number, info.probe)))
+            if each.has_fired(info) or not (text := doubts.get((info.pid, info.number, info.probe)))
             else msgspec.structs.replace(info, doubt=text)
-            for info in found
+            for each, info in found
         ]
 
     async def _of_process(
@@ -110,7 +110,7 @@ class Doubts:
                 text = ""
                 if info.state == _WAITS:
                     text = await self._unmapped(process, user, program.program.header.name)
-                elif info.state == _IN_PLACE and not info.hits:
+                elif info.state == _IN_PLACE and not program.has_fired(info):
                     spec = program.probes[info.probe].function
                     if spec:
                         text = await self._called_elsewhere(process, user, info.module, spec)
@@ -122,6 +122,8 @@ class Doubts:
 
     async def _unmapped(self, process: _Process, user: User, name: str) -> str:
         """What to say of a module that no mapped file is known to be."""
+        if process.maps(name):
+            return ""  # It has been mapped since the tracer said that it waits.
         known = process.modules[0] if process.modules else None
         static = False
         if known is not None and len(process.modules) == 1:
@@ -274,6 +276,10 @@ class _Process:
         if self.memory >= 0:
             os.close(self.memory)
         self.memory = -1
+
+    def maps(self, name: str) -> bool:
+        """Whether a module of that name is mapped."""
+        return any(name in (each.path, Path(each.path).name) for each in self.modules)
 
     async def near(self, name: str) -> list[str]:
         """Mapped modules of which the name may be meant, at most three."""

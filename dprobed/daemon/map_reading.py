@@ -16,6 +16,7 @@ from dprobed.daemon.maps import EndedMaps, ProgramMaps
 from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.targets import Targets
 from dprobed.program.maps import STACK_MARK, VALUE, Entry, Item, is_entry
+from dprobed.record.strings import meant
 from dprobed.wire import messages, protocol
 
 #: Processes that are asked at a time.
@@ -123,7 +124,9 @@ def _item(item: int | str) -> Item:
     """An item of a key, as it is told of."""
     if isinstance(item, int):
         return item
-    return item.encode("latin-1" if item.startswith(STACK_MARK.decode()) else "utf-8", "replace")
+    if item.startswith(STACK_MARK.decode()):
+        return item.encode("latin-1", "replace")
+    return meant(item)
 
 
 class _Reading:

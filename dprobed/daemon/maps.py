@@ -17,6 +17,7 @@ from dprobed.daemon.target import InsertedProgram
 from dprobed.program.maps import PROGRAM_BYTES, STACK_MARK, VALUE, MapRoom
 from dprobed.program.model import Header
 from dprobed.record.maps import MapSums
+from dprobed.record.strings import told_apart
 from dprobed.wire import messages, protocol
 
 #: Programs of which sums over ended processes are kept, and bytes for those of one user.
@@ -107,7 +108,7 @@ class ProgramMaps:
 def _text(item: int | bytes) -> int | str:
     if isinstance(item, bytes) and item.startswith(STACK_MARK):
         return item.decode("latin-1")
-    return item if isinstance(item, int) else item.decode(errors="backslashreplace")
+    return item if isinstance(item, int) else told_apart(item)
 
 
 def bounded(infos: Iterable[messages.MapInfo]) -> list[messages.MapInfo]:

@@ -122,6 +122,10 @@ class InsertedProgram:
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
         #: Bytes that these take, by probe.
         self._sizes: Final[dict[int, int]] = {}
+        #: Probes of which nothing was told since its process executed another program; and their
+        #: hits before that.
+        self._left_behind: set[int] = set()
+        self._former_hits: Final[dict[int, int]] = {}
         #: What its local variables gained in this process.
         self.variables: list[int] = [0] * self.program.header.vars
         #: What was in its maps when it was taken out, or its process ended; and how many requests
@@ -273,6 +277,19 @@ class InsertedProgram:
         self._sizes[probe] = size
         before = Counters.of(*self.statuses.get(probe, ()))
         self.statuses[probe] = _not_below(before, statuses)
+        if probe in self._left_behind:
+            # Told right behind the exec: nothing of what is executed now has run yet.
+            self._left_behind.discard(probe)
+            self._former_hits[probe] = sum(each.hits for each in self.statuses[probe])
+
+    def in_another_image(self) -> None:
+        """Its process has executed another program: hits so far say nothing of that."""
+        self._left_behind = set(self.probes)
+
+    def has_fired(self, info: messages.ProbeInfo) -> bool:
+        """Whether a probe has fired in the program that its process executes now."""
+        hits = sum(each.hits for each in self.statuses.get(info.probe, ()))
+        return info.probe not in self._left_behind and hits > self._former_hits.get(info.probe, 0)
 
     def take_map(self, state: protocol.MapState) -> None:
         """Take over what was in a map at last, of which its tracer tells once."""
@@ -338,6 +355,7 @@ class Target:
         self.pid = pid
         #: Its name, for messages and the log: what does not show is escaped.
         self.comm = "?"
+        self.programs: dict[int, InsertedProgram] = {}
         self.take_name()
         self.lock = asyncio.Lock()
         #: Its tracer, and the user as whom that runs.
@@ -352,7 +370,6 @@ class Target:
         self.holders: set[Client] = set()
         #: The holders that follow its forks.
         self.followers: set[Client] = set()
-        self.programs: dict[int, InsertedProgram] = {}
         self.places: dict[int, tuple[str, str]] = {}
         #: What it takes of what may be kept of its tracer's messages.
         self.share = told.Share(told.Room(-1, None))
@@ -378,6 +395,8 @@ class Target:
     def take_name(self) -> None:
         """Learn its name: at first, and when it executes another program."""
         self.comm = printable(procfs.comm(self.pid).decode(errors="replace")) or self.comm
+        for inserted in self.programs.values():
+            inserted.in_another_image()
 
     @property
     def owner(self) -> int:

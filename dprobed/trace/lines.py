@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dprobed.record.record import Record, published
+from dprobed.record.strings import told_apart
 from dprobed.record.text import record_text
 from dprobed.trace.shape import unused
 
@@ -86,7 +87,7 @@ def _named(record: Record) -> _Named:
             continue
         number = numbers.get(name, 0)
         numbers[name] = number + 1
-        named[f"{name}_{number}"] = item[name]
+        named[f"{name}_{number}"] = _apart(item) if name == "string" else item[name]
         if name == "memory":
             named[f"{name}_{number}_address"] = item["address"]
     if record.exception is not None:
@@ -96,6 +97,14 @@ def _named(record: Record) -> _Named:
         named["exception_parm1"] = raised.parm1
         named["exception_parm2"] = raised.parm2
     return _Named(named, typed, places)
+
+
+def _apart(item: dict[str, Any]) -> str:
+    """A string as text that no other string has."""
+    raw = item.get("bytes")
+    return told_apart(
+        item["string"].encode(errors="replace") if raw is None else bytes.fromhex(raw)
+    )
 
 
 def _chrome(lines: Sequence[bytes]) -> list[bytes]:

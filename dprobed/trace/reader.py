@@ -86,6 +86,20 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise _unread(path, error) from None
 
 
+class _Typed(msgspec.Struct):
+    """What an object says that it is."""
+
+    type: str = ""
+
+
+def _is_record(line: bytes) -> bool:
+    """Whether an object of JSON is a record; one that is no JSON is taken for one, and refused."""
+    try:
+        return msgspec.json.decode(line, type=_Typed).type == "record"
+    except msgspec.DecodeError:
+        return True
+
+
 class JsonLines:
     """A file of records, each a line of JSON; other lines (a summary) are passed over."""
 
@@ -110,7 +124,9 @@ class JsonLines:
                 if not line.startswith(b'{"type":"record",'):
                     if not line.startswith(b"{"):
                         raise TraceReadError(f"{self._path}:{number}: no record")
-                    continue
+                    # Others write JSON otherwise: with spaces, and in any order.
+                    if not _is_record(line):
+                        continue
                 try:
                     yield decode(line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):

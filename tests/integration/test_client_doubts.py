@@ -159,6 +159,29 @@ def test_near_names_at_run_and_attach(target: Cat, tmp_path: Path) -> None:
         assert any("no module `libc` is mapped, but libc.so.6" in line for line in lines)
 
 
+def test_what_was_counted_before_an_exec_hides_nothing(tmp_path: Path) -> None:
+    """Of the program that is executed then nothing has fired."""
+    alone = built(tmp_path, CALLS, "alone", "-static")
+    script = f"read line; exec {alone}"
+    with subprocess.Popen(
+        [DPROBE, "run", at(tmp_path, "libc.so.6", "malloc"), "--", "bash", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        said = ""
+        while "alone is a static program, which maps no other module" not in said:
+            said = running.stderr.readline()
+            assert said
+        running.stdin.close()
+        assert running.wait(PATIENCE) == 0
+
+
 def test_deployments_say_at_once_what_is_wrong_in_processes_that_run(
     daemon: Daemon, tmp_path: Path
 ) -> None:

@@ -210,6 +210,8 @@ def test_a_symbol_that_is_not_there_is_refused_before_the_command_runs(tmp_path:
     assert f"{source}:3:5: error: " in done.stderr
     assert "environn" in done.stderr
     assert "errno " not in done.stderr
+    assert "did you mean `environ`" in done.stderr
+    assert "the candidates" not in done.stderr
     with cat() as target:
         done = dprobe("attach", "-p", target.pid, "--missing", "warn", source)
         assert done.returncode == 2

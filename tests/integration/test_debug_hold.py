@@ -462,7 +462,7 @@ def test_the_client_lists_and_starts_gdb(debugged: Path, tmp_path: Path, start: 
         while not (rows := daemon.json("debug")):
             pass
         assert (rows[0]["pid"], rows[0]["state"], rows[0]["threads"]) == (
-            target.pid, "held", str(target.pid),
+            target.pid, "held", [target.pid],
         )  # fmt: skip
         script = ("-nx", "-batch", "-ex", "print n", "-ex", "set var factor = 2", "-ex", "detach")
         done = daemon.dprobe("debug", target.pid, *script)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.client_support import (
+    DPROBE,
     PATIENCE,
     Cat,
     Daemon,
@@ -122,11 +123,39 @@ def test_reports_of_one_that_dies_fall_to_the_next(
             *(1, 2),
         )
         assert " dead " in daemon.dprobe("handlers").stdout
+        said = daemon.dprobe("query").stderr
+        assert "handler dying of mail has died: the next one has its reports" in said
         target.say("ccc")
         assert heir.answer(heir.report()) == 4
         with Handler(daemon, "dying"):
             again = listed(daemon)["dying"]
             assert (again["alive"], again["failures"], again["reports"]) == (True, 1, 2)
+
+
+def test_that_the_only_one_has_died_is_said_where_its_programs_are_seen(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    with (
+        Handler(daemon, "alone", **PATIENT) as alone,
+        subprocess.Popen(
+            [DPROBE, "--socket", daemon.socket, "log", "-f"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as log,
+    ):
+        insert(daemon, target, tmp_path)
+        target.say("a")
+        alone.answer(alone.report())
+        assert log.stdout is not None
+        assert log.stderr is not None
+        log.stdout.readline()  # It follows.
+        alone.__exit__()
+        assert log.stderr.readline().startswith("dprobe: handler alone of mail has died (")
+        log.send_signal(signal.SIGINT)
+        log.communicate(timeout=PATIENCE)
+    assert "`exit mail` is an exception (INVALID_OPERAND)" in daemon.dprobe("query").stderr
 
 
 def test_one_that_does_not_answer_is_passed_over(

@@ -142,9 +142,11 @@ def attach_command(
                 waits = session.spent and not session.timed and bool(session.standing())
                 if left <= 0 or (session.spent and not waits):
                     break
-                if waker.wait(connection, min(left, _LOOK if waits else _LONGEST)):
+                left = min(left, session.next_look - time.monotonic())
+                if waker.wait(connection, max(0.0, min(left, _LOOK if waits else _LONGEST))):
                     session.receive()
                     output.flush()
+                session.look()
             if session.spent and not session.over and not session.timed:
                 complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dprobe.commands import options
-from dprobe.lib.errors import UserError, os_error_text
+from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.lib.programs import load, parse_defines
 from dprobed.proc import far
 from dprobed.program.bytecode import encode
@@ -89,8 +89,12 @@ def _write(code: bytes, output: str | None, target: Path) -> None:
     if output == "-":
         sys.stdout.buffer.write(code)
         return
+    there = target.exists()
     try:
         with far.open_writing(str(target)) as file:
             file.write(code)
     except OSError as error:
-        raise UserError(f"{target}: {os_error_text(error)}") from None
+        if not there:
+            # Half a program is none.
+            target.unlink(missing_ok=True)
+        raise DprobeError(f"{target}: {os_error_text(error)}") from None

@@ -43,7 +43,7 @@ def _row(target: messages.TargetInfo, found: messages.DebuggerInfo) -> dict[str,
         "pid": target.pid,
         "comm": target.comm,
         "state": _state(found),
-        "threads": " ".join(map(str, found.held)),
+        "threads": found.held,
         "seconds": int(found.seconds),
         "expired": found.expired,
         "socket": found.socket,
@@ -125,6 +125,9 @@ def debug_command(
         )
     rows = _debugged(answer.targets)
     if pids is None:
+        if not json:
+            for row in rows:
+                row["threads"] = " ".join(map(str, row["threads"]))
         show(rows, _LISTING, json=json, empty="no process is held for a debugger", only=only)
         return
     row = _chosen(rows, pids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -99,6 +100,7 @@ class LaunchedCommand:
                 elif self._connection is not None:
                     self._output.flush()
                     self._end_if_wanted()
+                self._look()
         for number, handler in before.items():
             signal.signal(number, handler)
         assert self._status is not None
@@ -106,7 +108,8 @@ class LaunchedCommand:
 
     def _left(self, deadline: float | None) -> float | None:
         """For how many seconds to wait at most; None: for ever."""
-        times = [each for each in (deadline, self._output.next_time) if each is not None]
+        look = self._session.next_look if self._connection is not None else None
+        times = [each for each in (deadline, self._output.next_time, look) if each is not None]
         first = min(times, default=math.inf)
         return None if first == math.inf else max(0.0, first - time.monotonic())
 
@@ -143,6 +146,13 @@ class LaunchedCommand:
                 note(f"{why}: what stood at a probe goes on")
         except DaemonGoneError:
             return  # The next look at the connection says so.
+
+    def _look(self) -> None:
+        """Say why probes may never fire, where that is known later."""
+        if self._connection is not None:
+            # A daemon that is gone is said at the next look at the connection.
+            with contextlib.suppress(DaemonGoneError):
+                self._session.look()
 
     def _receive(self) -> None:
         try:

@@ -93,7 +93,10 @@ def maps_command(
             if form == "text":
                 print()
             sys.stdout.flush()
-            time.sleep(max(0.0, every - math.fmod(time.time() - now, every)))
+            try:
+                time.sleep(max(0.0, every - math.fmod(time.time() - now, every)))
+            except KeyboardInterrupt:
+                return  # as everything that goes on until then
 
 
 def _read(

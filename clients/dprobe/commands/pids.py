@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dprobe.lib.errors import UserError
-from dprobed.proc import executables
+from dprobed.proc import executables, procfs
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -75,7 +75,7 @@ class Processes(click.ParamType):  # type: ignore[type-arg]
         """Processes with their names, and the names (click)."""
         from click.shell_completion import CompletionItem
 
-        found = sorted(_named())
+        found = sorted(each for each in _named() if not procfs.is_kernel_thread(each[0]))
         items = [
             CompletionItem(str(pid), help=name)
             for pid, name in found

@@ -12,6 +12,7 @@ from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
 from dprobe.view import probes
+from dprobe.view.output import complain
 from dprobed.wire import messages
 
 
@@ -63,6 +64,9 @@ def query_command(
             )
             for select in selects
         ]
+        handlers = daemon.request(
+            lambda number: messages.Handlers(id=number), messages.HandlerListing
+        ).handlers
     for program in programs:
         number, label = (int(program), None) if program.isdecimal() else (None, program)
         if not any(
@@ -81,6 +85,8 @@ def query_command(
         json=json,
         only=only,
     )
+    for line in probes.dead(handlers):
+        complain(line)
 
 
 def _merged(

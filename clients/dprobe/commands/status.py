@@ -46,7 +46,8 @@ def status_command(socket: Path | None, json: bool) -> None:
     rows = [{"what": what, "is": text} for what, text in _rows(found)]
     width = max(len(row["what"]) for row in rows)
     for row in rows:
-        print(printable(f"{row['what']:{width}}  {row['is']}", LAYOUT))
+        said = printable(f"{row['what']:{width}}  {row['is']}", LAYOUT)
+        print(tables.between_words(said, tables.width_of(1), width + 2))
 
 
 def _place(daemon: Connection) -> str:

@@ -21,7 +21,7 @@ from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.lib.still import holds, is_of_this_boot
 from dprobe.view.output import complain, note
 from dprobe.view.tables import Listing, show
-from dprobed.printable import printable
+from dprobed.printable import printable, readable
 from dprobed.proc import far
 from dprobed.record.record import published
 from dprobed.record.text import record_text
@@ -146,7 +146,8 @@ def start_command(
             where = str(folder.absolute())
             where.encode()
         except (OSError, UnicodeEncodeError):
-            raise UserError(f"{folder}: the name of a folder must be UTF-8") from None
+            shown = readable(folder)
+            raise UserError(f"{shown}: the name of a folder must be UTF-8") from None
     with options.running(ctx.obj) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceStart(
@@ -440,12 +441,19 @@ def _made(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 def _write_lines(records: Iterator[messages.Record], path: Path, form: lines.Format) -> None:
     # Before the file is made: what is asked for may not be there.
     batch = list(itertools.islice(records, _LINES))
-    with _made(path) as file:
-        file.write(form.begin)
-        first = True
-        while batch:
-            data = form.lines([msgspec.json.encode(record) for record in batch])
-            file.write(data[1:] if first and form.end else data)
-            first = False
-            batch = list(itertools.islice(records, _LINES))
-        file.write(form.end)
+    made = _made(path)
+    try:
+        with made as file:
+            file.write(form.begin)
+            first = True
+            while batch:
+                data = form.lines([msgspec.json.encode(record) for record in batch])
+                file.write(data[1:] if first and form.end else data)
+                first = False
+                batch = list(itertools.islice(records, _LINES))
+            file.write(form.end)
+    except OSError:
+        if str(path) != "-":
+            # A part of a trace is none, and is in the way of the next try.
+            path.unlink(missing_ok=True)
+        raise

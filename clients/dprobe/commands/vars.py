@@ -102,9 +102,12 @@ def _find(daemon: Connection, program: str, pids: tuple[int, ...]) -> messages.P
     ]
     found = [one for each in answers for one in each.programs]
     if not found:
-        where = "goes into several processes; say which by --pid"
-        deployed = any(each.deployments for each in answers)
-        raise UserError(f"{program} {where}" if deployed else f"there is no program {program}")
+        deployed = [one for each in answers for one in each.deployments]
+        if not deployed:
+            raise UserError(f"there is no program {program}")
+        if any(each.processes for each in deployed):
+            raise UserError(f"{program} goes into several processes; say which by --pid")
+        raise UserError(f"{program} is in no process now; `dprobe query` has its sums")
     numbers = sorted({each.number for each in found})
     if len(numbers) > 1:
         them = ", ".join(map(str, numbers))

@@ -39,7 +39,7 @@ class Losses(msgspec.Struct, frozen=True, kw_only=True):
     (``dropped``, ``handler_drops``, ``handler_timeouts``), processes of deployments that ended
     before their programs were in (``missed_processes``) or that nobody could judge (``unseen``),
     times at which events of processes were lost (``lost_events``), updates of maps that found no
-    room (``map_updates``)."""
+    room (``map_updates``), records that trace sessions lost (``trace_drops``)."""
 
     missed_hits: int
     dropped: int
@@ -49,6 +49,7 @@ class Losses(msgspec.Struct, frozen=True, kw_only=True):
     unseen: int
     lost_events: int
     map_updates: int
+    trace_drops: int
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +92,9 @@ def health(daemon: Connection, socket: str) -> Health:
     ).handlers
     usage = daemon.request(lambda number: messages.Usage(id=number), messages.UsageInfo)
     policies = daemon.request(lambda number: messages.PolicyList(id=number), messages.PolicyListing)
+    traces = daemon.request(
+        lambda number: messages.TraceList(id=number), messages.TraceListing
+    ).traces
     kinds = Counter(each.what for each in usage.processes)
     live = [target for target in status.targets if not target.ended]
     counted: list[messages.ProbeInfo | messages.EarlierInfo]
@@ -114,7 +118,7 @@ def health(daemon: Connection, socket: str) -> Health:
         memory=sum(each.memory for each in usage.processes),
         handlers=sum(each.alive and each.armed for each in handlers),
         hits=sum(each.hits for each in counted),
-        losses=_losses(status, handlers),
+        losses=_losses(status, handlers, traces),
         throttled=[
             Throttled(
                 each.program,
@@ -128,7 +132,7 @@ def health(daemon: Connection, socket: str) -> Health:
             for each in status.probes
             if each.state == "throttled"
         ],
-        problems=[*_problems(status, handlers, policies), *_orphans(socket)],
+        problems=[*_problems(status, handlers, policies, traces), *_orphans(socket)],
         standing=[target.pid for target in live if stands(target)],
     )
 
@@ -155,7 +159,11 @@ def _uptime(pid: int) -> float | None:
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK"))
 
 
-def _losses(status: messages.Status, handlers: Sequence[messages.HandlerInfo]) -> Losses:
+def _losses(
+    status: messages.Status,
+    handlers: Sequence[messages.HandlerInfo],
+    traces: Sequence[messages.TraceInfo],
+) -> Losses:
     counted: list[messages.ProbeInfo | messages.EarlierInfo]
     counted = [*status.probes, *status.earlier]
     return Losses(
@@ -167,6 +175,7 @@ def _losses(status: messages.Status, handlers: Sequence[messages.HandlerInfo]) -
         unseen=sum(each.unseen for each in status.deployments),
         lost_events=status.discovery.lost if status.discovery is not None else 0,
         map_updates=sum(each.lost for each in status.map_use),
+        trace_drops=sum(each.dropped for each in traces),
     )
 
 
@@ -174,8 +183,9 @@ def _problems(
     status: messages.Status,
     handlers: Sequence[messages.HandlerInfo],
     policies: messages.PolicyListing,
+    traces: Sequence[messages.TraceInfo],
 ) -> list[str]:
-    found = []
+    found = [f"trace session {each.name}: {each.problem}" for each in traces if each.problem]
     if policies.problem:
         found.append(policies.problem)
     for each in handlers:

@@ -94,7 +94,8 @@ def _symbol_faults(program: Program, files: Sequence[File], source: str) -> list
         if len(found) == len(known):
             at = program.symbol_place(index)
             place = (source, 0, 0) if at is None else (at.file, at.line, at.column)
-            faults.append(Diagnostic(*place, found[0].message, found[0].hint))
+            hint, note = _advice(found[0])
+            faults.append(Diagnostic(*place, found[0].message, hint, note=note))
     return faults
 
 
@@ -135,15 +136,20 @@ def _places(elf: Binary, probe: ProbeDefinition) -> Sequence[Place]:
     return resolve(elf, text) if probe.watchpoint is None else (resolve_data(elf, text),)
 
 
+def _advice(fault: LocationError) -> tuple[str, str]:
+    """What to do about a fault, with the names that may be meant; and further lines."""
+    if _SIMILAR not in fault.hint:
+        return fault.hint, "\n".join(fault.candidates)
+    names = ", ".join(f"`{name}`" for name in fault.candidates)
+    return fault.hint.replace(_SIMILAR, f"did you mean {names}?"), ""
+
+
 def diagnostic(
     program: Program, probe: ProbeDefinition, fault: LocationError, source: str
 ) -> Diagnostic:
     """What is wrong with the place of a probe, with the line in which that is written."""
     where = excerpt(program, probe, source)
-    hint, note = fault.hint, "\n".join(fault.candidates)
-    if _SIMILAR in hint:
-        names = ", ".join(f"`{name}`" for name in fault.candidates)
-        hint, note = hint.replace(_SIMILAR, f"did you mean {names}?"), ""
+    hint, note = _advice(fault)
     return Diagnostic(
         where.file,
         where.line,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,8 @@ _QUIET = frozenset({"active", "pending", "disabled", "removed"})
 _ALIVE = frozenset({"active", "pending"})
 #: States of a probe that did what it was there for.
 _DONE = frozenset({"disabled", "removed"})
+#: Seconds after which a program that was executed has mapped its libraries, and calls them.
+_SETTLES = 0.5
 #: How a process can end, in words.
 _ENDS = {
     "exited": "exited with status {status}",
@@ -72,6 +75,9 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[tuple[int, str]] = set()
+        #: When to ask again for doubts (monotonic), and of which processes.
+        self._doubt_at = math.inf
+        self._executed: set[int] = set()
         #: A process was left, though nobody here asked for that: the daemon has ended.
         self.cut_short = False
         #: What became of the process.
@@ -121,6 +127,25 @@ class Session:
             if probe.doubt:
                 name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
                 self._say(f"{name}: {probe.state}: {probe.doubt}")
+
+    @property
+    def next_look(self) -> float:
+        """When to ``look`` next (monotonic); infinity: no time is known."""
+        return self._doubt_at
+
+    def look(self) -> None:
+        """Say of processes that have executed another program why probes may never fire there."""
+        if time.monotonic() < self._doubt_at:
+            return
+        pids, self._executed, self._doubt_at = self._executed, set(), math.inf
+        for pid in pids & self._alive.keys():
+            there = self._connection.request(
+                lambda number, pid=pid: messages.Query(  # type: ignore[misc]
+                    id=number, select=messages.Select(pid=pid)
+                ),
+                messages.Status,
+            )
+            self._doubt([each for each in there.probes if each.number in self._same])
 
     @property
     def spent(self) -> bool:
@@ -320,6 +345,8 @@ class Session:
         self._ends.append(
             SummaryEnd(pid=report.pid, how="executed", time=time.monotonic_ns(), program=program)
         )
+        self._executed.add(report.pid)
+        self._doubt_at = time.monotonic() + _SETTLES
         if not self._launched:
             self._say(f"{report.text} at {_now()}")
 

@@ -73,7 +73,7 @@ class Output:
     """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
 
     ``live``: the processes may be there, and addresses in records can be named. ``summary``:
-    the descriptor for the summary where it is text and records go to ``descriptor``.
+    the descriptor for the summary where it is text; None: it goes where records go.
     Raises UserError when the file cannot be made. Lines are held back until ``flush``.
     """
 
@@ -90,8 +90,10 @@ class Output:
         self._live = live
         self._addresses: Addresses | None = None
         self._stacks: StackNames | None = None
-        #: Where the summary goes as text, if neither beside the records nor into a file.
-        self._apart = summary if path is None and form == "text" else None
+        #: Where the summary goes as text, if not to where records go.
+        self._apart = summary if form == "text" else None
+        #: What was counted, until it is written.
+        self._unwritten: Summary | None = None
         self._own = path is not None and path != "-"
         self._descriptor = 1 if path == "-" else descriptor
         names = {1: "standard output", 2: "standard error"}
@@ -178,7 +180,8 @@ class Output:
                 complain(f"{self._name}: {os_error_text(error)}; no further records are written")
 
     def summary(self, summary: Summary) -> None:
-        """The last line, or the table at the end."""
+        """The last line, or the table at the end; where it cannot be written, on standard error:
+        what was counted is nowhere else."""
         if self._form == "json":
             fields = msgspec.to_builtins(msgspec.structs.replace(summary, maps=[]))
             del fields["maps"]
@@ -194,7 +197,18 @@ class Output:
                     write_all(self._apart, text + b"\n")
                 return
             self._lines.append(text)
+        self._unwritten = summary
         self.flush()
+        if self.broken:
+            self._rescue()
+
+    def _rescue(self) -> None:
+        """Write what was counted to standard error, where a file has no room for it."""
+        if self._unwritten is not None and self._descriptor != 2 and self.status == 1:
+            text = summary_text(self._unwritten, tables.width_of(2)).encode(errors="replace")
+            with contextlib.suppress(OSError):
+                write_all(2, text + b"\n")
+        self._unwritten = None
 
     def close(self) -> None:
         """Close a file of our own; a disk that is full only then says so."""
@@ -207,6 +221,7 @@ class Output:
                 self.broken = True
                 self.status = 1
                 complain(f"{self._name}: {os_error_text(error)}")
+                self._rescue()
 
 
 _COLUMNS = tuple(

@@ -497,6 +497,17 @@ def show_status(
         _explain_deployments(answer, extended=extended)
 
 
+def dead(handlers: Sequence[messages.HandlerInfo]) -> Iterator[str]:
+    """Which handlers have died, and what that means for programs that report to them."""
+    alive = {each.facility for each in handlers if each.alive and each.armed}
+    for each in handlers:
+        if not each.alive:
+            then = "the next one has its reports"
+            if each.facility not in alive:
+                then = f"`exit {each.facility}` is an exception (INVALID_OPERAND) until one comes"
+            yield f"handler {each.handler} of {each.facility} has died: {then}"
+
+
 def explain_deployed(answer: messages.Status) -> None:
     """Say what does not go well with deployments that have just begun."""
     for line in doubted(answer.probes):

@@ -93,14 +93,23 @@ def width_of(descriptor: int) -> int | None:
     return os.get_terminal_size(descriptor).columns or 80
 
 
-def between_words(text: str, width: int | None) -> str:
-    """The text, of which lines that are wider than the terminal are broken between words."""
+def between_words(text: str, width: int | None, indent: int = 0) -> str:
+    """The text, of which lines that are wider than the terminal are broken between words.
+
+    ``indent``: how many blanks their further lines begin with.
+    """
     if width is None:
         return text
     return "\n".join(
         line
         if _cells(line) <= width
-        else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        else textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         for line in text.split("\n")
     )
 

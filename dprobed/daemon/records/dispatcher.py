@@ -200,6 +200,8 @@ class Dispatcher:
         self._facilities: dict[str, int] = {}
         self._acting: list[int] = []
         self._last_id = 0
+        #: Called with each handler that died.
+        self.on_death: Callable[[Handler], None] = lambda handler: None
 
     # -- facilities ----------------------------------------------------------------------------
 
@@ -290,10 +292,14 @@ class Dispatcher:
         if self._handlers.get(handler.name) is not handler:
             return
         handler.failures += 1
+        _log.warning(
+            "handler %s of %s has died (%s)", handler.name, handler.facility, handler.owner
+        )
         self._dead[handler.name] = handler
         while len(self._dead) > MAX_DEAD:
             del self._dead[next(iter(self._dead))]
         self._remove(handler)
+        self.on_death(handler)
 
     def _remove(self, handler: Handler) -> None:
         handler.alive = handler.armed = False

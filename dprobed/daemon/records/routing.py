@@ -27,8 +27,8 @@ class Log(Protocol):
 
     followers: set[Client]
 
-    def add(self, line: bytes, uid: int, program: str) -> None:
-        """Keep a record of a program of user ``uid``."""
+    def add(self, line: bytes, uid: int, program: str, time: int) -> None:
+        """Keep a record, of this ``time``, of a program of user ``uid``."""
         ...
 
 
@@ -68,7 +68,7 @@ class Routing:
                 lines.setdefault(client, []).append(line)
                 programs.setdefault(client, []).append((inserted, raw.probe))
             if self._log is not None:
-                self._log.add(line, inserted.uid, inserted.label)
+                self._log.add(line, inserted.uid, inserted.label, raw.time)
             if self._watch is not None:
                 self._watch(inserted, raw, line)
             self._dispatcher.dispatch(inserted, raw, line)

@@ -8,8 +8,13 @@ can fail comes first: then nothing was altered.
 from __future__ import annotations
 
 import errno
+import re
 
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, written
+from dprobed.program.rpn.sections import nearest
+
+#: What is written like the name of an error number.
+_LIKE_ERROR = re.compile(r"E[A-Z0-9]+")
 
 _RETURN = (
     *("push r,rsp", "push mem,u64"),
@@ -32,7 +37,13 @@ def expanded(tokens: list[Token], diagnostics: Diagnostics) -> list[list[Token]]
         return []
     lines = []
     if more:
-        lines += [_line(tokens[0], "push tls,errno"), [_word(tokens[0], "push"), *_code(more[2:])]]
+        code = _code(more[2:])
+        if len(code) == 1 and _LIKE_ERROR.fullmatch(code[0].text):
+            name = code[0].text
+            hint = nearest(name, set(errno.errorcode.values()))
+            diagnostics.at(code[0], f"there is no error number `{name}`", hint)
+            return []
+        lines += [_line(tokens[0], "push tls,errno"), [_word(tokens[0], "push"), *code]]
         lines.append(_line(tokens[0], "pop mem,u32"))
     lines += [_line(tokens[0], text) for text in _RETURN[:2]]
     lines += [[_word(tokens[0], "push"), *value], _line(tokens[0], "pop r,rax")]

@@ -203,7 +203,9 @@ def test_where_a_thread_local_variable_is() -> None:
     arch_prctl, get_fs = 158, 0x1003
     assert libc.syscall(arch_prctl, get_fs, ctypes.byref(thread)) == 0
     assert thread.value + offset == libc.__errno_location()
-    with pytest.raises(LocationError, match="no thread-local variable errnoo"):
+    with pytest.raises(LocationError, match="no thread-local variable errnoo") as refused:
         thread_local(elf, "errnoo")
+    assert "errno" in refused.value.candidates
+    assert refused.value.hint == "the candidates have similar names"
     with pytest.raises(LocationError, match="no thread-local variable write"):
         thread_local(elf, "write")

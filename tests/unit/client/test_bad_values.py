@@ -32,5 +32,5 @@ def test_compile_names_the_file_that_it_cannot_write(
 ) -> None:
     program = tmp_path / "p.rpn"
     program.write_text(_PROGRAM)
-    assert main(["compile", str(program), "-o", "/dev/full"]) == 2
+    assert main(["compile", str(program), "-o", "/dev/full"]) == 1
     assert capsys.readouterr().err == "dprobe: /dev/full: no space left on device\n"

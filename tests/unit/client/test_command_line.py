@@ -17,6 +17,8 @@ from dprobe.commands import doctor
 from dprobe.commands.pids import Processes, gathered, pids_of
 from dprobe.main import cli, main
 
+from dprobed.proc import procfs
+
 PROGRAM = "name = libc.so.6\noffset = write\n    exit\n"
 
 
@@ -211,3 +213,13 @@ def test_where_a_program_goes_has_to_be_said(
     )
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_no_thread_of_the_kernel_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.getppid()
+    monkeypatch.setattr(procfs, "is_kernel_thread", lambda pid: pid != own)
+    command = click.Command("x")
+    items = Processes().shell_complete(click.Context(command), click.Option(["-p"]), str(own))
+    assert str(own) in [each.value for each in items]
+    everything = Processes().shell_complete(click.Context(command), click.Option(["-p"]), "")
+    assert {each.value for each in everything if each.value.isdecimal()} == {str(own)}

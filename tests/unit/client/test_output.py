@@ -189,6 +189,32 @@ def test_standard_output_is_called_so(capfd: pytest.CaptureFixture[str]) -> None
     assert capfd.readouterr().err == f"dprobe: {says}\n"
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_was_counted_is_said_where_the_disk_is_full(
+    form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = Output(form, "/dev/full", 1)
+    output.summary(summarize([probe()], 0, ""))
+    output.close()
+    said = capfd.readouterr().err
+    assert said.startswith("dprobe: /dev/full: no space left on device")
+    assert said.count("time spent in probes: ") == 1
+
+
+def test_the_summary_is_apart_from_records_in_a_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for form, apart in (("text", True), ("json", False)):
+        path = tmp_path / form
+        output = Output(form, str(path), 1, summary=2)
+        output.record(encode(record(log=[{"string": "x"}])).rstrip(b"\n"))
+        output.flush()
+        output.summary(summarize([probe()], 0, ""))
+        output.close()
+        assert len(path.read_bytes().splitlines()) == 1 + (not apart)
+        assert ("time spent in probes: " in capfd.readouterr().err) is apart
+
+
 def test_a_trace_can_be_read() -> None:
     inner = {"called": 33, "return": 32, "stack": [], "locals": [], "globals": []}
     outer = {"called": 0, "return": None, "stack": [7], "locals": [1, 2**64 - 1], "globals": []}

@@ -9,7 +9,7 @@ import pytest
 from dprobe.commands.debug import _chosen, gdb_command
 from dprobe.commands.pids import OneProcess
 from dprobe.lib.errors import UserError
-from dprobe.lib.health import _problems
+from dprobe.lib.health import _losses, _problems
 from dprobe.view.probes import explain_probes, nanoseconds, show_status
 
 from dprobed.wire import messages
@@ -91,7 +91,7 @@ def test_a_handler_that_died(failures: int, text: str) -> None:
     )  # fmt: skip
     status = messages.Status(id=1, targets=[], probes=[])
     policies = messages.PolicyListing(id=1, policies=[], folder="", problem="", protect=[])
-    assert _problems(status, [handler], policies) == [f"handler h of f {text}"]
+    assert _problems(status, [handler], policies, []) == [f"handler h of f {text}"]
 
 
 def test_a_process_by_its_number_or_a_name_that_only_one_has(
@@ -133,3 +133,15 @@ def test_gdb_gets_a_plain_path_or_none(path: str) -> None:
     assert "/run/x/1" in " ".join(gdb_command(1, "/run/x/1"))
     with pytest.raises(UserError, match="odd name"):
         gdb_command(1, path)
+
+
+def test_trace_sessions_that_lose_records_are_seen() -> None:
+    full = messages.TraceInfo(
+        name="t", folder="/t", format="ctf", everything=False, flight_bytes=None, armed=True,
+        records=9, written=2, held=0, dropped=7, overwritten=0, bytes=0, chunks=1,
+        problem="no space left on device",
+    )  # fmt: skip
+    status = messages.Status(id=1, targets=[], probes=[])
+    policies = messages.PolicyListing(id=1, policies=[], folder="", problem="", protect=[])
+    assert _problems(status, [], policies, [full]) == ["trace session t: no space left on device"]
+    assert _losses(status, [], [full, full]).trace_drops == 14

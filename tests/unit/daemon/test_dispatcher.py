@@ -249,11 +249,19 @@ def test_a_handler_that_fails_is_disarmed_and_its_reports_fall_to_the_next(bench
         bench.dispatcher.arm(["bad"])
 
 
-def test_one_that_dies_is_listed_until_its_name_is_taken_again(bench: Bench) -> None:
+def test_one_that_dies_is_listed_until_its_name_is_taken_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     first = bench.add("h", order=Order.FIRST)
+    died: list[Handler] = []
+    bench.dispatcher.on_death = died.append
     bench.hit()
     bench.dispatcher.fail(first)
     bench.dispatcher.fail(first)
+    assert died == [first]  # and is told of once
+    assert [each for each in caplog.messages if "has died" in each] == [
+        f"handler h of {first.facility} has died ({first.owner})"
+    ]
     assert [(each.name, each.alive) for each in bench.dispatcher.handlers()] == [("h", False)]
     second = bench.add("h", order=Order.FIRST)
     bench.hit()

@@ -9,7 +9,7 @@ import pytest
 
 from dprobed.record.record import Record
 from dprobed.trace import stat
-from dprobed.trace.choose import ConditionError, FieldError, Fields, all_of
+from dprobed.trace.choose import ConditionError, FieldError, Fields, all_of, value_of
 from dprobed.trace.stat import RecordGroup
 from tests.trace_support import decoded, raw
 
@@ -18,6 +18,17 @@ def record(word: int, string: str = "/lib/a.so", **changes: Any) -> Record:
     data = string.encode()
     log = pack("<Q", word & (1 << 64) - 1) + pack("<bH", 1, len(data)) + data
     return decoded(raw(log, (0, 1), **changes))
+
+
+def test_a_byte_is_no_backslash_with_letters_behind_it() -> None:
+    log = b"".join(
+        pack("<bH", 1, len(data)) + data for data in (b"a\xffb", rb"a\xffb", rb"c:\dir", rb"\\x")
+    )
+    found = decoded(raw(log, (1, 1, 1, 1)))
+    names = [value_of(found, f"string_{number}") for number in range(4)]
+    assert names == [r"a\xffb", r"a\\xffb", r"c:\dir", r"\\\\x"]
+    assert all_of([r"string_0=a\xffb"])(found)
+    assert not all_of([r"string_1=a\xffb"])(found)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from struct import pack
@@ -158,6 +159,16 @@ def test_json_lines_are_read_like_a_trace(tmp_path: Path) -> None:
     assert [each.hit for each in merged(open_all(file))] == [each.hit for each in all_kinds()]
 
 
+def test_json_lines_that_another_wrote_anew_are_records_too(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    written = [json.dumps(json.loads(line(record))) for record in all_kinds()]
+    turned = [dict(reversed(json.loads(line(record)).items())) for record in all_kinds()]
+    written += map(json.dumps, turned)
+    file.write_text("".join(f"{each}\n" for each in written) + '{"type": "summary"}\n')
+    (opened,) = open_all(file)
+    assert list(opened.records()) == 2 * [decoded(record) for record in all_kinds()]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -165,6 +176,7 @@ def test_json_lines_are_read_like_a_trace(tmp_path: Path) -> None:
         ("metadata", b"/* CTF 1.8 */\ntrace { major = 1; };", "no trace of dprobed"),
         ("x.jsonl", b"nonsense\n", "x.jsonl:1: no record"),
         ("x.jsonl", b'{"type":"record",}\n', "x.jsonl:1: no record"),
+        ("x.jsonl", b'{"type": "record" \n', "x.jsonl:1: no record"),
         ("other", b"", "there is no trace"),
     ],
 )

@@ -26,6 +26,7 @@ from dprobed.program.maps import (
     whole,
 )
 from dprobed.record.maps import merged
+from dprobed.record.strings import meant, told_apart
 from dprobed.wire import messages
 
 #: Without keys these are there from the beginning, with nothing counted yet.
@@ -83,7 +84,7 @@ class ScriptMaps:
                 yield held.definition, tuple(map(_travelling, items)), cell
         for info in of_part:
             for entry in info.entries:
-                yield definition_of(info), tuple(entry.key), entry.cell
+                yield definition_of(info), tuple(map(_token, entry.key)), entry.cell
 
     def _value(self, script_map: bt.Map, definition: MapDefinition, cell: list[int]) -> MapValue:
         match script_map.kind:
@@ -161,13 +162,19 @@ def _travelling(item: Item) -> int | str:
     if isinstance(item, bytes):
         if item.startswith(STACK_MARK):
             return item.decode("latin-1")
-        return item.decode("utf-8", "surrogateescape")
+        return told_apart(item)
     return item
 
 
 def _held_item(item: int | str) -> Item:
     """An item of a key as the blocks' program has it."""
     if isinstance(item, str):
-        mark = STACK_MARK.decode()
-        return item.encode("latin-1" if item.startswith(mark) else "utf-8", "surrogateescape")
+        return item.encode("latin-1") if item.startswith(STACK_MARK.decode()) else meant(item)
     return item
+
+
+def _token(item: int | str) -> int | str:
+    """An item of a key as a record has it: bytes that are not UTF-8 escaped as Python does."""
+    if isinstance(item, int) or item.startswith(STACK_MARK.decode()):
+        return item
+    return meant(item).decode("utf-8", "surrogateescape")
