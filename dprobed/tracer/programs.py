@@ -34,6 +34,7 @@ from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES
 from dprobed.wire.limits import Limits
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import State as ProbeState
 
 #: A program that goes into many targets is read and verified once.
@@ -51,7 +52,7 @@ class Programs:
         reporter: Reporter,
         resolver: Resolver,
         tables: Tables,
-        tell: Callable[[str, str], None],
+        tell: Callable[[NoticeKind, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()

@@ -7,7 +7,6 @@ another module is not judged: that may come by ``dlopen`` or ``exec``; until the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -15,16 +14,13 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File
 from dprobe.lib.programs import Loaded
 from dprobe.lib.source import excerpt
-from dprobed.binary.errors import LocationError
+from dprobed.binary.errors import SIMILAR, LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
 from dprobed.binary.relocations import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
 from dprobed.program.parts import needs_of
 from dprobed.resolver.places import check_boundary, check_needs, check_watched
-
-#: How ``resolve`` says that its candidates are names like the unknown one.
-_SIMILAR: Final = "the candidates have similar names"
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -141,9 +137,9 @@ def diagnostic(
     """What is wrong with the place of a probe, with the line in which that is written."""
     where = excerpt(program, probe, source)
     hint, note = fault.hint, "\n".join(fault.candidates)
-    if _SIMILAR in hint:
+    if SIMILAR in hint:
         names = ", ".join(f"`{name}`" for name in fault.candidates)
-        hint, note = hint.replace(_SIMILAR, f"did you mean {names}?"), ""
+        hint, note = hint.replace(SIMILAR, f"did you mean {names}?"), ""
     return Diagnostic(
         where.file,
         where.line,
