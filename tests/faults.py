@@ -1,10 +1,11 @@
 """The fault campaign: tracers and daemons are killed at random moments, and nothing comes of it.
 
 Each round has a target whose threads check their own work, a tracer that is at work in it (puts
-probes in, takes hits, takes them out, forks, dumps, holds for a debugger, detaches), and a SIGKILL
-at a random moment: of the tracer, of the daemon (its socket ends), of both. Then another tracer
-undoes what the journal names. The target must go on with right results, its text, mappings, debug
-registers and descriptors as they were, and no process of it or of ours be left.
+probes in, takes hits, takes them out, follows returns, counts semaphores up, forks, dumps, holds
+for a debugger, detaches), and a SIGKILL at a random moment: of the tracer, of the daemon (its
+socket ends), of both. Then another tracer undoes what the journal names. The target must go on with
+right results, its text, mappings, semaphores, debug registers and descriptors as they were, and no
+process of it or of ours be left.
 
 One in ``DAEMON_EVERY`` rounds is one of a whole daemon, asked through its socket, with its own
 tracers under it: there what is to be undone is the work of the daemon that goes on, or of the next
@@ -52,6 +53,10 @@ SOURCE: Final = Path(__file__).parent / "targets" / "faulted.c"
 _MOMENT: Final = 10.0
 #: Seconds in one of which, at most, the kill comes.
 _LONGEST: Final = 0.12
+
+
+#: A program that is hit as functions return.
+RETURNS: Final = "at = return\npush r,rax\nlog 1\nexit"
 
 
 class Fault(Exception):
@@ -195,6 +200,19 @@ class Round(Trial):
             self._insert(self._program(), number)
             self._say(protocol.Remove(self._tracer.next(), self.target.pid, number))
 
+    def returns(self) -> None:
+        """Functions return; one of them twice, in a child."""
+        self._say(protocol.Adjust(self._tracer.next(), self.target.pid, follow_forks=True))
+        self._tracer.put(counting(self.binary, "work", body=RETURNS))
+        self._insert(counting("libc.so.6", "fork", "nanosleep", "waitpid", body=RETURNS))
+
+    def semaphores(self) -> None:
+        """A static probe comes and goes, whose semaphore is up meanwhile."""
+        for number in range(80, 86):
+            self._insert(counting(self.binary, "usdt:faulted:turn"), number)
+            if number % 2:
+                self._say(protocol.Remove(self._tracer.next(), self.target.pid, number))
+
     def fork(self) -> None:
         """Children are followed."""
         self._say(protocol.Adjust(self._tracer.next(), self.target.pid, follow_forks=True))
@@ -308,6 +326,17 @@ class DaemonRound(Trial):
             self._say("insert", **self._upload(counting(self.binary, "probed")))
             self._say("remove")
 
+    def _returns(self) -> None:
+        self._say("insert", **self._upload(counting(self.binary, "work", body=RETURNS)))
+        places = counting("libc.so.6", "fork", "nanosleep", "waitpid", body=RETURNS)
+        self._say("insert", **self._upload(places))
+
+    def _semaphores(self) -> None:
+        for _ in range(5):
+            self._say("insert", **self._upload(counting(self.binary, "usdt:faulted:turn")))
+            self._say("remove")
+        self._say("insert", **self._upload(counting(self.binary, "usdt:faulted:turn")))
+
     def _fork(self) -> None:
         self._put("push r,rdi\nlog 1\nexit")
 
@@ -331,7 +360,7 @@ class DaemonRound(Trial):
 
     def run(self, what: str, who: str) -> None:
         """Raises Fault."""
-        self._ask("attach", pid=self.target.pid, follow_forks=what == "fork")
+        self._ask("attach", pid=self.target.pid, follow_forks=what in ("fork", "returns"))
         getattr(self, f"_{what}")()
         time.sleep(self.chance.random() ** 2 * _LONGEST)
         pid = self._daemon.process.pid
@@ -437,7 +466,8 @@ def _descendants(pid: int) -> list[int]:
 
 
 WHAT: Final = (
-    *("insert", "hit", "remove", "in_and_out", "fork", "watch", "dump", "debug", "detach"),
+    *("insert", "hit", "remove", "in_and_out", "returns", "semaphores", "fork", "watch"),
+    *("dump", "debug", "detach"),
 )
 WHO: Final = ("tracer", "both", "daemon")
 #: One in so many rounds has a whole daemon: no divisor of what there is to do, so that all come.

@@ -15,8 +15,6 @@ FILE, CLASS, FUNCTION = 700, 300, 60
 LONGER = {
     "dprobed.daemon.app.build_public": "the composition root: one line for each part",
     "dprobed.engine.runner.ProgramRunner.run": "the hit itself, which each call would lengthen",
-    "dprobed.tracer.stacks.walk._Walk._run": "the walk itself, which each call would lengthen",
-    "dprobed.binary.cfi._execute": "a branch for each of DWARF's instructions",
 }
 
 

@@ -32,7 +32,7 @@ class DeploymentList(Protocol):
         """The local variables of the selected ones."""
         ...
 
-    def discovery(self) -> messages.DiscoveryInfo:
+    def discovery(self) -> messages.DiscoveryInfo | None:
         """How the daemon learns of new processes."""
         ...
 

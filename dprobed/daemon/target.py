@@ -47,6 +47,10 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
+#: States of a probe of which one would think that it may fire, though its process has ended.
+_MAY_FIRE: Final = frozenset(
+    {protocol.State.PENDING, protocol.State.ACTIVE, protocol.State.THROTTLED}
+)
 
 _log = logging.getLogger("dprobed")
 
@@ -203,7 +207,16 @@ class InsertedProgram:
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(self.until),
             end_rule=self.end_rule,
+            ended=self.ended,
         )
+
+    @property
+    def ended(self) -> str:
+        """How its process ended, of one that stays: nobody may take it for one that waits."""
+        target = self.target
+        if self.owner is not None or not target.finished.is_set():
+            return ""
+        return target.reason or target.end
 
     def probe_infos(self) -> Iterator[messages.ProbeInfo]:
         """Its probes, in the order of the source."""
@@ -216,6 +229,7 @@ class InsertedProgram:
         probe = self.probes[status.probe]
         until, rule = self._end
         counters = Counters.of(status) + Counters(dropped=self.dropped[status.probe])
+        ended = self.ended if status.state in _MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -226,8 +240,8 @@ class InsertedProgram:
             pid=self.target.pid,
             module=status.module or self.program.header.name,
             place=status.place or probe.offset or probe.address or "",
-            state=str(status.state),
-            reason=status.reason,
+            state=messages.ENDED if ended else str(status.state),
+            reason=f"its process has ended: {ended}" if ended else status.reason,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,

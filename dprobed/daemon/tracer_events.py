@@ -28,7 +28,7 @@ from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.printable import printable, readable
-from dprobed.proc import procfs
+from dprobed.proc import executables, procfs
 from dprobed.wire import messages, protocol
 from dprobed.wire.notices import NoticeKind
 
@@ -266,5 +266,5 @@ class TracerEvents:
 
 def _program_of(pid: int) -> str:
     """What a process runs."""
-    path = procfs.executable(procfs.live_thread(pid))
+    path = executables.path(procfs.live_thread(pid))
     return printable(readable(path)) if path else "another program"

@@ -15,7 +15,8 @@ from dprobed.engine.errors import SpaceError
 from dprobed.engine.remote_calls import note
 from dprobed.tracee.memory import Memory
 
-_BYTES: Final = 2
+#: Bytes of one.
+SEMAPHORE_BYTES: Final = 2
 _MOST: Final = 0xFFFF
 
 
@@ -49,9 +50,9 @@ class Semaphores:
 
     def adopt(self, change: Change) -> None:
         """One that a tracer that was killed has counted up, or was about to: nothing needs it."""
-        before = int.from_bytes(change.data[:_BYTES], "little")
-        raw = self._memory.peek(change.address, _BYTES)
-        if len(raw) != _BYTES or int.from_bytes(raw, "little") == before:
+        before = int.from_bytes(change.data[:SEMAPHORE_BYTES], "little")
+        raw = self._memory.peek(change.address, SEMAPHORE_BYTES)
+        if len(raw) != SEMAPHORE_BYTES or int.from_bytes(raw, "little") == before:
             self._changes.forget(Kind.SEMAPHORE, change.address)
         else:
             self._lower(change.address)
@@ -78,9 +79,11 @@ class Semaphores:
         """Undo our changes in bytes that were read from memory."""
         for where in self._needed:
             at = where - address
-            if 0 <= at <= len(data) - _BYTES:
-                value = int.from_bytes(data[at : at + _BYTES], "little")
-                data[at : at + _BYTES] = max(0, value - 1).to_bytes(_BYTES, "little")
+            if 0 <= at <= len(data) - SEMAPHORE_BYTES:
+                value = int.from_bytes(data[at : at + SEMAPHORE_BYTES], "little")
+                data[at : at + SEMAPHORE_BYTES] = max(0, value - 1).to_bytes(
+                    SEMAPHORE_BYTES, "little"
+                )
 
     def release_all(self) -> None:
         """Count down all of them."""
@@ -93,15 +96,15 @@ class Semaphores:
         self._needed.clear()
 
     def _value_at(self, address: int) -> int:
-        raw = self._memory.peek(address, _BYTES)
-        if len(raw) != _BYTES:
+        raw = self._memory.peek(address, SEMAPHORE_BYTES)
+        if len(raw) != SEMAPHORE_BYTES:
             raise SpaceError(f"the semaphore at {address:#x} is not mapped")
         return int.from_bytes(raw, "little")
 
     def _note(self, address: int, before: int) -> None:
         if not 0 <= before < _MOST:
             raise SpaceError(f"the semaphore at {address:#x} is {before}, which cannot be ours")
-        note(self._changes, Kind.SEMAPHORE, address, before.to_bytes(_BYTES, "little"))
+        note(self._changes, Kind.SEMAPHORE, address, before.to_bytes(SEMAPHORE_BYTES, "little"))
 
     def _raise(self, address: int) -> None:
         self._note(address, self._value_at(address))
@@ -116,8 +119,8 @@ class Semaphores:
 
 def _add(memory: Memory, address: int, number: int) -> bool:
     """Count one up or down; never beyond its ends."""
-    raw = memory.peek(address, _BYTES)
+    raw = memory.peek(address, SEMAPHORE_BYTES)
     value = int.from_bytes(raw, "little") + number
-    if len(raw) != _BYTES or not 0 <= value <= _MOST:
+    if len(raw) != SEMAPHORE_BYTES or not 0 <= value <= _MOST:
         return False
-    return memory.poke(address, value.to_bytes(_BYTES, "little"))
+    return memory.poke(address, value.to_bytes(SEMAPHORE_BYTES, "little"))

@@ -63,6 +63,10 @@ _writev = _libc.process_vm_writev
 for _function in (_readv, _writev):
     _function.restype = ctypes.c_ssize_t
 
+#: Looked up once, since each call of a function whose return is probed calls them twice.
+_pread: Final = os.pread
+_from_bytes: Final = int.from_bytes
+
 _buffer = bytearray(_CHUNK)
 _anchor = (ctypes.c_char * _CHUNK).from_buffer(_buffer)
 _data = memoryview(_buffer)
@@ -244,6 +248,13 @@ class Memory:
         except (OSError, OverflowError):
             return b""
 
+    def word(self, address: int) -> int:
+        """The word where the kernel or the processor itself has just kept one; 0: none."""
+        try:
+            return _from_bytes(_pread(self._fd, 8, address), "little")
+        except (OSError, OverflowError):
+            return 0
+
     def is_gone(self) -> bool:
         """Whether no process has this address space any more."""
         try:
@@ -260,6 +271,13 @@ class Memory:
             self.peek(address, len(data))
         ) != len(data):
             return False
+        try:
+            return os.pwrite(self._fd, data, address) == len(data)
+        except OSError:
+            return False
+
+    def fill(self, address: int, data: bytes) -> bool:
+        """Store bytes in memory that we have had mapped, which is no file's: it comes at once."""
         try:
             return os.pwrite(self._fd, data, address) == len(data)
         except OSError:

@@ -171,7 +171,8 @@ class Inheritance:
         engines = self._target.engines
         engines.take_over_copy(parent.engines)
         engines.begin(thread)
-        if parent.group.is_stopped or parent.is_changing:
+        is_prepared = self._target.programs.places.is_prepared
+        if parent.group.is_stopped or parent.is_changing or not is_prepared:
             self.is_incomplete = True
             self._target.group.request_attention()
 

@@ -50,6 +50,8 @@ class InternalBreakpoints:
         #: The C library, once there is one at its ``sigaction``.
         self._libc: LoadedModule | None = None
         self._masks_known = False
+        #: All that are wanted were tried: a child that is made before has not all of them.
+        self.are_set = False
         #: By address, the symbols at which they are.
         self._symbols: dict[int, str] = {}
         self._engines.sigtrap.restorer = 0
@@ -61,7 +63,7 @@ class InternalBreakpoints:
                 self._symbols[address] = symbol
         if other._libc is not None:
             self._libc = self._placement.loaded.get(other._libc.key)
-        self._masks_known = other._masks_known
+        self._masks_known, self.are_set = other._masks_known, other.are_set
         self._engines.sigtrap.restorer = other._engines.sigtrap.restorer
 
     def set_loader(self) -> str | None:

@@ -10,7 +10,8 @@ A process that has another tracer by now is left alone, and stays in the journal
 
 A child that was forked before its tracer was killed has the breakpoints, too, and may have another
 parent by now. So every process that this user may write to is looked at once, for a breakpoint at
-one of the places with the bytes around it that were there.
+one of the places with the bytes around it that were there. Where there is one, semaphores of static
+probes are counted down, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.change_journal import Change, Kind, SiteChange
+from dprobed.engine.semaphores import SEMAPHORE_BYTES
 from dprobed.proc import procfs
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.targets import Targets
@@ -106,7 +108,11 @@ def restore(pid: int, changes: Iterable[Change], seen: set[int]) -> int:
             family += procfs.children(each)
         with _memory(each) as memory:
             if memory is not None:
-                count += text.restore(memory)
+                found = text.restore(memory)
+                count += found
+                # The process itself is attached to, which does that with all else.
+                if found and each != pid:
+                    text.lower(memory)
     return count
 
 
@@ -124,6 +130,7 @@ def strays(orphans: list[list[Change]], seen: Container[int]) -> Iterator[int]:
             its = [text for text in texts if text.restore(memory, text.marks)]
             for text in its:
                 text.restore(memory)
+                text.lower(memory)
             if its:
                 yield pid
 
@@ -175,8 +182,13 @@ class _Text:
         self._sites: Final[list[SiteChange]] = []
         #: The first byte of each place's instruction.
         self._original: Final[dict[int, int]] = {}
+        #: Semaphores that were counted up, and what they were before.
+        self._semaphores: Final[list[tuple[int, int]]] = []
         for change in changes:
-            if change.kind is Kind.SITE:
+            if change.kind is Kind.SEMAPHORE:
+                before = int.from_bytes(change.data[:SEMAPHORE_BYTES], "little")
+                self._semaphores.append((change.address, before))
+            elif change.kind is Kind.SITE:
                 site = SiteChange.unpack(change.data)
                 if site is not None and site.original:
                     self._sites.append(site)
@@ -191,6 +203,17 @@ class _Text:
         """The oldest places that a copy is known by: not by a lone byte."""
         known = (each for each in self._sites if len(each.before + each.behind) >= _CONTEXT)
         return list(islice(known, _OLDEST))
+
+    def lower(self, memory: _Memory) -> None:
+        """Count down the semaphores, in a copy in which breakpoints were still there."""
+        descriptor = memory.descriptor
+        for address, before in self._semaphores:
+            with contextlib.suppress(OSError, OverflowError):
+                if not memory.has_own(address):
+                    continue
+                now = int.from_bytes(os.pread(descriptor, SEMAPHORE_BYTES, address), "little")
+                if now > before:
+                    os.pwrite(descriptor, (now - 1).to_bytes(SEMAPHORE_BYTES, "little"), address)
 
     def restore(self, memory: _Memory, sites: Iterable[SiteChange] | None = None) -> int:
         """Restore it, or these places of it; how many breakpoints there were."""

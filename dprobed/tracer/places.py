@@ -104,6 +104,7 @@ class Places:
         if reason is not None:
             self._report_unprobed(f"later modules get no probes: {reason}")
         self._internal.set_signals(self.modules())
+        self._internal.are_set = True
 
     def modules(self) -> list[LoadedModule]:
         """The mapped modules."""
@@ -250,7 +251,7 @@ class Places:
         the parent's."""
         self.begin()
         self._placement.take_over(other._placement)
-        self.is_prepared = other.is_prepared
+        self.is_prepared = other.is_prepared and other._internal.are_set
         self._internal.take_over(other._internal)
 
         def twin(old: Attachment) -> tuple[Probe, int] | None:

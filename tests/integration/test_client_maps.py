@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -284,15 +285,44 @@ def test_what_is_wrong_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_at_exec_values_are_forgotten_and_counts_go_on(tmp_path: Path) -> None:
+def test_at_exec_all_maps_begin_anew(tmp_path: Path) -> None:
     text = SIZES.replace("push pid\n    key 1\n    mset seen", "key 1\n    minc seen")
     path = program(tmp_path, text.replace("    push r,rdx\n    push r,rdx\n", "    push r,rdx\n"))
     done = dprobe("run", "--json", path, "--", "bash", "-c", "echo a; exec /bin/echo bcd")
     assert done.stdout == "a\nbcd\n"
     found = parsed(done.stderr)[-1]["maps"]
-    assert counts(maps(found)["lengths"]) == {(2,): 1, (4,): 1}
+    assert counts(maps(found)["lengths"]) == {(4,): 1}
     (seen,) = [row for row in found if row["map"] == "seen"]
     assert counts(seen) == {(4,): 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell"),
+    [
+        ("count", {"value": 1}),
+        ("sum", {"value": 4}),
+        ("min", {"value": 4}),
+        ("max", {"value": 4}),
+        ("avg", {"count": 1, "sum": 4}),
+        ("stats", {"count": 1, "sum": 4, "min": 4, "max": 4}),
+        ("hist", {"count": 1, "buckets": [{"from": 4, "to": 8, "count": 1}]}),
+        ("lhist,0,10,5", {"count": 1, "buckets": [{"from": 0, "to": 5, "count": 1}]}),
+        ("tseries,1000,5", {"buckets": [{"sum": 4}]}),
+    ],
+)
+def test_at_exec_a_map_of_any_kind_begins_anew(
+    tmp_path: Path, kind: str, cell: dict[str, object]
+) -> None:
+    update = "minc m" if kind == "count" else "push r,rdx\nmadd m"
+    source = f"name = libc.so.6\nmap = m, {kind}\noffset = write\n{update}\nabort\n"
+    path = program(tmp_path, source)
+    done = dprobe("run", "--json", path, "--", "bash", "-c", "echo a; exec /bin/echo bcd")
+    (found,) = parsed(done.stderr)[-1]["maps"]
+    (entry,) = found["entries"]
+    if kind.startswith("tseries"):
+        entry["buckets"] = [{"sum": each["sum"]} for each in entry["buckets"]]
+    assert {name: entry.get(name) for name in cell} == cell, entry
+    assert found["lost"] == 0
 
 
 def test_stacks_as_keys_are_shown_and_folded(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
@@ -314,6 +344,19 @@ def test_stacks_as_keys_are_shown_and_folded(daemon: Daemon, target: Cat, tmp_pa
     folded = daemon.dprobe("maps", "stacks", "--format", "folded").stdout
     assert folded.startswith("cat;")
     assert folded.endswith(";write 3\n")
+    graph = daemon.dprobe("maps", "stacks", "--format", "svg").stdout
+    frames = [each for each in ElementTree.fromstring(graph).iter() if "data-name" in each.attrib]
+    assert [frames[each].attrib["data-name"] for each in (0, 1, -1)] == ["all", "cat", "write"]
+    page = daemon.dprobe("maps", "stacks", "--format", "html").stdout
+    assert page.startswith("<!DOCTYPE html>")
+    assert "write: 3 stacks, 100.00%" in page
+    for words, refusal in (
+        ((), "a flame graph shows one map; name one of these: stacks, sizes"),
+        (("stacks", "--every", "1s"), "--format svg is one graph: it has no --every"),
+    ):
+        done = daemon.dprobe("maps", *words, "--format", "svg")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert refusal in done.stderr
     done = daemon.dprobe("maps", "--format", "folded")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

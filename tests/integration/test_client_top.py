@@ -118,6 +118,8 @@ def test_the_live_screen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
         screen.press(" ")
         screen.until("paused")
         screen.press(" \t")
+        screen.until("no program has maps")
+        screen.press("\t")
         screen.until("write")
         screen.until(rf"daemon {daemon.process.pid}: [0-9.]+ % CPU, \d+ MB .*tracer \d+: ")
         screen.press("d")
@@ -128,6 +130,45 @@ def test_the_live_screen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
         assert tracer_of(target.pid) == 0
         screen.press("q")
         assert screen.end() == 0
+
+
+MAPS = """
+name = libc.so.6
+map = sizes, hist
+map = stacks, sum, keys=2
+offset = write
+    push r,rdx
+    madd sizes
+    push r,rdx
+    key comm
+    key ustack
+    madd stacks
+    abort
+"""
+
+
+def test_maps_are_tables(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    path = tmp_path / "sizes.rpn"
+    path.write_text(MAPS)
+    daemon.json("insert", path, "--pid", target.pid)
+    for text in ("four", "nine"):
+        target.say(text)  # and a line feed
+    with top(daemon, "--interval", "0.1") as screen:
+        screen.until("q quit")
+        screen.press("\t\t")
+        screen.until(r"program +map +pid +value +key")
+        screen.until(r"sizes +sizes +count 2, most in \[4, 8\): 2")
+        screen.until(r"sizes +stacks +10 +cat, write < ")
+        target.say("more")
+        screen.until(r"sizes +stacks +15 +cat, write < ")
+        screen.press("d")  # of what one looks at nothing is removed
+        screen.press("q")
+        assert screen.end() == 0
+    text = daemon.dprobe("top", "--interval", "0.1").stdout
+    assert re.search(r"sizes +stacks +15 +cat, write < ", text)
+    rows = parsed(daemon.dprobe("top", "--interval", "0.1", "--json").stdout)
+    found = {each["map"]: each["value"] for each in rows if each["type"] == "map"}
+    assert found == {"sizes": "count 3, most in [4, 8): 3", "stacks": "15"}
 
 
 def test_ctrl_c_ends_it(daemon: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import BuildTarget
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "etc" / "examples"
@@ -341,3 +344,104 @@ def test_alloc_stacks(tmp_path: Path) -> None:
         }
         assert found["malloc", "small", "main"] == small
         assert found["malloc", "large", "main"] == large
+
+
+@pytest.mark.parametrize(("least", "all_of_them"), [(1, True), (10**12, False)])
+def test_slow_calls_logs_who_waited(tmp_path: Path, least: int, all_of_them: bool) -> None:
+    options, command = ["-D", f"LEAST={least}"], ("bash", "-c", "read x; echo $x")
+    got = run("slow_calls", *command, options=options, tmp=tmp_path, stdin=b"hi\n")
+    assert got.stdout == b"hi\n"
+    (probe,) = got.probes
+    (took,) = _maps(tmp_path / "report")["took"]["entries"]
+    assert took["count"] == probe["hits"] >= 1
+    assert len(got.records) == (probe["hits"] if all_of_them else 0)
+    read = [
+        [frame.get("function") for frame in stack["ustack"]]
+        for ns, result, stack in (record["log"] for record in got.records)
+        if ns["value"] >= least and result["value"] == 1
+    ]
+    # bash reads byte by byte, the end of the line included.
+    assert len([each for each in read if "read_builtin" in each]) == (3 if all_of_them else 0)
+
+
+def test_errors_are_counted_by_function_and_number(tmp_path: Path) -> None:
+    script = (
+        "import os, socket\n"
+        "def tried(call, *given):\n"
+        "    try: call(*given)\n"
+        "    except OSError as error: print(call.__name__, error.errno)\n"
+        "tried(os.open, '/nowhere/x', os.O_RDONLY)\n"
+        "tried(os.open, '/', os.O_WRONLY)\n"
+        "tried(os.open, '/', os.O_RDONLY)\n"
+        "for _ in range(3): tried(os.read, 999, 1)\n"
+        "tried(os.write, os.open('/dev/full', os.O_WRONLY), b'x')\n"
+        "tried(socket.socket(socket.AF_UNIX).connect, '/nowhere/x')\n"
+        "tried(os.unlink, '/nowhere/x')\n"
+        "tried(os.kill, 1 << 30, 0)\n"
+    )
+    got = run("errors", "/usr/bin/python3", "-I", "-S", "-c", script, tmp=tmp_path)
+    maps = _maps(tmp_path / "report")
+    found = {
+        name: {entry["key"][0]: entry["value"] for entry in each["entries"]}
+        for name, each in maps.items()
+    }
+    assert found["open"][errno.EISDIR] == 1
+    assert found["open"][errno.ENOENT] >= 1  # the interpreter looks for files that are not there
+    assert found["read"][errno.EBADF] == 3
+    assert found["write"] == {errno.ENOSPC: 1}
+    assert (found["connect"], found["unlink"]) == ({errno.ENOENT: 1}, {errno.ENOENT: 1})
+    assert found["kill"] == {errno.ESRCH: 1}
+    assert got.stdout.split()[-1] == b"%d" % errno.ESRCH
+
+
+def _by_function(entries: list[Record], function: str) -> int:
+    """The sum of what is at stacks with this function in them."""
+    return sum(
+        entry["value"]
+        for entry in entries
+        if function in [frame.get("function") for frame in entry["key"][0]["ustack"]]
+    )
+
+
+def test_heap_growth_is_what_was_not_freed(tmp_path: Path) -> None:
+    code = tmp_path / "grows.c"
+    code.write_text(
+        "#include <stdlib.h>\n"
+        "static void *volatile kept[4];\n"
+        "__attribute__((noipa)) void keeps(int n) { kept[n] = malloc(1000); }\n"
+        "__attribute__((noipa)) void zeroed(void) { kept[3] = calloc(10, 50); }\n"
+        "__attribute__((noipa)) void passing(void)\n"
+        "{ void *volatile block = malloc(300); free(block); free(0); }\n"
+        "__attribute__((noipa)) void larger(void) { kept[0] = realloc(kept[0], 300000); }\n"
+        "__attribute__((noipa)) void from_none(void) { kept[2] = realloc(0, 70); }\n"
+        "int main(void)\n"
+        "{ keeps(0); keeps(1); zeroed(); passing(); passing(); larger(); from_none();\n"
+        "  return 0; }\n"
+    )
+    binary = tmp_path / "grows"
+    subprocess.run(["gcc", "-O1", "-o", binary, code], check=True, timeout=60)
+    run("heap_growth", binary, tmp=tmp_path)
+    maps = _maps(tmp_path / "report")
+    allocated, freed = maps["allocated"]["entries"], maps["freed"]["entries"]
+    sizes = {"keeps": 2000, "zeroed": 500, "passing": 600, "larger": 300_000, "from_none": 70}
+    assert {name: _by_function(allocated, name) for name in sizes} == sizes
+    gone = {"keeps": 0, "zeroed": 0, "passing": 600, "larger": 1000, "from_none": 0}
+    assert {name: _by_function(freed, name) for name in gone} == gone
+    (growth,) = maps["growth"]["entries"]
+    live = [entry["value"] for entry in maps["live"]["entries"]]
+    assert sorted(live)[-4:] == [70, 500, 1000, 300_000]
+    assert growth["value"] == sum(live)
+    assert growth["value"] == sum(each["value"] for each in allocated) - sum(
+        each["value"] for each in freed
+    )
+
+
+def test_lock_contention_counts_who_waits(build_target: BuildTarget, tmp_path: Path) -> None:
+    got = run("lock_contention", build_target("contends.c", "-pthread"), tmp=tmp_path)
+    maps = _maps(tmp_path / "report")
+    assert _by_function(maps["calls"]["entries"], "waits") == 3
+    assert _by_function(maps["calls"]["entries"], "main") == 0
+    assert _by_function(maps["waited"]["entries"], "waits") > 0
+    (times,) = maps["times"]["entries"]
+    (probe,) = got.probes
+    assert times["count"] == probe["hits"] == 3

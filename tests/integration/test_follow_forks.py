@@ -128,6 +128,33 @@ def test_programs_come_and_go_while_the_family_grows(
     target.finish()
 
 
+def test_who_is_made_while_the_first_program_goes_in_has_it(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Also who is made while the parent is being prepared for it, which is so only once."""
+    grows = build_target("grows.c", "-pthread")
+    for _ in range(5):
+        target = start(grows)
+        tracer = trace()
+        tracer.attach(target.pid, follow_forks=True)
+        target.tracer = tracer
+        target.go()
+        number = tracer.put(counting(grows, "probed"))
+        target.expect("grown")
+        for _ in range(2):
+            tracer.hits(number)  # what the tracer had put off is done
+        target.go()
+        target.expect("stopped")
+        children = [forked.pid for forked in tracer.forked]
+        ends = [tracer.ends_of(pid) for pid in children]
+        probes = [[each for each in end.probes if each.program == number] for end in ends]
+        found = [[(each.state, each.reason, each.hits) for each in those] for those in probes]
+        assert found == [[(State.ACTIVE, "", 1)]] * len(children)
+        assert tracer.hits(number) == [1]
+        tracer.detach()
+        target.finish()
+
+
 def test_a_program_whose_module_only_the_children_have(
     family: Path, start: Start, trace: Trace
 ) -> None:

@@ -1,10 +1,13 @@
 /* Threads that check what they do: two call `work`, one sleeps, one makes children that call `work`.
- * Until told to stop by a line on standard input, then how often something was wrong. */
+ * Until told to stop by a line on standard input, then how often something was wrong; a semaphore
+ * of a static probe that is not down then is wrong, too. */
+#define _SDT_HAS_SEMAPHORES 1
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/sdt.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -14,6 +17,8 @@ long work(long a, long b);
 /* 3 * a + b + 1: one less if the probed instruction is skipped. */
 __asm__(".text\n.globl work\n.type work,@function\nwork: lea (%rdi,%rdi,2),%rax\n add $0,%rax\n"
 	".globl probed\nprobed: stc\n adc %rsi,%rax\n ret\n");
+
+unsigned short faulted_turn_semaphore __attribute__((section(".probes")));
 
 static atomic_int ended;
 static atomic_long wrong, turns, naps, children;
@@ -39,6 +44,8 @@ static void *calls(void *unused)
 	(void)unused;
 	while (!ended) {
 		wrong += does(turns++);
+		if (faulted_turn_semaphore)
+			STAP_PROBE1(faulted, turn, half);
 		half = half * 3 - 1; /* in a vector register; stays 0.5 */
 		if (half != 0.5)
 			puts("half"), wrong++;
@@ -98,6 +105,8 @@ int main(int count, char **arguments)
 	ended = 1;
 	for (int i = 0; i < number; i++)
 		pthread_join(threads[i], NULL);
+	if (faulted_turn_semaphore)
+		printf("semaphore %d\n", faulted_turn_semaphore), wrong++;
 	printf("bad %ld\n", (long)wrong);
 	return wrong != 0;
 }

@@ -6,14 +6,14 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.view import maps as view
-from dprobe.view.folded import folded_lines
+from dprobe.view.folded import drawn, folded_lines
 from dprobe.view.tables import encoded, width_of
 from dprobed.wire import messages
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dprobe.lib.summary import SummaryMap
 
 Reset = Literal["", "clear", "zero"]
+#: The formats that are files of one graph.
+_GRAPHS: Final = ("svg", "html")
 
 
 @click.command(
@@ -33,7 +35,7 @@ examples:
   dprobe maps sizes --every 1s --clear
   dprobe maps calls --top 10 --by-process
   dprobe maps start -p 1234 --json
-  dprobe maps bytes --format folded | flamegraph.pl > bytes.svg
+  dprobe maps bytes --format html > bytes.html
 """,
 )
 @processes.only
@@ -48,11 +50,13 @@ examples:
     "--top",
     type=click.IntRange(1),
     metavar="N",
-    help=f"Only the N keys of a map with most; {view.TOP} where nothing is said, folded all.",
+    help=f"Only the N keys of a map with most; {view.TOP} where nothing is said, in graphs all.",
 )
 @click.option("--clear", is_flag=True, help="Then forget all keys.")
 @click.option("--zero", is_flag=True, help="Then begin anew at each key.")
-@options.formats("folded", also=", or stacks for flame graphs (folded)")
+@options.formats(
+    "folded", "svg", "html", also=", stacks a line each (folded), or a flame graph (svg, html)"
+)
 @click.argument("name", required=False, shell_complete=complete.maps)
 @click.pass_context
 def maps_command(
@@ -74,6 +78,8 @@ def maps_command(
     """
     if clear and zero:
         raise click.UsageError("--clear and --zero exclude each other", ctx)
+    if form in _GRAPHS and every is not None:
+        raise click.UsageError(f"--format {form} is one graph: it has no --every", ctx)
     reset: Reset = "clear" if clear else "zero" if zero else ""
     with options.running(ctx.obj) as daemon:
         while True:
@@ -124,6 +130,8 @@ def _show(found: Sequence[SummaryMap], top: int | None, *, by_process: bool, for
     if form == "json":
         for each in found:
             print(encoded("map", plain(each, most)))
+    elif form in _GRAPHS:
+        print(drawn(found, top, page=form == "html"), end="")
     elif form == "folded":
         for line in list(folded_lines(found, top)):
             print(line)

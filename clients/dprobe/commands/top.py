@@ -1,4 +1,4 @@
-"""``dprobe top``: probes and processes by hits and overhead, live or once."""
+"""``dprobe top``: probes and processes by hits and overhead, and maps, live or once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
+from dprobe.lib.summary import SummaryMap, of_programs
 from dprobe.view.probes import show_standing
 from dprobe.view.tables import Listing, show
 from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw
@@ -35,7 +36,7 @@ _DUMB = ("", "dumb", "unknown")
     epilog="""\b
 keys:
   h hits/s   t hits   o overhead   p pid   n name     sort by it
-  tab        probes or processes
+  tab        probes, processes or maps
   space      pause, go on
   up down    choose a line; d removes it (y: yes)
   q          quit
@@ -62,7 +63,7 @@ examples:
 @options.json
 @click.pass_obj
 def top_command(socket: Path | None, interval: float, once: bool, json: bool) -> None:
-    """Watch probes and processes by hits and overhead.
+    """Watch probes and processes by hits and overhead, and what is in maps.
 
     Overhead is the share of the time for which threads of the process were stopped for probes. CPU
     and memory of the daemon and its tracers are shown, too.
@@ -79,18 +80,21 @@ def _once(daemon: Connection, interval: float, *, json: bool) -> None:
     """Two samples, and what happened between them, as plain tables."""
     first = _sample(daemon, None)
     time.sleep(interval)
-    sample = _sample(daemon, first)
+    sample = _sample(daemon, first, with_maps=True)
     view = View()
     show_standing(sample.status.targets, json=json)
     if json:
-        own = [{"type": "usage", **row} for row in sample.own]
-        show([*view.rows(sample), *own], Listing("top", tuple(view.columns)), json=True, empty="")
+        more = [{"type": "usage", **row} for row in sample.own]
+        more += [{"type": "map", **row} for row in sample.maps or ()]
+        show([*view.rows(sample), *more], Listing("top", tuple(view.columns)), json=True, empty="")
         return
     print(sample.summary())
-    for view.of_processes in (True, False):
+    for view.shows in ("processes", "probes", "maps"):
+        if view.shows == "maps" and not sample.maps:
+            continue
         print()
         listing = Listing("top", tuple(view.columns))
-        show(view.rows(sample), listing, json=False, empty="nothing is inserted")
+        show(view.rows(sample), listing, json=False, empty=view.nothing)
     if sample.own:
         print()
         show(sample.own, Listing("usage", OWN_COLUMNS), json=False, empty="")
@@ -115,15 +119,23 @@ def _run(daemon: Connection, interval: float) -> None:
                 live.stop()
                 keys.suspend()
                 live.start()
-            if time.monotonic() >= due:
+            with_maps = view.shows == "maps"
+            is_missing = with_maps and sample.maps is None
+            if time.monotonic() >= due or is_missing:
                 due = time.monotonic() + interval
-                if not view.paused:
-                    sample = _sample(daemon, sample)
+                if not view.paused or is_missing:
+                    sample = _sample(daemon, sample, with_maps=with_maps)
 
 
-def _sample(daemon: Connection, last: Sample | None) -> Sample:
+def _sample(daemon: Connection, last: Sample | None, *, with_maps: bool = False) -> Sample:
     status = daemon.request(lambda number: messages.Query(id=number), messages.Status)
-    return Sample.take(status, time.monotonic(), last, _usage(daemon))
+    maps = _maps(daemon) if with_maps else None
+    return Sample.take(status, time.monotonic(), last, _usage(daemon), maps)
+
+
+def _maps(daemon: Connection) -> list[SummaryMap]:
+    answer = daemon.request(lambda number: messages.Maps(id=number), messages.MapListing)
+    return of_programs(answer.maps)
 
 
 def _usage(daemon: Connection) -> list[messages.ProcessUsage]:

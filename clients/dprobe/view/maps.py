@@ -19,6 +19,8 @@ _LEAST_BAR: Final = 10
 #: Empty buckets in a row that are drawn; of more there are only dots.
 _GAP: Final = 16
 _UNITS: Final = "KMGTPE"
+#: Frames of a stack that are named in a line.
+_FRAMES: Final = 4
 _SECOND: Final = 1_000_000_000
 
 
@@ -60,6 +62,45 @@ def _one(one: SummaryMap, name: str, width: int | None, top: int) -> Iterator[st
         yield f"({left:,} {'keys' if left > 1 else 'key'} with less not shown)"
     for text in losses(one.lost, one.left_out, one.size):
         yield f"{name}: {text}"
+
+
+def map_rows(maps: Sequence[SummaryMap], top: int) -> list[dict[str, object]]:
+    """A row for each key, as far as ``top`` of a map, those with most first; and what is not in."""
+    rows: list[dict[str, object]] = []
+    for each in maps:
+        of = {"program": each.program, "map": each.map, "pid": each.pid or ""}
+        for entry in each.entries[:top]:
+            key = ", ".join(map(_short_item, entry["key"]))
+            rows.append({**of, "key": key, "value": _in_a_line(each, entry)})
+        if len(each.entries) > top:
+            rows.append({**of, "key": "…", "value": f"{len(each.entries) - top:,} keys with less"})
+        for text in losses(each.lost, each.left_out, each.size):
+            rows.append({**of, "key": "", "value": text})
+    return rows
+
+
+def _short_item(item: int | str | Mapping[str, Any]) -> str:
+    """An item of a key in a line: of a stack its first functions."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    frames = item["ustack"]
+    names = [
+        each.get("function") or f"{each.get('offset', each.get('address', 0)):#x}"
+        for each in frames[:_FRAMES]
+    ]
+    return " < ".join(names + ["…"] * (len(frames) > _FRAMES))
+
+
+def _in_a_line(one: SummaryMap, entry: Mapping[str, Any]) -> str:
+    if "buckets" not in entry:
+        return _scalar(one.kind, entry)
+    buckets = entry["buckets"]
+    if not buckets:
+        return "-"
+    if one.kind == "tseries":
+        return f"{buckets[-1]['sum']} in the latest of {len(buckets)} intervals"
+    most = max(buckets, key=lambda each: each["count"])
+    return f"count {entry['count']}, most in {_range(most['from'], most['to'])}: {most['count']}"
 
 
 def losses(lost: int, left_out: int, size: int) -> Iterator[str]:

@@ -497,6 +497,13 @@ def show_status(
         _explain_deployments(answer, extended=extended)
 
 
+def explain_deployed(answer: messages.Status) -> None:
+    """Say what does not go well with deployments that have just begun."""
+    for line in doubted(answer.probes):
+        complain(line)
+    _explain_deployments(answer, extended=False)
+
+
 def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:
     """Say why deployments are not in processes that they are meant for."""
     for each in answer.deployments:

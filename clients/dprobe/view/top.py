@@ -1,4 +1,4 @@
-"""What `dprobe top` shows: probes and processes by hits and overhead.
+"""What `dprobe top` shows: probes and processes by hits and overhead, and maps.
 
 ``Sample`` is one answer of the daemon compared with the one before; ``View`` is what the keys have
 chosen. Both are values: no terminal and no daemon is needed for them.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from dprobe.lib.summary import SummaryMap
+from dprobe.view.maps import map_rows
 from dprobe.view.probes import standing
 from dprobed.printable import printable
 from dprobed.wire import messages
@@ -42,6 +44,21 @@ _PROCESS_COLUMNS: Final = (
     ("hits/s", "rate"),
     ("overhead %", "overhead"),
 )
+_MAP_COLUMNS: Final = (
+    ("program", "program"),
+    ("map", "map"),
+    ("pid", "pid"),
+    ("value", "value"),
+    ("key", "key"),
+)
+#: What the tab key goes through, and the columns of each.
+_COLUMNS: Final[dict[str, Sequence[tuple[str, str]]]] = {
+    "probes": _PROBE_COLUMNS,
+    "processes": _PROCESS_COLUMNS,
+    "maps": _MAP_COLUMNS,
+}
+#: Keys of a map that are shown.
+_TOP: Final = 20
 #: Of dprobed's own processes.
 OWN_COLUMNS: Final = (
     ("pid", "pid"),
@@ -59,15 +76,16 @@ _SORTS: Final = {
 }
 #: The longest that fits is shown.
 _HELP: Final = (
-    "q: quit   space: pause   tab: probes/processes   arrows, d: remove   "
+    "q: quit   space: pause   tab: probes/processes/maps   arrows, d: remove   "
     "sort: h hits/s  t hits  o overhead  p pid  n name",
-    "q quit  space pause  tab probes/processes  arrows d remove  sort h t o p n",
+    "q quit  space pause  tab probes/processes/maps  arrows d remove  sort h t o p n",
     "q quit  space pause  tab view  d remove",
     "q quit",
 )
 #: Where the terminal is too narrow, columns that say nothing are left out first; then others go,
 #: these first, to lines of their own below. Nothing is cut.
 _BELOW: Final = (
+    "key",
     "place",
     "program",
     "number",
@@ -97,6 +115,8 @@ class Sample(msgspec.Struct, frozen=True):
     #: What each of dprobed's own processes uses.
     own: Sequence[Row] = ()
     usage: Sequence[messages.ProcessUsage] = ()
+    #: What is in maps; None: it was not asked for.
+    maps: Sequence[Row] | None = None
 
     @classmethod
     def take(
@@ -105,6 +125,7 @@ class Sample(msgspec.Struct, frozen=True):
         at: float,
         last: Sample | None,
         usage: Sequence[messages.ProcessUsage] = (),
+        maps: Sequence[SummaryMap] | None = None,
     ) -> Sample:
         """Compare with the last one; without one all rates are 0."""
         seconds = at - last.at if last is not None else 0.0
@@ -150,7 +171,8 @@ class Sample(msgspec.Struct, frozen=True):
             for own in [[row for row in probes if row["pid"] == target.pid]]
         ]
         own = _own(usage, last.usage if last else (), seconds)
-        return cls(status, at, probes, processes, own, usage)
+        in_maps = None if maps is None else map_rows(maps, _TOP)
+        return cls(status, at, probes, processes, own, usage, in_maps)
 
     def summary(self) -> str:
         """One line for all of it."""
@@ -212,7 +234,8 @@ class View(msgspec.Struct):
     """What the keys have chosen."""
 
     sort: str = "h"
-    of_processes: bool = False
+    #: Which of ``_COLUMNS``.
+    shows: str = "probes"
     paused: bool = False
     selected: int = 0
     over: bool = False
@@ -228,16 +251,24 @@ class View(msgspec.Struct):
     @property
     def columns(self) -> Sequence[tuple[str, str]]:
         """(Title, field) of what is shown."""
-        return _PROCESS_COLUMNS if self.of_processes else _PROBE_COLUMNS
+        return _COLUMNS[self.shows]
+
+    @property
+    def nothing(self) -> str:
+        """What is said where there are no rows."""
+        return "no program has maps" if self.shows == "maps" else "nothing is inserted"
 
     def rows(self, sample: Sample) -> Sequence[Row]:
         """What is shown, in its order; equal ones stay where they are."""
-        name, largest = _SORTS[self.sort]
-        rows = sorted(
-            sample.processes if self.of_processes else sample.probes,
-            key=lambda row: (row["pid"], row["program"]),
-        )
-        self._rows = sorted(rows, key=lambda row: row[name], reverse=largest)
+        if self.shows == "maps":
+            self._rows = sample.maps or ()
+        else:
+            name, largest = _SORTS[self.sort]
+            rows = sorted(
+                sample.processes if self.shows == "processes" else sample.probes,
+                key=lambda row: (row["pid"], row["program"]),
+            )
+            self._rows = sorted(rows, key=lambda row: row[name], reverse=largest)
         if self._chosen is not None:
             names = [_name(row) for row in self._rows]
             if self._chosen in names:
@@ -254,7 +285,8 @@ class View(msgspec.Struct):
         if key in _SORTS:
             self.sort = key
         elif key == "\t":
-            self.of_processes = not self.of_processes
+            kinds = list(_COLUMNS)
+            self.shows = kinds[(kinds.index(self.shows) + 1) % len(kinds)]
         elif key == " ":
             self.paused = not self.paused
         elif key in ("up", "down") and self._rows:
@@ -263,14 +295,14 @@ class View(msgspec.Struct):
             self._chosen = _name(self._rows[self.selected])
         elif key == _SUSPEND:
             self.suspended = True
-        elif key == "d" and self._rows:
+        elif key == "d" and self._rows and self.shows != "maps":
             self._ask(self._rows[min(self.selected, len(self._rows) - 1)])
         elif key == "q":
             self.over = True
         return None
 
     def _ask(self, row: Row) -> None:
-        number = None if self.of_processes else row["number"]
+        number = None if self.shows == "processes" else row["number"]
         self.asked = messages.Select(number=number, pid=row["pid"])
         what = "all programs" if number is None else f"program {number} ({row['program']})"
         self.note = f"y: remove {what} from process {row['pid']}; any other key: no"
@@ -278,7 +310,7 @@ class View(msgspec.Struct):
 
 def _name(row: Row) -> tuple[object, ...]:
     """What a row is about, whatever it counts."""
-    return tuple(row.get(field) for field in ("pid", "number", "program", "place"))
+    return tuple(row.get(field) for field in ("pid", "number", "program", "place", "map", "key"))
 
 
 class Layout(NamedTuple):
@@ -361,7 +393,7 @@ def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
     room = max(1, height - len(lines) - len(foot) - 1)
     lines += _rows(view, rows, columns, width, room)
     if not rows:
-        lines.append(line("nothing is inserted"))
+        lines.append(line(view.nothing))
     return Group(*lines, *foot)
 
 

@@ -283,7 +283,7 @@ class Deployment:
             limit=self.limit,
             kept=self.kept,
             uid=self.uid,
-            state="active" if self.instances else "pending",
+            state="active" if _has_place(self.instances.values()) else "pending",
             processes=len(self.instances),
             waiting=len(self.waiting),
             entered=self._entered,
@@ -318,6 +318,13 @@ def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]
 
 _SUBJECT: Final = re.compile(r"^process \d+ (?:\(.*?\) )?(?:is |has )?")
 _PROCESS: Final = re.compile(r"(?:process )?\b\d+ \((.*?)\)")
+
+
+def _has_place(instances: Iterable[InsertedProgram]) -> bool:
+    """Whether any probe is in its place: where all wait for their module, nothing can fire."""
+    return any(
+        probe.state != "pending" for inserted in instances for probe in inserted.probe_infos()
+    )
 
 
 def kind_of(reason: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from dprobed.daemon.child_process import User
 from dprobed.daemon.resolver_process import Resolvers
-from dprobed.proc import files, maps, procfs
+from dprobed.proc import executables, files, maps, procfs
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
@@ -198,7 +198,7 @@ class Modules:
         except LostError:
             raise
         except LocationError:
-            if not procfs.executable(pid):
+            if not executables.path(pid):
                 raise
         self._know(key, needed)
 

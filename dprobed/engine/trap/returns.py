@@ -53,18 +53,20 @@ class Returns:
         #: By address, those that are armed.
         self.armed: Final[dict[int, Site]] = {}
         self._sites = sites
+        self._word = sites.space.memory.word
         self._reserve: Final = reserve
         self._classify: Final = classify
         self._runner: Final = runner
         self._words: Final = runner.registers.words
         #: Addresses at which no site can be, and why.
         self._obstacles: Final[dict[int, str]] = {}
-        #: Thread and frame of the call that begins with this stop, and its return address.
-        self._read = (0, 0, 0)
+        #: The return address of the call that begins with this stop.
+        self._address = 0
 
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
         self._sites = sites
+        self._word = sites.space.memory.word
         self.calls.use(sites)
         self.armed.clear()
         self._obstacles.clear()
@@ -74,10 +76,10 @@ class Returns:
     def is_ready(self, thread: Thread) -> bool:
         """Whether nothing is to be done yet before the thread, whose registers are loaded at a
         function's entry, may go on into it."""
-        frame = self._words[RSP]
-        # The page is there: the call has just written to it.
-        address = int.from_bytes(self._sites.space.memory.glance(frame, 8), "little")
-        self._read = thread.tid, frame, address
+        # A local name: see ``ProgramRunner.run``. The page is there: the call has just written to
+        # it.
+        word = self._word
+        address = self._address = word(self._words[RSP])
         return address in self.armed or address in self._obstacles
 
     def prepare(self, thread: Thread, site: Site) -> None:
@@ -85,7 +87,7 @@ class Returns:
 
         Where none can be, that is noted.
         """
-        _, _, address = self._read
+        address = self._address
         made = None
         try:
             if reason := self._why_not(address, site):
@@ -106,6 +108,7 @@ class Returns:
             self._obstacles[address] = str(error)
             if made is not None:
                 self._sites.discard(made)
+        self._address = address  # others may have been served meanwhile
 
     def _has_room(self, address: int) -> bool:
         guard = self._sites.guard
@@ -137,15 +140,14 @@ class Returns:
     def entered(self, thread: Thread, site: Site, now: int) -> bool:
         """A thread is about to run the function at this site, for which ``is_ready`` was asked;
         whether its registers were altered. Raises Gone."""
-        frame = self._words[RSP]
-        if self._read[:2] != (thread.tid, frame):
-            self.is_ready(thread)  # others were served while a site was made
-        _, _, address = self._read
+        frame, address = self._words[RSP], self._address
+        calls, tid = self.calls, thread.tid
         target = self.armed.get(address)
-        self.calls.look(thread, entering=address)
+        among = calls.by_tid.get(tid)
+        if frame in calls.by_frame or (among and among[-1].frame < frame):
+            calls.look(thread, entering=address)
         altered = False
         for attachment in site.entered:
-            assert isinstance(attachment, EntryAttachment)
             probe = attachment.probe
             if probe.over:
                 continue
@@ -155,13 +157,12 @@ class Returns:
                 kept = self._runner.enter(thread, attachment, now)
                 if not kept:
                     continue
-            if target is None or self.calls.count >= MAX_CALLS:
+            if target is None or calls.count >= MAX_CALLS:
                 why = self._obstacles.get(address) or f"more than {MAX_CALLS} calls at a time"
                 probe.note_missed(why)
                 continue
             target.users.add(attachment)
-            who = thread.tid, thread.tgid
-            self.calls.add(RunningCall(attachment, who, frame, address, kept))
+            calls.add(RunningCall(attachment, tid, thread.tgid, frame, address, kept))
         if self._runner.metered:
             self._runner.charge(site.entered, now)
         return altered
@@ -174,16 +175,21 @@ class Returns:
         Raises Gone.
         """
         altered = False
-        returning = self.calls.returning(thread, site.address)
+        calls, runner = self.calls, self._runner
+        returning = calls.returning(thread, site.address)
         if returning and site.displaced.may_fault:
             # What was returned stays true, whatever the next instruction does.
-            self._runner.facts_of(thread).revocable = ()
+            runner.facts_of(thread).revocable = ()
         for call in returning:
-            self._runner.context.kept = call.kept
-            altered |= self._runner.run(thread, (call.attachment,), False, now)
-        if not returning and self._runner.metered:
-            self._runner.charge(site.users, now)
-        self.calls.look(thread)
+            runner.context.kept = call.kept
+            altered |= runner.run(thread, (call.attachment,), False, now)
+        if not returning and runner.metered:
+            runner.charge(site.users, now)
+        among = calls.by_tid.get(thread.tid)
+        if among and among[-1].frame < self._words[RSP]:
+            calls.look(thread)
+        if site.entered:
+            self.is_ready(thread)  # others may have been served meanwhile
         return altered
 
     # --- probes that go, sites that go ---

@@ -18,7 +18,8 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from dprobed.arch.x86_64.paging import WORD
+import msgspec
+
 from dprobed.arch.x86_64.registers import FS_BASE, RSP
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
@@ -34,25 +35,15 @@ MAX_CALLS: Final = 1 << 16
 _LOOKS: Final = 8
 
 
-class RunningCall:
+class RunningCall(msgspec.Struct, eq=False, gc=False):
     """A call of a probed function. ``kept``: what the entry part has left."""
 
-    __slots__ = ("attachment", "frame", "kept", "returns_to", "tgid", "tid")
-
-    def __init__(
-        self,
-        attachment: EntryAttachment,
-        thread: tuple[int, int],
-        frame: int,
-        returns_to: int,
-        kept: list[int],
-    ) -> None:
-        """``thread``: its tid and that of its process."""
-        self.attachment: Final = attachment
-        self.tid, self.tgid = thread
-        self.frame: Final = frame
-        self.returns_to: Final = returns_to
-        self.kept: Final = kept
+    attachment: Attachment
+    tid: int
+    tgid: int
+    frame: int
+    returns_to: int
+    kept: list[int]
 
 
 class RunningCalls:
@@ -62,11 +53,12 @@ class RunningCalls:
         """``registers``: of the thread that stops."""
         self.count = 0
         self._sites = sites
+        self._there = sites.space.memory.word
         self._words: Final = registers.words
         #: By frame; of those that share one, the innermost last.
-        self._by_frame: Final[dict[int, list[RunningCall]]] = {}
+        self.by_frame: Final[dict[int, list[RunningCall]]] = {}
         #: By thread, in the order of their entries.
-        self._by_tid: Final[dict[int, list[RunningCall]]] = {}
+        self.by_tid: Final[dict[int, list[RunningCall]]] = {}
         #: By thread, where its own stack is.
         self._stacks: Final[dict[int, tuple[int, int]]] = {}
         #: By fork child, the calls that it has from its parent's thread.
@@ -75,25 +67,26 @@ class RunningCalls:
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
         self._sites = sites
+        self._there = sites.space.memory.word
         self.count = 0
-        for each in (self._by_frame, self._by_tid, self._stacks, self._of_children):
+        for each in (self.by_frame, self.by_tid, self._stacks, self._of_children):
             each.clear()
 
     def __iter__(self) -> Iterator[RunningCall]:
         """All of them."""
-        for calls in list(self._by_tid.values()):
+        for calls in list(self.by_tid.values()):
             yield from list(calls)
 
     def add(self, call: RunningCall) -> None:
         """A call begins."""
-        sharing = self._by_frame.get(call.frame)
+        sharing = self.by_frame.get(call.frame)
         if sharing is None:
-            self._by_frame[call.frame] = [call]
+            self.by_frame[call.frame] = [call]
         else:
             sharing.append(call)
-        among = self._by_tid.get(call.tid)
+        among = self.by_tid.get(call.tid)
         if among is None:
-            self._by_tid[call.tid] = [call]
+            self.by_tid[call.tid] = [call]
         else:
             among.append(call)
         self.count += 1
@@ -101,12 +94,12 @@ class RunningCalls:
     def drop(self, calls: Iterable[RunningCall]) -> None:
         """Follow these no more."""
         for call in calls:
-            sharing = self._by_frame[call.frame]
+            sharing = self.by_frame[call.frame]
             sharing.remove(call)
             if not sharing:
-                del self._by_frame[call.frame]
+                del self.by_frame[call.frame]
             # Kept when it is empty, until the thread ends: there will be others.
-            among = self._by_tid[call.tid]
+            among = self.by_tid[call.tid]
             if among[-1] is call:
                 among.pop()
             else:
@@ -120,13 +113,16 @@ class RunningCalls:
     def returning(self, thread: Thread, address: int) -> list[RunningCall]:
         """The calls, the innermost first, that a thread whose registers are loaded has just left by
         returning to this address; they are dropped."""
-        frame = self._words[RSP] - 8 & WORD
-        calls = self._by_frame.get(frame)
-        if not calls or calls[-1].returns_to != address or calls[-1].tgid != thread.tgid:
+        frame = self._words[RSP] - 8
+        calls = self.by_frame.get(frame)
+        if calls is None:
+            return []
+        call = calls[-1]
+        if call.returns_to != address or call.tgid != thread.tgid:
             return []
         # Who catches an exception comes to the same place by a jump, and has called others since.
-        data = self._sites.space.memory.glance(frame, 8)  # just read by ``ret``: the page is there
-        if int.from_bytes(data, "little") != address:
+        there = self._there
+        if there(frame) != address:  # just read by ``ret``: the page is there
             self.unwind(list(calls))
             return []
         if len(calls) > 1:
@@ -134,12 +130,12 @@ class RunningCalls:
             self.drop(found)
             return found
         # As ``drop`` does; this is most of what a return costs over another hit.
-        del self._by_frame[frame]
-        among = self._by_tid[calls[0].tid]
-        if among[-1] is calls[0]:
+        del self.by_frame[frame]
+        among = self.by_tid[call.tid]
+        if among[-1] is call:
             among.pop()
         else:
-            among.remove(calls[0])
+            among.remove(call)
         self.count -= 1
         return calls
 
@@ -157,21 +153,22 @@ class RunningCalls:
 
     def ended(self, tid: int) -> None:
         """A thread ended, or has another address space now."""
-        self.unwind(list(self._by_tid.get(tid, ())))
-        self._by_tid.pop(tid, None)
+        self.unwind(list(self.by_tid.get(tid, ())))
+        self.by_tid.pop(tid, None)
         self._of_children.pop(tid, None)
         self._stacks.pop(tid, None)
 
     def look(self, thread: Thread, entering: int = 0) -> None:
-        """Note what calls of a thread were unwound, now that its registers are these.
+        """Note what calls of a thread were unwound, now that its registers are these: none where
+        its latest is at its stack pointer or above, and no other has that frame.
 
         ``entering``: the return address of the call that it is about to make.
         """
         stack = self._words[RSP]
-        sharing = self._by_frame.get(stack) if entering else None
+        sharing = self.by_frame.get(stack) if entering else None
         if sharing and not self._is_tail_call(sharing[-1], thread, entering):
             self.unwind(list(sharing))
-        calls = self._by_tid.get(thread.tid)
+        calls = self.by_tid.get(thread.tid)
         if calls and calls[-1].frame < stack:
             self.unwind(self._left(thread, calls, stack))
 
@@ -180,6 +177,7 @@ class RunningCalls:
         return (
             last.returns_to == address
             and last.tgid == thread.tgid
+            and isinstance(last.attachment, EntryAttachment)
             and last.attachment.leaves_by_jump(self._sites)
         )
 
@@ -231,7 +229,7 @@ class RunningCalls:
 
     def forking(self, thread: Thread, child: int) -> None:
         """A thread is making a child, which will return from the same calls in its own memory."""
-        calls = self._by_tid.get(thread.tid)
+        calls = self.by_tid.get(thread.tid)
         if calls:
             self._of_children[child] = list(calls)
 
@@ -243,7 +241,5 @@ class RunningCalls:
         for call in other._of_children.pop(child, ()):
             twin = twins.get(call.attachment)
             if isinstance(twin, EntryAttachment):
-                again = RunningCall(
-                    twin, (child, child), call.frame, call.returns_to, list(call.kept)
-                )
-                self.add(again)
+                kept = list(call.kept)
+                self.add(RunningCall(twin, child, child, call.frame, call.returns_to, kept))

@@ -116,10 +116,13 @@ class TrapStops:
         run = self._run  # a local name: Python does not specialize calls of an attribute
         address = words[RIP] = site.address
         try:
-            if site.entered or site.users:
-                altered = self._hit_of_function(thread, site, now)
-            else:
-                altered = run(thread, site.attachments, site.displaced.may_fault, now)
+            # Where functions return to, or one begins whose return is probed: first what has
+            # happened first.
+            altered = bool(site.users) and self.returns.returned(thread, site, now)
+            if site.entered:
+                altered |= self.returns.entered(thread, site, now)
+            if site.attachments:
+                altered |= run(thread, site.attachments, site.displaced.may_fault, now)
         except Gone:
             return 0  # killed; its exit status comes next
         if not altered:
@@ -129,17 +132,6 @@ class TrapStops:
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
         return 0
-
-    def _hit_of_function(self, thread: Thread, site: Site, now: int) -> bool:
-        """A hit where functions return to, or at the entry of one whose return is probed: first
-        what has happened first. Whether the thread's registers were altered; raises Gone."""
-        returns = self.returns
-        altered = bool(site.users) and returns.returned(thread, site, now)
-        if site.entered:
-            altered |= returns.entered(thread, site, now)
-        if site.attachments:
-            altered |= self._run(thread, site.attachments, site.displaced.may_fault, now)
-        return altered
 
     @staticmethod
     def _go_to(thread: Thread, address: int) -> None:

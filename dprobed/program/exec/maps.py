@@ -7,6 +7,7 @@ the map has ``size`` keys, nothing is kept and the update is counted as lost.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
@@ -36,7 +37,7 @@ _NS: Final = 1_000_000
 KeyItems: TypeAlias = Item | tuple[Item, ...]
 
 
-class HeldMap:
+class HeldMap(ABC):
     """What all kinds have: ``cells`` by key, of whatever type the kind wants."""
 
     __slots__ = ("_room", "_size", "_used", "cells", "definition", "lost")
@@ -106,13 +107,13 @@ class HeldMap:
             self._begin(key, [])
         self.lost = 0
 
+    @abstractmethod
     def _cell(self, cell: object) -> list[int]:
         """A cell as it is sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _begin(self, key: KeyItems, cell: list[int]) -> None:
         """The cell at a key becomes what was sent of one; empty: as if nothing had been added."""
-        raise NotImplementedError
 
 
 class ValueMap(HeldMap):
@@ -165,7 +166,7 @@ class CountMap(ValueMap):
             self.cells[key] = 1
 
 
-class AddingMap(HeldMap):
+class WordsMap(HeldMap):
     """One to which words are added, signed or not."""
 
     __slots__ = ("_signed",)
@@ -174,17 +175,34 @@ class AddingMap(HeldMap):
         super().__init__(definition, room)
         self._signed = definition.signed
 
+
+class AddingMap(WordsMap):
+    """One to which they are added whenever that is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def add(self, key: KeyItems, word: int) -> None:
+        """Add a word at a key."""
+
+
+class CellMap(AddingMap):
+    """One with a cell of always the same size for each key."""
+
+    __slots__ = ()
+
     def add(self, key: KeyItems, word: int) -> None:
         """Add a word at a key."""
         value = as_signed(word) if self._signed else word
         if key in self.cells or self._has_room(key):
             self._add(key, value)
 
+    @abstractmethod
     def _add(self, key: KeyItems, value: int) -> None:
-        raise NotImplementedError
+        """Add a word at a key that is there, or for which there is room."""
 
 
-class SumMap(AddingMap):
+class SumMap(CellMap):
     """The sum at each key."""
 
     __slots__ = ()
@@ -201,7 +219,7 @@ class SumMap(AddingMap):
         self.cells[key] = whole(cell, signed=self._signed) if cell else 0
 
 
-class ExtremeMap(AddingMap):
+class ExtremeMap(CellMap):
     """The least or the greatest word at each key."""
 
     __slots__ = ("_choose",)
@@ -224,7 +242,7 @@ class ExtremeMap(AddingMap):
         self.cells[key] = value
 
 
-class StatsMap(AddingMap):
+class StatsMap(CellMap):
     """How many, their sum, the least and the greatest; for an ``avg``, the first two."""
 
     __slots__ = ("_extremes",)
@@ -263,12 +281,21 @@ class StatsMap(AddingMap):
         self.cells[key] = [cell[0], whole(cell[1:3], signed=self._signed), *extremes]
 
 
-class BucketMap(AddingMap):
+class BucketedMap(WordsMap):
+    """One with a number in each of some buckets, at each key."""
+
+    __slots__ = ()
+    cells: dict[KeyItems, dict[int, int]]  # type: ignore[assignment]
+    BYTES = 232
+
+    def _give_up(self, buckets: int) -> None:
+        self._give(buckets * BUCKET_BYTES)
+
+
+class BucketMap(BucketedMap, AddingMap):
     """How many in each bucket, at each key."""
 
     __slots__ = ("_arguments", "_plain", "_powers")
-    cells: dict[KeyItems, dict[int, int]]  # type: ignore[assignment]
-    BYTES = 232
 
     def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
         super().__init__(definition, room)
@@ -309,11 +336,8 @@ class BucketMap(AddingMap):
         pairs = zip(cell[::2], cell[1::2], strict=True)
         self.cells[key] = {n: count for n, count in pairs if self._take(BUCKET_BYTES)}
 
-    def _give_up(self, buckets: int) -> None:
-        self._give(buckets * BUCKET_BYTES)
 
-
-class SeriesMap(BucketMap):
+class SeriesMap(BucketedMap):
     """The sum in each of the latest intervals, at each key."""
 
     __slots__ = ("_interval", "_most")

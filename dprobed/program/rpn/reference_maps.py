@@ -86,8 +86,8 @@ again:
 - **How long they last.** Maps live as long as their program is in, one in each process; they are
   shown merged over processes, ended ones included. A `value` belongs to its process and is never
   merged. A `fork` child begins with the values of its parent, as with variables, and with all other
-  maps empty, so that nothing is counted twice. At `exec` the values are forgotten (the new image
-  is another process to them); what was counted stays counted.
+  maps empty, so that nothing is counted twice. For maps a new image is a new process: at `exec` all
+  of them are empty, sums and histograms as well; who wants what is before asks for it before.
 - In the kernel there are no maps yet: a program with one is refused.
 """
 

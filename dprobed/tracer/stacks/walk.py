@@ -6,6 +6,10 @@ it will return to, which may already be another function's. What is found for it
 then some additions and two loads. Other registers are needed by few rules (hand-written assembler,
 code that aligns its stack); they are searched through the frames that were left, only then.
 
+Most stacks are even the same as one before: at the same place, with the same rsp and rbp, and the
+same words in all places that were looked at. That is all that such a walk went by, so its result is
+taken again where it is so (*known walks*).
+
 The target may have written anything to its stack. So a walk is bounded by its depth; the frame of a
 caller is above that of the called, except where a signal may have changed the stack; it reads with
 the means, and the limits, of a program's own accesses; and it ends with a reason.
@@ -14,6 +18,7 @@ the means, and the limits, of a program's own accesses; and it ends with a reaso
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RIP, RSP
@@ -46,6 +51,9 @@ _FRAMED: Final = _PUSHED._replace(cfa_register=_RBP)
 _PIECE: Final = 4096
 #: Steps that are remembered; then all are forgotten.
 _MOST_STEPS: Final = 1 << 16
+#: Walks that are remembered, and the most bytes of the stack that one may reach over.
+_MOST_WALKS: Final = 256
+_MOST_REACH: Final = 1 << 14
 #: Signal frames of a stack at most, behind which it may be another.
 _MOST_SIGNALS: Final = 16
 
@@ -89,19 +97,29 @@ class _Stop(Exception):
         self.end = end
 
 
-class _Memory:
-    """The stack, read in pieces."""
+class _KnownWalk(NamedTuple):
+    """What a walk went by besides its registers: of so many bytes from rsp on those words that
+    ``pick`` gives; and its result."""
 
-    def __init__(self, hit: HitThread, address: int) -> None:
+    reach: int
+    pick: Callable[[memoryview], object]
+    words: object
+    stack: UserStack
+
+
+class _Memory:
+    """The stack, read in pieces. ``data``: what is there at ``address``, if that is known."""
+
+    def __init__(self, hit: HitThread, address: int, data: bytes) -> None:
         self._hit = hit
         self.low = 0
         self.words = memoryview(b"").cast("Q")
         if address:
-            self._read(address)
+            self._read(address, data)
 
-    def _read(self, address: int) -> None:
+    def _read(self, address: int, data: bytes = b"") -> None:
         self.low = address & ~7
-        data = self._hit.read_partial(self.low, _PIECE)
+        data = data or self._hit.read_partial(self.low, _PIECE)
         self.words = memoryview(data[: len(data) & ~7]).cast("Q")
 
     def load(self, address: int) -> int:
@@ -132,10 +150,28 @@ class Walker:
         self._layout: Final = layout
         self._original: Final = original
         self._steps: dict[int, _Step] = {}
+        #: By rip, rsp, rbp and depth.
+        self._walks: dict[tuple[int, int, int, int], _KnownWalk] = {}
 
     def walk(self, hit: HitThread, depth: int) -> UserStack:
-        """The stack of the thread that hit, at most ``depth`` frames."""
-        return _Walk(self, hit).run(depth)
+        """The stack of the thread that hit, at most ``depth`` frames; not to be altered."""
+        regs = hit.regs
+        stack = regs[RSP]
+        key = regs[RIP], stack, regs[_DWARF[_RBP]], depth
+        known = self._walks.get(key)
+        data = b""
+        if known is not None:
+            data = hit.read_partial(stack & ~7, known.reach)
+            if len(data) == known.reach and known.pick(memoryview(data).cast("Q")) == known.words:
+                return known.stack
+        walk = _Walk(self, hit, data)
+        found = walk.run(depth)
+        again = walk.known(found)
+        if again is not None:
+            if len(self._walks) >= _MOST_WALKS:
+                self._walks.clear()
+            self._walks[key] = again
+        return found
 
     def step(self, lookup: int, tid: int) -> _Step:
         """How to go on from an address; raises _Stop."""
@@ -166,52 +202,65 @@ class Walker:
 class _Walk:
     """One walk."""
 
-    def __init__(self, walker: Walker, hit: HitThread) -> None:
+    def __init__(self, walker: Walker, hit: HitThread, data: bytes) -> None:
+        """``data``: what is there from rsp on, if that is known."""
         self._walker = walker
         self._hit = hit
-        self._memory = _Memory(hit, hit.regs[RSP])
+        self._memory = _Memory(hit, hit.regs[RSP], data)
+        #: Where it looked, and what was there; whether it went by that and nothing else.
+        self._looked: list[int] = []
+        self._there: list[int] = []
+        self._is_all = True
         #: The frames that were left, for registers that are searched: CFA and rule.
         self._left: list[tuple[int, Rule]] = []
+        #: The modules of the frames, and their numbers from 1 on; 0: it is not among them.
+        self._modules: list[bytes] = []
+        self._numbers: dict[bytes, int] = {b"": 0}
+        #: Signal frames behind which the stack is not above.
+        self._signals = 0
 
     def run(self, depth: int) -> UserStack:
         """Walk."""
         frames: list[int] = []
-        modules: dict[bytes, int] = {}
         try:
-            end = self._run(depth, frames, modules)
+            end = self._run(depth, frames)
         except _Stop as stop:
             end = stop.end
+            self._is_all = False  # it may be another end when more is known, or more is there
         except EvaluationError:
             end = StackEnd.NO_RULE
-        return UserStack(end, list(modules), frames)
+            self._is_all = False
+        return UserStack(end, self._modules, frames)
 
-    def _run(self, depth: int, frames: list[int], modules: dict[bytes, int]) -> StackEnd:
+    def known(self, found: UserStack) -> _KnownWalk | None:
+        """How to know this walk again; None: that cannot be told so easily."""
+        looked = self._looked
+        if not self._is_all or not looked:
+            return None
+        low = self._hit.regs[RSP] & ~7
+        if min(looked) < low or max(looked) >= low + _MOST_REACH or any(at & 7 for at in looked):
+            return None
+        pick = itemgetter(*[at - low >> 3 for at in looked])
+        words = tuple(self._there) if len(looked) > 1 else self._there[0]
+        return _KnownWalk(max(looked) + 8 - low, pick, words, found)
+
+    def _run(self, depth: int, frames: list[int]) -> StackEnd:
         regs = self._hit.regs
-        walker, memory, left = self._walker, self._memory, self._left
-        steps = walker.known()
+        memory, left, numbers = self._memory, self._left, self._numbers
+        looked, there = self._looked, self._there
+        steps = self._walker.known()
         pc, sp, bp = regs[RIP], regs[RSP], regs[_DWARF[_RBP]]
         exact = EXACT
-        signals = 0
         while True:
-            lookup = pc if exact else pc - 1
-            step = steps.get(lookup)
+            step = steps.get(pc if exact else pc - 1)
             if step is None:
-                step = walker.step(lookup, self._hit.tid)
-                if step.code.anonymous and exact:
-                    place = walker.original(pc)
-                    if place != pc:
-                        pc = place
-                        continue
+                step, pc = self._new_step(pc, exact)
             base, plus, returns, saved, rule, code = step
-            number = 0
-            if code.module:
-                number = modules.get(code.module, 0)
-                if not number and len(modules) < MOST_MODULES:
-                    number = modules[code.module] = len(modules) + 1
-            if number:
-                frames.append(pc - code.bias & ADDRESS | number << 56 | exact)
-            else:
-                frames.append(pc & ADDRESS | exact)
+            number = numbers.get(code.module)
+            if number is None:
+                number = self._number(code.module)
+            frames.append((pc - code.bias & ADDRESS | number << 56 if number else pc & ADDRESS)
+                          | exact)  # fmt: skip
             if rule is not None and rule.signal:
                 frames[-1] |= SIGNAL
             # What follows is what most frames need: a rule of rsp or rbp and a number.
@@ -219,47 +268,83 @@ class _Walk:
                 cfa = sp + plus
             elif base == 1:
                 cfa = bp + plus
-            elif base == 2:
-                assert rule is not None
-                if _ends(rule):
-                    return StackEnd.WHOLE
-                cfa = self._cfa(rule, sp, bp)
             else:
-                rule = self._by_frame_pointer(step, sp, bp, bool(exact))
-                if rule is None:
+                found = self._uncommon(step, sp, bp, bool(exact))
+                if found is None:
                     return StackEnd.WHOLE
-                cfa = (sp if rule.cfa_register == _RSP else bp) + rule.cfa_offset
-                returns, saved = -8, 0 if rule is _BEGUN else -16
+                cfa, returns, saved, rule = found
+            assert rule is not None
             if len(frames) >= depth:
                 return StackEnd.DEPTH
-            assert rule is not None
-            is_signal = rule.signal
             if cfa <= sp:
-                signals += is_signal
-                if not is_signal or signals > _MOST_SIGNALS:
-                    raise _Stop(StackEnd.NOT_GROWING)
+                self._look_back(rule)
             left.append((cfa, rule))
             if base == 2:
-                pc = self._value(rule.return_register, len(left))
-                bp = self._value(_RBP, len(left))
-                sp = self._value(_RSP, len(left))
+                pc, bp, sp = (
+                    self._value(number, len(left)) for number in (rule.return_register, _RBP, _RSP)
+                )
             else:
                 place = cfa + returns
-                index = place - memory.low >> 3
-                words = memory.words
-                pc = (
-                    words[index]
-                    if not place & 7 and 0 <= index < len(words)
-                    else memory.load(place)
-                )
+                pc = memory.load(place)
+                looked.append(place)
+                there.append(pc)
                 if saved:
-                    bp = memory.load(cfa + saved)
+                    place = cfa + saved
+                    bp = memory.load(place)
+                    looked.append(place)
+                    there.append(bp)
                 sp = cfa
             if not pc:
                 return StackEnd.WHOLE
-            exact = EXACT if is_signal else 0
+            exact = EXACT if rule.signal else 0
 
     # -- what few frames need ------------------------------------------------------------------
+
+    def _new_step(self, pc: int, exact: int) -> tuple[_Step, int]:
+        """How to go on from an address that was not met before, and the place that it stands for;
+        raises _Stop."""
+        while True:
+            step = self._walker.step(pc if exact else pc - 1, self._hit.tid)
+            if step.code.missing or step.code.anonymous:
+                self._is_all = False
+            place = self._walker.original(pc) if step.code.anonymous and exact else pc
+            if place == pc:
+                return step, pc
+            pc = place
+
+    def _number(self, module: bytes) -> int:
+        """The number of a module that has none yet; 0: there are too many."""
+        if len(self._modules) < MOST_MODULES:
+            self._modules.append(module)
+            self._numbers[module] = len(self._modules)
+        else:
+            self._numbers[module] = 0
+        return self._numbers[module]
+
+    def _uncommon(
+        self, step: _Step, sp: int, bp: int, exact: bool
+    ) -> tuple[int, int, int, Rule] | None:
+        """The CFA where it is not rsp or rbp and a number, where from it the return address and rbp
+        are, and the rule; None: this is the outermost frame."""
+        rule = step.rule
+        if step.base == 2:
+            assert rule is not None
+            if _ends(rule):
+                return None
+            self._is_all = False
+            return self._cfa(rule, sp, bp), 0, 0, rule
+        self._is_all = False
+        rule = self._by_frame_pointer(step, sp, bp, exact)
+        if rule is None:
+            return None
+        cfa = (sp if rule.cfa_register == _RSP else bp) + rule.cfa_offset
+        return cfa, -8, 0 if rule is _BEGUN else -16, rule
+
+    def _look_back(self, rule: Rule) -> None:
+        """The caller's frame is not above: so it may be behind a signal's; raises _Stop."""
+        self._signals += rule.signal
+        if not rule.signal or self._signals > _MOST_SIGNALS:
+            raise _Stop(StackEnd.NOT_GROWING)
 
     def _cfa(self, rule: Rule, sp: int, bp: int) -> int:
         def register(number: int) -> int:

@@ -9,12 +9,14 @@ from typing import Literal
 import msgspec
 
 from dprobed.record.record import TRACER
+from dprobed.wire.messages.common import MapEntry
 from dprobed.wire.messages.requests import Selection
 
 
 class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     """A program in one process. ``kept``: it stays when the client that inserted it is gone;
     ``names``: of its local variables, if they have some. ``uid`` to ``end_rule``: as in ``probe``.
+    ``ended``: how its process ended; empty while that goes on.
     """
 
     number: int
@@ -32,10 +34,12 @@ class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     age_seconds: float = 0.0
     left_seconds: float | None = None
     end_rule: str = ""
+    ended: str = ""
 
 
 class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
-    """A probe of a program in one process.
+    """A probe of a program in one process. ``state``: ``ended``, if that has ended while it was
+    in its place, or waited for it.
 
     ``hits`` counts every hit, ``ran`` those whose program ran, ``missed`` those that could not be
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
@@ -134,13 +138,6 @@ class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
     processes: int
     names: list[str]
     words: list[int]
-
-
-class MapEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A key, with bytes as text, and its cell: a list of words that is what the map's kind says."""
-
-    key: list[int | str]
-    cell: list[int]
 
 
 class MapInfo(msgspec.Struct, frozen=True, kw_only=True, tag="map"):

@@ -13,16 +13,15 @@ from elftools.dwarf.callframe import FDE, ZERO
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from dprobed.binary.cfi import (
+from dprobed.binary.cfi import NO_RULE, UnwindRows
+from dprobed.binary.cfi_program import (
     AT,
     COMPUTED,
-    NO_RULE,
     OFFSET,
     REGISTER,
     UNDEFINED,
     VALUE,
     Rule,
-    UnwindRows,
 )
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError

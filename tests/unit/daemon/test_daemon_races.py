@@ -274,15 +274,26 @@ def test_an_engine_that_there_is_not_is_refused(run: Run) -> None:
 
 def test_what_ended_with_kept_programs_is_still_shown(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
-        client = FakeClient()
+        client, follower = FakeClient(), FakeClient(0)
+        await daemon.ask(follower, messages.Log(id=1, follow=True), messages.Logged)
         backend = await daemon.attach(client)
         await daemon.insert(client, keep=True)
         backend.tell(protocol.Ended(PID, "killed", 9, backend.statuses(PID), 0))
         await asyncio.sleep(0)
+        (notice,) = follower.heard(messages.Notice)
+        assert notice.kind == "end"
+        assert notice.text.endswith(") with x0 has ended: killed by signal 9")
         shown = await daemon.query(client)
         assert [(each.ended, each.backend) for each in shown.targets] == [
             ("killed by signal 9", "fake")
         ]
+        assert [(each.state, each.reason) for each in shown.probes] == [
+            ("ended", "its process has ended: killed by signal 9")
+        ]
+        listing = await daemon.ask(client, messages.Programs(id=3), messages.Listing)
+        assert [each.ended for each in listing.programs] == ["killed by signal 9"]
+        with pytest.raises(Refusal, match=rf"process {PID} \(.*\) has ended: killed by signal 9"):
+            await daemon.ask(client, messages.Vars(id=4, number=1), messages.Words)
         await daemon.ask(client, messages.Remove(id=5), messages.Removed)
         assert (await daemon.query(client)).targets == []
 

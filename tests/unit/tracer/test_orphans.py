@@ -63,3 +63,40 @@ def test_a_page_that_is_not_there_is_not_asked_for(page: mmap.mmap) -> None:
 def test_another_text_is_left_alone(page: mmap.mmap) -> None:
     page[AT] ^= 1
     assert undo(page) == 0
+
+
+@pytest.mark.parametrize("has_breakpoint", [True, False])
+def test_a_child_that_was_forked_before_has_its_semaphores_down(
+    page: mmap.mmap, has_breakpoint: bool
+) -> None:
+    """Only where breakpoints are there, too: else the tracer has cleaned the child."""
+    page[0] = 1
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as data:
+        data[8:10] = (3).to_bytes(2, "little")
+        anchor = ctypes.c_char.from_buffer(data, 8)
+        raised = (2).to_bytes(2, "little")
+        semaphore = Change(
+            Kind.SEMAPHORE, os.getpid(), 1, ctypes.addressof(anchor), raised.ljust(8, b"\0")
+        )
+        del anchor
+        if not has_breakpoint:
+            page[AT + 6] = ORIGINAL[0]
+        (go, gone), (said, says) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(gone)
+            os.read(go, 1)
+            os.write(says, bytes(page[AT : AT + 13]) + data[8:10])
+            os._exit(0)
+        try:
+            found = restore(os.getpid(), [change(page), semaphore], set())
+        finally:
+            for end in (go, gone, says):
+                os.close(end)
+            there = os.read(said, 100)
+            os.close(said)
+            os.waitpid(child, 0)
+        assert found == 2 * has_breakpoint
+        assert there[:13] == BEFORE + ORIGINAL + BEHIND
+        assert int.from_bytes(there[13:], "little") == (2 if has_breakpoint else 3)
+        assert data[8:10] == (3).to_bytes(2, "little")

@@ -24,7 +24,7 @@ def test_addresses_that_are_no_code_are_forgotten_by_and_by() -> None:
 
     def is_known(address: int) -> bool:
         registers.words[RSP] = 0x1000
-        sites.space.memory.glance.return_value = address.to_bytes(8, "little")
+        sites.space.memory.word.return_value = address
         return returns.is_ready(thread)
 
     for address in range(1, 2 * MAX_OBSTACLES + 2):

@@ -143,6 +143,46 @@ def test_a_signal_that_leads_to_itself_ends() -> None:
     assert len(found.frames) < 40
 
 
+def test_a_stack_that_was_walked_before_is_known_by_all_that_it_went_by() -> None:
+    """One walker for many hits finds what a new one finds, whatever has changed in between."""
+    drawn = random.Random(7)
+    framed = Rule(6, 16, b"", (How(6, 2, -16, b""), RETURNS), 16, False)
+    pushed = Rule(7, 16, b"", (How(6, 2, -16, b""), RETURNS), 16, False)
+    searched = Rule(3, 40, b"", (RETURNS,), 16, False)
+    for _ in range(200):
+        rules: dict[int, Rule | None] = {
+            0x1000 * page: drawn.choice([PLAIN, PLAIN, pushed, framed, searched, None])
+            for page in range(1, 8)
+        }
+        layout = FakeLayout({OUTERMOST: END, **rules})
+        walker = Walker(cast(Layout, layout), lambda address: address)
+        words = [
+            drawn.choice(
+                [drawn.randrange(0x1000, 0x8000), OUTERMOST, STACK + 8 * drawn.randrange(24)]
+            )
+            for _ in range(24)
+        ]
+        registers = {"rip": 0x1000, "rbp": STACK + 8 * drawn.randrange(24), "rbx": STACK}
+        for _ in range(12):
+            hit = FakeHit(words, **registers)
+            depth = drawn.choice([3, 100, 100])
+            found = walker.walk(hit, depth)
+            assert found == walk(rules, FakeHit(words, **registers), depth)
+            if drawn.random() < 0.4:
+                words[drawn.randrange(24)] = drawn.randrange(0x1000, 0x9000)
+            if drawn.random() < 0.2:
+                registers["rbx"] = STACK + 8 * drawn.randrange(8)
+
+
+def test_the_same_stack_is_not_walked_again() -> None:
+    layout = FakeLayout({OUTERMOST: END, 0x1000: PLAIN, 0x2000: PLAIN})
+    walker = Walker(cast(Layout, layout), lambda address: address)
+    first = walker.walk(FakeHit([0x1105, 0x2205, 0x9005], rip=0x1000), 100)
+    assert walker.walk(FakeHit([0x1105, 0x2205, 0x9005], rip=0x1000), 100) is first
+    other = walker.walk(FakeHit([0x1105, 0x1205, 0x9005], rip=0x1000), 100)
+    assert addresses(other) == [0x1000, 0x1105, 0x1205, 0x9005]
+
+
 def test_any_memory_ends() -> None:
     """Whatever is on the stack: no more frames than were asked for, few reads."""
     drawn = random.Random(4)
