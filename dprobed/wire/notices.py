@@ -31,6 +31,8 @@ class NoticeKind(StrEnum):
     #: What a killed tracer had left in it is undone, or may not be.
     RECOVERED = "recovered"
     ORPHAN = "orphan"
+    #: The process has ended, with programs in it that are kept.
+    END = "end"
     #: The time of a program is over; none of its probes fires any more.
     OVER = "over"
     SPENT = "spent"

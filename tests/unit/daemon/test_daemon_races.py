@@ -9,7 +9,7 @@ import pytest
 
 from dprobed.daemon import exited, quota
 from dprobed.daemon.client import Refusal
-from dprobed.proc import procfs
+from dprobed.proc import executables
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import NAMES, Counters
 from dprobed.wire.notices import NoticeKind
@@ -323,7 +323,7 @@ def test_what_ended_long_ago_has_counted_all_of_it(
 def test_what_a_process_executes_is_told_apart_from_the_text(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(procfs, "executable", lambda pid: "/usr/bin/odd executed name")
+    monkeypatch.setattr(executables, "path", lambda pid: "/usr/bin/odd executed name")
 
     async def script(daemon: FakeDaemon) -> None:
         client = FakeClient()
