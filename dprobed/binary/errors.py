@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+#: The hint of an unknown name whose ``candidates`` are similar ones.
+SIMILAR: Final = "the candidates have similar names"
+
 
 class LocationError(Exception):
     """A file, place or module that cannot be used.

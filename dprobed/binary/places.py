@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from dprobed.arch.x86_64.argument import MOST, Argument, ArgumentError, parse
 from dprobed.binary.boundary import Boundary
-from dprobed.binary.errors import LocationError
+from dprobed.binary.errors import SIMILAR, LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.numbers import number_of
 from dprobed.binary.relocations import imports
@@ -278,7 +278,7 @@ def _no_static(elf: Binary, name: str) -> LocationError:
     if not names:
         return LocationError(f"{elf.path}: it has no static probes")
     close = similar(name, names)
-    hint = "the candidates have similar names" if close else "`dprobe places --usdt` lists them"
+    hint = SIMILAR if close else "`dprobe places --usdt` lists them"
     candidates = tuple(f"usdt:{each}" for each in close)
     return LocationError(f"{elf.path}: no static probe {name}", hint, candidates)
 
@@ -396,7 +396,7 @@ def _unknown(elf: Binary, wanted: _Wanted, named: list[Symbol]) -> LocationError
             "name the library as the program's module",
         )
     close = similar(wanted.name, elf.symbols.names())
-    hints = ["the candidates have similar names"] if close else []
+    hints = [SIMILAR] if close else []
     if elf.is_stripped:
         hints.append("the file is stripped: install its debug symbols, or use a file offset")
     return LocationError(f"{elf.path}: no symbol {wanted.name}", " ".join(hints), tuple(close))

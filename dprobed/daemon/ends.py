@@ -28,6 +28,7 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.variables import variables_of
 from dprobed.printable import printable
 from dprobed.wire import messages, protocol
+from dprobed.wire.notices import NoticeKind
 
 #: Seconds between two looks at what is over: who inserts a thousand programs for no time does
 #: not have all targets looked at for each.
@@ -133,7 +134,7 @@ class Ends:
                 return
         for inserted in due:
             rule = inserted.end_rule
-            text = self.tell(inserted, target, over(rule), "over", "removed")
+            text = self.tell(inserted, target, over(rule), NoticeKind.OVER, "removed")
             if inserted.owner is not None:
                 inserted.owner.tell(
                     messages.Over(
@@ -159,11 +160,13 @@ class Ends:
                 inserted.spent = True
                 ran = sum(each.ran for found in inserted.statuses.values() for each in found)
                 why = f"none of its probes fires any more; it ran {ran} time{'s' * (ran != 1)}"
-                text = self.tell(inserted, target, why, "spent", "spent")
+                text = self.tell(inserted, target, why, NoticeKind.SPENT, "spent")
                 if inserted.owner is not None:
-                    inserted.owner.tell(_notice("spent", target.pid, text))
+                    inserted.owner.tell(_notice(NoticeKind.SPENT, target.pid, text))
 
-    def tell(self, what: Ending, target: Target | None, why: str, kind: str, event: str) -> str:
+    def tell(
+        self, what: Ending, target: Target | None, why: str, kind: NoticeKind, event: str
+    ) -> str:
         """Tell of an end in a process, or in all (``target`` is None): in the log, and to who
         follows its records; what was said."""
         name = printable(what.insertion.upload.label)
@@ -182,7 +185,7 @@ class Ends:
         return text
 
 
-def _notice(kind: str, pid: int, text: str) -> messages.Notice:
+def _notice(kind: NoticeKind, pid: int, text: str) -> messages.Notice:
     return messages.Notice(kind=kind, pid=pid, tid=pid, text=text)
 
 

@@ -14,6 +14,7 @@ from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.printable import printable
 from dprobed.wire import messages, protocol
+from dprobed.wire.notices import NoticeKind
 
 
 class Leaving(Protocol):
@@ -205,5 +206,5 @@ class Targets:
                 what = f"{target.what} ({printable(target.comm)}) with {', '.join(names)}"
                 text = f"{what} has ended: {target.reason or target.end}"
                 follower.tell(
-                    messages.Notice(kind="end", pid=target.pid, tid=target.pid, text=text)
+                    messages.Notice(kind=NoticeKind.END, pid=target.pid, tid=target.pid, text=text)
                 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -31,16 +30,21 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.printable import printable, readable
 from dprobed.proc import executables, procfs
 from dprobed.wire import messages, protocol
+from dprobed.wire.notices import NoticeKind
 
-#: Kinds of notices that are logged.
-_NOTED: Final = ("asleep", "dump", "debugger", "loader", "lost", "unprobed")
-#: That a process or a thread of it stands: told to who follows the log, too.
-_STANDS: Final = ("suspend", "debugger")
+#: Notices that are logged.
+_NOTED: Final = frozenset(
+    {
+        NoticeKind.ASLEEP,
+        NoticeKind.DEBUGGER,
+        NoticeKind.LOADER,
+        NoticeKind.LOST,
+        NoticeKind.UNPROBED,
+    }
+)
 
-#: Process and user at the other end of a socket.
-_PEER: Final = re.compile(r"([0-9]{1,10}) ([0-9]{1,10})")
-#: How the notice of a core that a hit has asked for begins.
-_CORE: Final = "core: "
+#: What is logged of those for which nothing was done.
+_IN_VAIN: Final = {NoticeKind.DUMP: "dump in vain", NoticeKind.DEBUGGER: "debugger in vain"}
 
 _log = logging.getLogger("dprobed")
 
@@ -86,7 +90,7 @@ class TracerEvents:
                     self._target_event(target, event)
 
     def _target_event(
-        self, target: Target, event: protocol.Changed | protocol.TargetEvent | protocol.Ended
+        self, target: Target, event: protocol.Changed | protocol.Notice | protocol.Ended
     ) -> None:
         match event:
             case protocol.Changed():
@@ -94,6 +98,19 @@ class TracerEvents:
             case protocol.TargetEvent():
                 text = told.line(event.text)
                 self._noticed(target, msgspec.structs.replace(event, text=text))
+            case protocol.Dumped():
+                path = told.line(event.path, told.LONGEST_NAME)
+                self._tell(target, event.tid, NoticeKind.DUMP, f"core: {path}", "dumped", core=path)
+            case protocol.NotDumped():
+                more = f" ({event.refused} refused so far)" if event.refused > 1 else ""
+                text = f"no dump: {told.line(event.reason)}{more}"
+                self._tell(target, event.tid, NoticeKind.DUMP, text, _IN_VAIN[NoticeKind.DUMP])
+            case protocol.NoDebugger():
+                text = f"no debugger: {told.line(event.reason)}"
+                cause = _IN_VAIN[NoticeKind.DEBUGGER]
+                self._tell(target, event.tid, NoticeKind.DEBUGGER, text, cause)
+            case protocol.DebuggerCame():
+                self._debugger_came(target, event)
             case protocol.Ended():
                 target.take_end(event)
                 # Later, so that whoever waits for a reply that came before it gets that first.
@@ -108,55 +125,66 @@ class TracerEvents:
         self._ends.changed(target, {info.number for info in infos})
 
     def _noticed(self, target: Target, event: protocol.TargetEvent) -> None:
-        if event.kind in ("debugged", "not debugged"):
-            self._debugger_came(target, event)
-            return
-        if event.kind == "asleep":
-            target.asleep = True
+        match event.kind:
+            case NoticeKind.EXEC:
+                self._executed(target, event.tid)
+                return
+            case NoticeKind.ASLEEP:
+                target.asleep = True
+            case NoticeKind.SUSPEND:
+                target.suspend(event.tid)
+        cause = ""
         if event.kind in _NOTED:
-            self._gate.history.note(
-                target.uid,
-                f"process {event.pid}: {event.text}",
-                _cause_of(event),
-                pid=event.pid,
-                tid=event.tid,
-                core=event.text.removeprefix(_CORE) if event.kind == "dump" else "",
-            )
-        text = event.text
-        if event.kind == "exec":
-            self._enforcement.target_changed(target)
-            target.take_name()
-            text = f"process {event.pid} executed {_program_of(event.pid)}"
-            if target.asked_for and not target.launched:
-                self._gate.history.note(target.uid, text, event.kind)
-            target.launched = False  # That was its own program.
-        followers: set[Client] = set()
-        if event.kind in _STANDS:
+            cause = "held" if event.kind is NoticeKind.DEBUGGER else event.kind
+        self._tell(target, event.tid, event.kind, event.text, cause)
+
+    def _executed(self, target: Target, tid: int) -> None:
+        self._enforcement.target_changed(target)
+        target.take_name()
+        program = _program_of(target.pid)
+        text = f"process {target.pid} executed {program}"
+        if target.asked_for and not target.launched:
+            self._gate.history.note(target.uid, text, NoticeKind.EXEC)
+        target.launched = False  # That was its own program.
+        self._send(
+            target,
+            messages.Notice(
+                kind=NoticeKind.EXEC, pid=target.pid, tid=tid, text=text, program=program
+            ),
+        )
+
+    def _tell(
+        self, target: Target, tid: int, kind: NoticeKind, text: str, cause: str, core: str = ""
+    ) -> None:
+        """Tell clients, and log it unless ``cause`` is empty: what the line competes with there,
+        so that no core, and nothing held, is hidden by what was refused."""
+        if cause:
+            line = f"process {target.pid}: {text}"
+            self._gate.history.note(target.uid, line, cause, pid=target.pid, tid=tid, core=core)
+        self._send(target, messages.Notice(kind=kind, pid=target.pid, tid=tid, text=text))
+
+    def _send(self, target: Target, notice: messages.Notice) -> None:
+        """To who has something in the target; that it stands, to who follows the log, too."""
+        clients = target.clients()
+        if notice.kind in (NoticeKind.SUSPEND, NoticeKind.DEBUGGER):
             uids = {inserted.uid for inserted in target.programs.values()}
-            followers = {
+            clients |= {
                 each
                 for each in self._followers()
                 if any(self._gate.sees(each, uid) for uid in uids)
             }
-        if event.kind == "suspend":
-            target.suspend(event.tid)
-        notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=text)
-        for client in target.clients() | followers:
+        for client in clients:
             client.tell(notice)
 
-    def _debugger_came(self, target: Target, event: protocol.TargetEvent) -> None:
+    def _debugger_came(self, target: Target, event: protocol.DebuggerCame) -> None:
         """Note who came to a debugger's socket, as the tracer says."""
-        found = _PEER.fullmatch(event.text)
-        if found is None:
-            _log.error("protocol error from the tracer: %r is nobody", event.text)
-            return
-        by, uid = found.groups()
-        who, cause = f"process {by} of user {uid}", "debugged"
+        who, cause = f"process {event.by} of user {event.uid}", "debugged"
         text = f"{target.what}: {who} is in, as a debugger"
-        if event.kind == "not debugged":
+        if not event.admitted:
             text, cause = f"refused: {who} may not debug {target.what}", "refused"
             self._gate.audit.refusals["debugger"] += 1
         # Under the name of the tracer's user: who else came is what it says.
+        by = str(event.by)
         self._gate.history.note(
             target.uid, text, cause, pid=target.pid, by_pid=by, why="debugger", request="debugger"
         )
@@ -234,16 +262,6 @@ class TracerEvents:
             # Not before: whoever is told of it may come again, with another tracer.
             for target in list(tracer.targets.values()):
                 self._targets.finish(target, None, failure)
-
-
-def _cause_of(event: protocol.TargetEvent) -> str:
-    """What its line in the log competes with: no core, and nothing held, is hidden by what was
-    refused."""
-    if event.text.startswith("no "):
-        return f"{event.kind} in vain"
-    if event.kind == "dump":
-        return "dumped" if event.text.startswith(_CORE) else event.kind
-    return "held" if event.kind == "debugger" else event.kind
 
 
 def _program_of(pid: int) -> str:

@@ -28,6 +28,7 @@ from dprobed.daemon.tracer_child import TracerAhead, TracerMain, fork_tracer
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 from dprobed.wire.framing import ProtocolError, Unpacker
+from dprobed.wire.notices import NoticeKind
 
 #: Undoes what a tracer has left.
 Recover = Callable[[], Coroutine[None, None, None]]
@@ -174,7 +175,7 @@ class TracerProcess(asyncio.Protocol):
         if isinstance(message, protocol.Ok | protocol.Refused):
             self._answers.take(message)
         else:
-            if isinstance(message, protocol.TargetEvent) and message.kind == "asleep":
+            if isinstance(message, protocol.TargetEvent) and message.kind is NoticeKind.ASLEEP:
                 self.is_asleep = True
             self._on_event(self, message)
 

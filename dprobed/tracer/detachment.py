@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.notices import NoticeKind
 
 #: Seconds for which threads sleep in the kernel before that is told.
 _SLEEP: Final = 0.3
@@ -17,7 +18,7 @@ _NAMED: Final = 5
 class Detachment:
     """Whether and how we are to detach from one target."""
 
-    def __init__(self, group: ThreadGroup, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, group: ThreadGroup, tell: Callable[[NoticeKind, str], None]) -> None:
         """``tell`` sends a notice to the daemon: kind, text."""
         self._group: Final = group
         self._tell: Final = tell
@@ -54,7 +55,7 @@ class Detachment:
         self.is_asleep = True
         asleep = ", ".join(str(tid) for tid in sorted(self._group.threads)[:_NAMED])
         self._tell(
-            "asleep",
+            NoticeKind.ASLEEP,
             f"its probes are removed; its tracer stays attached until what sleeps in the kernel "
             f"(thread {asleep}) wakes",
         )

@@ -12,13 +12,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import (
     Changed,
     Ended,
     Event,
     Forked,
+    Notice,
     Ok,
+    Places,
     ProbeStatus,
+    Records,
     Refused,
     Reply,
     TargetEvent,
@@ -27,7 +31,7 @@ from dprobed.wire.protocol import (
 #: Notices that are kept.
 _MOST: Final = 1000
 #: Kinds of them that the daemon goes by.
-_NEEDED: Final = frozenset({"exec", "suspend", "asleep"})
+_NEEDED: Final = frozenset({NoticeKind.EXEC, NoticeKind.SUSPEND, NoticeKind.ASLEEP})
 
 #: The statuses of a target's probes, by program and probe.
 _Statuses = dict[tuple[int, int], list[ProbeStatus]]
@@ -41,7 +45,7 @@ class Held:
         #: Of the last ``Changed`` of a target: what it says, and where it is.
         self._changed: dict[int, tuple[int, _Statuses]] = {}
         #: Notices that are in there: kind, target, thread.
-        self._said: set[tuple[str, int, int]] = set()
+        self._said: set[tuple[NoticeKind, int, int]] = set()
         self._notices = 0
         #: By target: notices that are not.
         self._dropped: Counter[int] = Counter()
@@ -55,8 +59,8 @@ class Held:
         match message:
             case Changed():
                 self._change(message)
-            case TargetEvent():
-                self._notice(message)
+            case Records() | Places():
+                self._messages.append(message)
             case Ok() | Refused():
                 # What comes later may be newer than what it says of probes, and stays behind it.
                 self._changed.clear()
@@ -66,7 +70,7 @@ class Held:
                 self._said = {each for each in self._said if each[1] != message.pid}
                 self._messages.append(message)
             case _:
-                self._messages.append(message)
+                self._notice(message)
 
     def _change(self, message: Changed) -> None:
         fresh: _Statuses = {}
@@ -81,9 +85,9 @@ class Held:
             message.pid, [status for each in statuses.values() for status in each]
         )
 
-    def _notice(self, message: TargetEvent) -> None:
-        said = message.kind, message.pid, message.tid
-        if message.kind in _NEEDED:
+    def _notice(self, message: Notice) -> None:
+        if isinstance(message, TargetEvent) and message.kind in _NEEDED:
+            said = message.kind, message.pid, message.tid
             if said not in self._said:
                 self._said.add(said)
                 self._messages.append(message)
@@ -97,7 +101,7 @@ class Held:
         """All of them."""
         lost = [
             TargetEvent(
-                "lost",
+                NoticeKind.LOST,
                 pid,
                 pid,
                 f"{count} notices about this process were dropped: the daemon did not take them",

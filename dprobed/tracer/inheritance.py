@@ -24,6 +24,7 @@ from dprobed.tracer.inserted import VariableValues
 from dprobed.tracer.probed_target import ProbedTarget
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
+from dprobed.wire.notices import NoticeKind
 
 
 class InheritingTarget(ProbedTarget, Protocol):
@@ -109,7 +110,7 @@ class Inheritance:
         except SpaceError as error:
             self._adopt_sealed(thread)
             target.tell(
-                "unprobed",
+                NoticeKind.UNPROBED,
                 "a child stays traced, without probes, until it ends or executes a program, "
                 f"because our breakpoints cannot be removed from it: {error}",
                 thread.tid,
@@ -117,7 +118,9 @@ class Inheritance:
             return
         except Gone:
             return
-        target.tell("fork", "detached from a child, which goes on without probes", thread.tid)
+        target.tell(
+            NoticeKind.FORK, "detached from a child, which goes on without probes", thread.tid
+        )
 
     def _adopt_sealed(self, thread: Thread) -> None:
         """Adopt a sealed child: it keeps its copy of our breakpoints, which would kill it alone."""
@@ -135,7 +138,7 @@ class Inheritance:
         try:
             copy = target.engines.copied(thread) if copied else None
         except SpaceError as error:
-            target.tell("unprobed", f"a child is not followed: {error}", thread.tid)
+            target.tell(NoticeKind.UNPROBED, f"a child is not followed: {error}", thread.tid)
             return None
         child = self._child_targets.follow(target, thread.tgid)
         if child is None:
@@ -143,7 +146,7 @@ class Inheritance:
                 copy.space.close()
             behind = self._reporter.is_behind
             why = "the daemon takes no messages" if behind else "too many processes"
-            target.tell("unprobed", f"{why}: a child is not followed", thread.tid)
+            target.tell(NoticeKind.UNPROBED, f"{why}: a child is not followed", thread.tid)
             return None
         target.group.hand_over(thread, child.group)
         try:
@@ -203,7 +206,7 @@ class Inheritance:
             target.programs.enter_image(thread)
         except Gone:
             return
-        target.tell("exec", f"process {target.pid} runs a new program")
+        target.tell(NoticeKind.EXEC, f"process {target.pid} runs a new program")
         self._reporter.send(protocol.Changed(target.pid, target.programs.statuses()))
 
     def _part(self, thread: Thread) -> None:

@@ -16,6 +16,7 @@ from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger
 from dprobed.tracer.probed_target import ProbedTarget
 from dprobed.tracer.throttle import Throttle
+from dprobed.wire.notices import NoticeKind
 
 if TYPE_CHECKING:
     from dprobed.tracer.dump.snapshot import Dumps
@@ -92,7 +93,7 @@ class EngineListener:
     def suspended(self, thread: Thread) -> None:
         """See Listener."""
         text = f"thread {thread.tid} is held; 'dprobe resume' resumes it"
-        self._target.tell("suspend", text, thread.tid)
+        self._target.tell(NoticeKind.SUSPEND, text, thread.tid)
 
     def overdrawn(self, account: Account) -> None:
         """See Listener."""

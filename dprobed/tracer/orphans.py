@@ -30,6 +30,7 @@ from dprobed.proc import procfs
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
+from dprobed.wire.notices import NoticeKind
 
 #: Descendants of one process that are looked at: they have its breakpoints if it forked meanwhile.
 _DESCENDANTS: Final = 1000
@@ -62,7 +63,9 @@ class Orphans:
         seen: set[int] = set()
         removed = {pid: restore(pid, changes, seen) for pid, changes in there}
         for stray in strays([changes for _, changes in there], seen):
-            self._tell("recovered", stray, "breakpoints of its parent's lost tracer removed")
+            self._tell(
+                NoticeKind.RECOVERED, stray, "breakpoints of its parent's lost tracer removed"
+            )
         return [pid for pid, _ in there if not self._release(pid, removed[pid])]
 
     def _release(self, pid: int, removed: int) -> bool:
@@ -72,18 +75,22 @@ class Orphans:
         except RequestError as error:
             if procfs.has_ended(pid):
                 return True
-            self._tell("orphan", pid, f"something of its lost tracer may be left: {error}")
+            self._tell(NoticeKind.ORPHAN, pid, f"something of its lost tracer may be left: {error}")
             return False
         except Exception as error:
             if (target := self._targets.by_pid.get(pid)) is not None:
                 self._targets.fail(target, error)
-            self._tell("orphan", pid, f"something of its lost tracer may be left: {error!r}")
+            self._tell(
+                NoticeKind.ORPHAN, pid, f"something of its lost tracer may be left: {error!r}"
+            )
             return True
         left = "" if self._targets.leave(pid) else "; its pages go when it wakes"
-        self._tell("recovered", pid, f"{removed} breakpoints of its lost tracer removed{left}")
+        self._tell(
+            NoticeKind.RECOVERED, pid, f"{removed} breakpoints of its lost tracer removed{left}"
+        )
         return True
 
-    def _tell(self, kind: str, pid: int, text: str) -> None:
+    def _tell(self, kind: NoticeKind, pid: int, text: str) -> None:
         self._targets.context.reporter.send(protocol.TargetEvent(kind, pid, pid, text))
 
 

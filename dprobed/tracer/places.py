@@ -27,6 +27,7 @@ from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.static_probes import count_down
 from dprobed.tracer.wanted import wanted
 from dprobed.wire import protocol
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import State as ProbeState
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Places:
         resolver: Resolver,
         stacks: TargetStacks,
         inserted: dict[int, Inserted],
-        tell: Callable[[str, str], None],
+        tell: Callable[[NoticeKind, str], None],
     ) -> None:
         """``inserted``: the target's programs, by number; kept up to date by ``Programs``."""
         #: Whether the list of modules was read.
@@ -128,7 +129,7 @@ class Places:
     def _report_unprobed(self, text: str) -> None:
         """Report that modules are not probed, unless the process is about to end."""
         if not procfs.has_ended(self._pid):
-            self._tell("loader", text)
+            self._tell(NoticeKind.LOADER, text)
 
     def forget(self) -> None:
         """The address space is gone: all probes wait for their module."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.programs import Programs
+from dprobed.wire.notices import NoticeKind
 
 
 class ProbedTarget(Protocol):
@@ -27,6 +28,6 @@ class ProbedTarget(Protocol):
         """The programs inserted into it."""
         ...
 
-    def tell(self, kind: str, text: str, tid: int = 0) -> None:
+    def tell(self, kind: NoticeKind, text: str, tid: int = 0) -> None:
         """Send a notice to the daemon; ``tid``: the thread that it is about."""
         ...

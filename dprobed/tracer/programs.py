@@ -36,6 +36,7 @@ from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES, INLINE
 from dprobed.wire.limits import Limits
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import State as ProbeState
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Programs:
         reporter: Reporter,
         resolver: Resolver,
         tables: Tables,
-        tell: Callable[[str, str], None],
+        tell: Callable[[NoticeKind, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()

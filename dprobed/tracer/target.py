@@ -33,6 +33,7 @@ from dprobed.tracer.programs import Programs
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
+from dprobed.wire.notices import NoticeKind
 
 if TYPE_CHECKING:
     from dprobed.tracer.dump.snapshot import Dumps
@@ -63,7 +64,7 @@ class TracedProcess:
         self.programs: Final = Programs(
             pid, self.group, self.engines, reporter, resolver, tables, self.tell
         )
-        callbacks = TracerCallbacks(self.tell, self.programs.places.remove)
+        callbacks = TracerCallbacks(reporter.send, self.programs.places.remove)
         self.debugger: Final = Debugger(self.engines, pid, callbacks)
         self.debugger.limit = options.hold_limit
         self.suspended: Final = SuspendedThreads(self.group, self.debugger.control)
@@ -130,7 +131,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self.programs, self._context.reporter, self.tell)
+            self._dumps = Dumps(self.engines, self.programs, self._context.reporter, self.pid)
         return self._dumps
 
     @property
@@ -188,7 +189,7 @@ class TracedProcess:
         if self.detachment.is_due or self._is_dumped:
             self.group.request_attention()
 
-    def tell(self, kind: str, text: str, tid: int = 0) -> None:
+    def tell(self, kind: NoticeKind, text: str, tid: int = 0) -> None:
         """Send a notice to the daemon; ``tid``: the thread that it is about."""
         self._context.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))
 
@@ -255,7 +256,7 @@ class TracedProcess:
             self._conclude()
             self.group.request_attention()
             if self._is_dumped:
-                self.tell("dumping", "the process has ended; its core is being written")
+                self.tell(NoticeKind.DUMPING, "the process has ended; its core is being written")
 
     # --- the end of a target ---
 

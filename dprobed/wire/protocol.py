@@ -18,6 +18,7 @@ import msgspec
 from dprobed.wire.engines import AUTO
 from dprobed.wire.framing import ProtocolError, frame
 from dprobed.wire.limits import Limits
+from dprobed.wire.notices import NoticeKind
 
 
 class State(StrEnum):
@@ -389,18 +390,50 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
-    """A notice about the target: ``exec``, ``fork`` (probes were removed from the child, which is
-    not followed), ``suspend``, ``lost`` (notices that were dropped), ``recovered`` and ``orphan``
-    (``Recover``). Not told to clients: ``debugged`` and ``not debugged``, a debugger that came in,
-    or was turned away.
+    """A notice about the target: one line for people. Of cores and debuggers there are others,
+    below."""
 
-    ``text``: one line; of those two the debugger's pid and uid.
-    """
-
-    kind: str
+    kind: NoticeKind
     pid: int
     tid: int
     text: str
+
+
+class Dumped(msgspec.Struct, tag=True, frozen=True):
+    """A core was written, for which a hit of a thread had asked."""
+
+    pid: int
+    tid: int
+    path: str
+
+
+class NotDumped(msgspec.Struct, tag=True, frozen=True):
+    """There is no core, for which a hit of a thread had asked. ``reason``: one line. ``refused``:
+    how many there are not, for this reason."""
+
+    pid: int
+    tid: int
+    reason: str
+    refused: int
+
+
+class NoDebugger(msgspec.Struct, tag=True, frozen=True):
+    """A thread does not stand, or no longer, for whose hit a debugger was to come. ``reason``: one
+    line."""
+
+    pid: int
+    tid: int
+    reason: str
+
+
+class DebuggerCame(msgspec.Struct, tag=True, frozen=True):
+    """A process, and its user, came to the debugger's socket, and is in or was turned away. Not
+    told to clients."""
+
+    pid: int
+    by: int
+    uid: int
+    admitted: bool
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True):
@@ -428,7 +461,8 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     maps: list[MapState] = []
 
 
-Event = Records | Places | Changed | TargetEvent | Forked | Ended
+Notice = TargetEvent | Dumped | NotDumped | NoDebugger | DebuggerCame
+Event = Records | Places | Changed | Notice | Forked | Ended
 
 _decode_counts = msgspec.msgpack.Decoder(list[Counted]).decode
 _encode = msgspec.msgpack.Encoder().encode

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dprobed.tracer.debug import rsp
 from dprobed.wire import protocol
+from dprobed.wire.notices import NoticeKind
 from tests.integration.harness import PATIENCE, Target, TracerProcess
 
 DEBUGGER = 1
@@ -34,12 +35,13 @@ def status(tracer: TracerProcess) -> protocol.DebuggerStatus:
     return found
 
 
-def told(tracer: TracerProcess) -> list[protocol.TargetEvent]:
-    """The notices to the daemon about debugging."""
+def told(tracer: TracerProcess) -> list[str]:
+    """What the daemon is told of what is held, or is not: a line each."""
     return [
-        event
+        event.reason if isinstance(event, protocol.NoDebugger) else event.text
         for event in tracer.events
-        if isinstance(event, protocol.TargetEvent) and event.kind == "debugger"
+        if isinstance(event, protocol.NoDebugger)
+        or (isinstance(event, protocol.TargetEvent) and event.kind is NoticeKind.DEBUGGER)
     ]
 
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dprobed.wire.protocol import TargetEvent
+from dprobed.wire.protocol import Dumped, NotDumped
 from tests.integration.harness import TracerProcess
 
 PROGRAM = """
@@ -37,15 +37,20 @@ def gdb(program: Path | str, core: Path | str, *commands: str) -> str:
 
 def core_of(tracer: TracerProcess) -> Path:
     """Wait for the core of a program that ended by `exit dump`."""
-    return Path(dump_notice(tracer, "core: ").removeprefix("core: "))
-
-
-def dump_notice(tracer: TracerProcess, start: str) -> str:
-    """Wait for a notice about a dump."""
     while True:
         for event in tracer.events:
-            if isinstance(event, TargetEvent) and event.text.startswith(start):
-                return event.text
+            if isinstance(event, Dumped):
+                return Path(event.path)
+        assert not tracer.closed
+        tracer.receive()
+
+
+def no_core(tracer: TracerProcess, start: str) -> str:
+    """Wait for the notice that there is none, for a reason that begins so."""
+    while True:
+        for event in tracer.events:
+            if isinstance(event, NotDumped) and event.reason.startswith(start):
+                return event.reason
         assert not tracer.closed
         tracer.receive()
 

@@ -19,13 +19,14 @@ from dprobed.daemon.tracer_child import TracerAhead, fork_tracer
 from dprobed.daemon.tracer_process import TracerProcess, TracerProcesses
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
+from dprobed.wire.notices import NoticeKind
 from tests.leftovers import ended
 
 Main = Callable[[socket.socket, socket.socket, int], None]
 
 
 def say(sock: socket.socket, text: str) -> None:
-    sock.sendall(protocol.pack(protocol.TargetEvent("test", os.getpid(), 0, text)))
+    sock.sendall(protocol.pack(protocol.TargetEvent(NoticeKind.RECOVERED, os.getpid(), 0, text)))
 
 
 @asynccontextmanager

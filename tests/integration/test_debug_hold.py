@@ -87,7 +87,7 @@ def test_without_a_debugger_it_goes_on_after_the_limit(
     ends_well(target)
     ended = tracer.wait()
     assert [each.hits for each in ended.probes] == [100]
-    assert "is resumed" in told(tracer)[-1].text
+    assert "is resumed" in told(tracer)[-1]
 
 
 def test_where_no_socket_can_be_it_goes_on(
@@ -108,8 +108,8 @@ def test_where_no_socket_can_be_it_goes_on(
     assert [each.hits for each in ended.probes] == [100]
     notices = told(tracer)
     for notice in notices:
-        assert notice.text.startswith("no debugger: process ")
-        assert "is not held: no socket for a debugger" in notice.text
+        assert notice.startswith("process ")
+        assert "is not held: no socket for a debugger" in notice
     # After each try, which was told, there is none for a while, and the records say so.
     exits = [record.exit for record in tracer.records]
     assert exits[0] == DEBUGGER
@@ -536,7 +536,7 @@ def test_the_thread_alone_is_held_where_that_is_wanted(
     found = await_hold(tracer)
     (held,) = found.held
     assert held != target.pid
-    assert told(tracer)[-1].text.startswith(f"thread {held} of process {target.pid} is held")
+    assert told(tracer)[-1].startswith(f"thread {held} of process {target.pid} is held")
     order(target, b"p")
     target.expect("here")
     assert tracer.request(protocol.Resume(tracer.next(), tracer.target, held)).tids == [held]
@@ -566,6 +566,6 @@ def test_a_held_thread_goes_on_after_the_limit(
     order(target, b"w")
     target.expect("worked")
     assert status(tracer).expired == 1
-    assert "is resumed" in told(tracer)[-1].text
+    assert "is resumed" in told(tracer)[-1]
     order(target, b"e")
     target.expect("OK")

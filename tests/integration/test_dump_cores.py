@@ -17,7 +17,7 @@ from dprobed.corefile import ledger
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
-from tests.integration.dump_support import PROGRAM, about, children, core_of, dump_notice, gdb
+from tests.integration.dump_support import PROGRAM, about, children, core_of, gdb, no_core
 from tests.integration.harness import PATIENCE, RefusedError, Target, TracerProcess, counting
 from tests.integration.silent_fs import SilentFiles
 
@@ -260,7 +260,7 @@ def test_full_disk(
         assert [path.name for path in disk.iterdir()] == [ledger.NAME]
         put(tracer, program)
         target.go()
-        assert "No space left" in dump_notice(tracer, "no dump: no core in")
+        assert "No space left" in no_core(tracer, "no core in")
         target.expect("stopped")
         assert [path.name for path in disk.iterdir()] == [ledger.NAME]
         finish(target, tracer)
@@ -285,7 +285,7 @@ def test_a_folder_that_does_not_answer(
         tracer = trace(target)
         number = put(tracer, program)
         target.go()
-        assert "no answer in 0.2 s" in dump_notice(tracer, "no dump: no core in")
+        assert "no answer in 0.2 s" in no_core(tracer, "no core in")
         target.expect("stopped")
         assert tracer.hits(number) == [100]
         with pytest.raises(RefusedError, match="does not answer"):

@@ -7,7 +7,6 @@ another module is not judged: that may come by ``dlopen`` or ``exec``; until the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -15,16 +14,13 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File
 from dprobe.lib.programs import Loaded
 from dprobe.lib.source import excerpt
-from dprobed.binary.errors import LocationError
+from dprobed.binary.errors import SIMILAR, LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
 from dprobed.binary.relocations import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
 from dprobed.program.parts import needs_of
 from dprobed.resolver.places import check_boundary, check_needs, check_watched
-
-#: How ``resolve`` says that its candidates are names like the unknown one.
-_SIMILAR: Final = "the candidates have similar names"
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -138,10 +134,10 @@ def _places(elf: Binary, probe: ProbeDefinition) -> Sequence[Place]:
 
 def _advice(fault: LocationError) -> tuple[str, str]:
     """What to do about a fault, with the names that may be meant; and further lines."""
-    if _SIMILAR not in fault.hint:
+    if SIMILAR not in fault.hint:
         return fault.hint, "\n".join(fault.candidates)
     names = ", ".join(f"`{name}`" for name in fault.candidates)
-    return fault.hint.replace(_SIMILAR, f"did you mean {names}?"), ""
+    return fault.hint.replace(SIMILAR, f"did you mean {names}?"), ""
 
 
 def diagnostic(

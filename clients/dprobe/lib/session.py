@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,7 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.summary import Summary, SummaryEnd, summarize
 from dprobed.printable import located
 from dprobed.wire import messages
+from dprobed.wire.notices import NoticeKind
 
 #: States of a probe that works, or may yet; every other one is told to the user when it comes.
 _QUIET = frozenset({"active", "pending", "disabled", "removed"})
@@ -30,6 +32,10 @@ _ENDS = {
     "killed": "was killed by signal {status}",
     "gone": "is gone",
 }
+#: Notices of cores, of what has no probes though it should, and of threads that stand.
+_CORES: Final = frozenset({NoticeKind.DUMP, NoticeKind.DUMPING})
+_NOT_PROBED: Final = frozenset({NoticeKind.LOADER, NoticeKind.UNPROBED})
+_STANDS: Final = frozenset({NoticeKind.SUSPEND, NoticeKind.DEBUGGER})
 
 
 class Session:
@@ -293,10 +299,10 @@ class Session:
                 self.ended = report
             self._tell_end(report)
             self._note_end(report.pid, report)
-        elif isinstance(report, messages.Notice) and report.kind == "exec":
+        elif isinstance(report, messages.Notice) and report.kind is NoticeKind.EXEC:
             self._tell_exec(report)
-        elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
-            self.dumping = report.kind == "dumping"
+        elif isinstance(report, messages.Notice) and report.kind in _CORES:
+            self.dumping = report.kind is NoticeKind.DUMPING
             self._say(report.text)
         elif isinstance(report, messages.Over):
             self._over.add((report.pid, report.number))
@@ -305,11 +311,11 @@ class Session:
             self._maps += report.maps
             if report.rule:  # Else it is as the user asked.
                 self._say(report.text)
-        elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):
+        elif isinstance(report, messages.Notice) and report.kind in _NOT_PROBED:
             if (report.pid, report.text) not in self._complained:
                 self._complained.add((report.pid, report.text))
                 self._say(f"process {report.pid}: {report.text}")
-        elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
+        elif isinstance(report, messages.Notice) and report.kind in _STANDS:
             self._stood.add(report.pid)
             self._say(_without_daemon(report) if self._private else report.text)
 
@@ -341,10 +347,8 @@ class Session:
         if report.pid not in self._pids or report.pid == self._starting:
             self._starting = None if report.pid == self._starting else self._starting
             return
-        program = report.text.partition(" executed ")[2]
-        self._ends.append(
-            SummaryEnd(pid=report.pid, how="executed", time=time.monotonic_ns(), program=program)
-        )
+        now, program = time.monotonic_ns(), report.program
+        self._ends.append(SummaryEnd(pid=report.pid, how="executed", time=now, program=program))
         self._executed.add(report.pid)
         self._doubt_at = time.monotonic() + _SETTLES
         if not self._launched:

@@ -16,6 +16,7 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.policy.rights import words
 from dprobed.printable import printable
 from dprobed.wire import messages
+from dprobed.wire.notices import NoticeKind
 
 _log = logging.getLogger("dprobed")
 
@@ -61,7 +62,7 @@ class DeploymentEnds:
                     "%s: %s; it is tried again", deployment.insertion.upload.label, refusal
                 )
             why = over(deployment.insertion.term.rule)
-            self._ends.tell(deployment, None, why, "over", "removed")
+            self._ends.tell(deployment, None, why, NoticeKind.OVER, "removed")
 
 
 def note_deployed(

@@ -28,6 +28,8 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracer.debug.breakpoints import Breakpoints
 from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.engines import Engines
+from dprobed.wire import protocol
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import DebuggerStatus
 
 if TYPE_CHECKING:
@@ -48,9 +50,9 @@ _OFF: Final = "it is switched off; `dprobe handlers arm debugger` switches it on
 
 
 class TracerCallbacks(msgspec.Struct, frozen=True):
-    """Calls into the tracer. ``tell``: send a notice to the daemon (kind, text, thread id)."""
+    """Calls into the tracer. ``send``: send an event to the daemon."""
 
-    tell: Callable[[str, str, int], None]
+    send: Callable[[protocol.Event], None]
     remove_probes: Callable[[list[Probe]], None]
 
 
@@ -66,13 +68,13 @@ class Debugger:
         self.expired = 0
         #: Nobody could be invited, and is not until then (monotonic).
         self._barred_until = 0.0
-        #: What is to be told, with the thread that it is about; and until when not again.
-        self._untold: list[tuple[str, int]] = []
+        #: What is to be told; and until when not again.
+        self._untold: list[protocol.NoDebugger] = []
         self._quiet_until: Final[dict[str, float]] = {}
         self._group: Final = engines.group
         self._engines: Final = engines
         self._pid: Final = pid
-        self._tell: Final = callbacks.tell
+        self._send: Final = callbacks.send
         self.control: Final = Control(engines, pid)
         self._points: Final = Breakpoints(engines, self.control, callbacks.remove_probes)
         self._entrance: Entrance | None = None
@@ -161,7 +163,7 @@ class Debugger:
         now = time.monotonic()
         if now >= self._quiet_until.get(why, 0.0):
             self._quiet_until[why] = now + _QUIET
-            self._untold.append((f"no debugger: {why}", tid))
+            self._untold.append(protocol.NoDebugger(self._pid, tid, why))
             self._group.request_attention()
 
     def forgotten(self, thread: Thread) -> None:
@@ -182,7 +184,7 @@ class Debugger:
     def attend(self) -> None:
         """Hold, connect, answer packets, and end holds; called by the main loop."""
         while self._untold:
-            self._tell("debugger", *self._untold.pop(0))
+            self._send(self._untold.pop(0))
         ready = self.control.is_ready
         if ready and not (self.holds_thread and self._session is None):
             self.control.hold()
@@ -201,11 +203,8 @@ class Debugger:
                 self._end_session()
         elif self._held_at and time.monotonic() >= self._deadline:
             self.expired += 1
-            self._tell(
-                "debugger",
-                f"no debugger connected within {self.limit:g} s: process {self._pid} is resumed",
-                self._pid,
-            )
+            why = f"none connected within {self.limit:g} s: process {self._pid} is resumed"
+            self._send(protocol.NoDebugger(self._pid, self._pid, why))
             self.release()
         if not self.control.holds and not self.control.is_ready:
             self._held_at = 0.0
@@ -221,19 +220,18 @@ class Debugger:
             self.expired += 1
             why = f"process {self._pid} is not held: no socket for a debugger: {error}"
             self._barred_until = time.monotonic() + _QUIET  # Each hit may come to the same.
-            self._tell("debugger", f"no debugger: {why}", self._pid)
+            self._send(protocol.NoDebugger(self._pid, self._pid, why))
             self.release()
             return
         tid = self.control.events[0].tid if self.control.events else self._pid
         what = f"process {self._pid} is held at a probe, thread {tid}"
         if self.holds_thread:
             what = f"thread {tid} of process {self._pid} is held at a probe"
-        self._tell(
-            "debugger",
+        text = (
             f"{what}: dprobe debug {self._pid}, or "
-            f"gdb -ex 'target remote {self.path}'; `dprobe resume` resumes it",
-            tid,
+            f"gdb -ex 'target remote {self.path}'; `dprobe resume` resumes it"
         )
+        self._send(protocol.TargetEvent(NoticeKind.DEBUGGER, self._pid, tid, text))
 
     def descriptors(self) -> list[tuple[int, int]]:
         """Descriptors to wait on, with the events of ``poll``."""
@@ -268,10 +266,13 @@ class Debugger:
             self.control.attached = True
             self.control.hold()
             self._session, who = come
-            self._tell("debugged", f"{who.pid} {who.uid}", self._pid)
+            self._came(who, admitted=True)
 
     def _turned_away(self, who: Credentials) -> None:
-        self._tell("not debugged", f"{who.pid} {who.uid}", self._pid)
+        self._came(who, admitted=False)
+
+    def _came(self, who: Credentials, *, admitted: bool) -> None:
+        self._send(protocol.DebuggerCame(self._pid, who.pid, who.uid, admitted))
 
     def _end_session(self) -> None:
         session, self._session = self._session, None

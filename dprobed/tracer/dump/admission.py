@@ -42,7 +42,8 @@ class DumpError(StoreError):
 class _Untold(msgspec.Struct, frozen=True):
     """A notice that is to be sent."""
 
-    text: str
+    reason: str
+    count: int
     tid: int
 
 
@@ -117,11 +118,12 @@ def tidy(limits: StoreLimits) -> None:
 class Admission:
     """Admits or refuses the dumps that probes of one target ask for.
 
-    ``tell``: kind, text, thread id. ``identify``: what names a probe in the store.
+    ``tell``: why there is no core, how often so far, thread id. ``identify``: what names a probe in
+    the store.
     """
 
     def __init__(
-        self, tell: Callable[[str, str, int], None], identify: Callable[[Probe], str]
+        self, tell: Callable[[str, int, int], None], identify: Callable[[Probe], str]
     ) -> None:
         self._tell: Final = tell
         self._identify: Final = identify
@@ -175,12 +177,11 @@ class Admission:
         if now < self._quiet_until.get(key, 0.0):
             return False
         self._quiet_until[key] = now + _QUIET
-        more = f" ({count} refused so far)" if count > 1 else ""
-        self._untold.append(_Untold(f"no dump: {error}{more}", tid))
+        self._untold.append(_Untold(str(error), count, tid))
         return True
 
     def tell(self) -> None:
         """Send the notices that are due."""
         untold, self._untold = self._untold, []
         for each in untold:
-            self._tell("dump", each.text, each.tid)
+            self._tell(each.reason, each.count, each.tid)

@@ -25,7 +25,7 @@ from dprobed.tracer.dump import image
 from dprobed.tracer.dump.admission import Admission, DumpError, identity
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.reporter import Reporter
-from dprobed.wire.protocol import RawRecord
+from dprobed.wire.protocol import Dumped, NotDumped, RawRecord
 
 #: Why there is no dump, in a few words.
 _BUSY: Final = "another being written"
@@ -71,14 +71,14 @@ class HitDumps:
         group: ThreadGroup,
         programs: Programs,
         reporter: Reporter,
-        tell: Callable[[str, str, int], None],
+        pid: int,
     ) -> None:
         """See ``Dumps``."""
         self._group: Final = group
         self._programs: Final = programs
         self._reporter: Final = reporter
-        self._tell: Final = tell
-        self._admission: Final = Admission(tell, self._identify)
+        self._pid: Final = pid
+        self._admission: Final = Admission(self._tell_refused, self._identify)
         self._requested: list[_Requested] = []
         self._limits: StoreLimits | None = None
 
@@ -133,6 +133,9 @@ class HitDumps:
         """What names a probe in the store."""
         return identity(self._programs.inserted[probe.program].program, probe.index)
 
+    def _tell_refused(self, reason: str, count: int, tid: int) -> None:
+        self._reporter.send(NotDumped(self._pid, tid, reason, count))
+
     def _refuse(self, probe: Probe, error: StoreError, tid: int) -> None:
         if self._admission.refuse(probe, error, tid):
             # Told later: its record goes first.
@@ -168,7 +171,7 @@ class HitDumps:
             probe.cores.written += 1
             probe.dumped += 1
             self._admission.succeeded(probe)
-            self._tell("dump", f"core: {result.path}", tid)
+            self._reporter.send(Dumped(self._pid, tid, result.path))
 
         name = self._admission.name_of(probe)
         try:
@@ -185,7 +188,7 @@ class HitDumps:
         if self._reporter.amend(probe, record.hit, NO_DUMP):
             return
         if record.program in self._programs.inserted:
-            why = str(error).removeprefix("no core: ").encode(errors="replace")
+            why = str(error).encode(errors="replace")
             self._reporter.add(
                 probe,
                 msgspec.structs.replace(

@@ -148,7 +148,7 @@ def dump(job: Job) -> Done:
 
 
 def _vanished(job: Job) -> Done:
-    return Done(f"no core: process {job.pid} ended while its memory was read", "the process ended")
+    return Done(f"process {job.pid} ended while its memory was read", "the process ended")
 
 
 def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory, used: Used) -> None:

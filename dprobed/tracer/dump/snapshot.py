@@ -63,12 +63,12 @@ class Dumps:
         engines: Engines,
         programs: Programs,
         reporter: Reporter,
-        tell: Callable[[str, str, int], None],
+        pid: int,
     ) -> None:
-        """``programs``: those inserted. ``reporter``: has the records of hits. ``tell``: kind,
-        text, thread id."""
+        """``programs``: those inserted. ``reporter``: has the records of hits. ``pid``: the
+        target's."""
         self._engines: Final = engines
-        self._at_hits: Final = HitDumps(engines.group, programs, reporter, tell)
+        self._at_hits: Final = HitDumps(engines.group, programs, reporter, pid)
         self._images: Final = image.Images(engines)
         self._current: _Current | None = None
 
@@ -225,7 +225,7 @@ class Dumps:
             if current.overdue:
                 cause = f"stopped for {current.limits.stopped} s"
                 reason = f"the process cannot be copied, and {current.limits.stopped} s are over"
-            done = dumper.Done(f"no core: {reason}", cause)
+            done = dumper.Done(reason, cause)
             with contextlib.suppress(OSError, StoreError):
                 tidy(current.limits)
         if current.how == "stopped":

@@ -7,6 +7,7 @@ import msgspec
 
 from dprobed.record.record import Record
 from dprobed.wire.messages.listings import MapInfo, ProbeInfo, VariablesInfo
+from dprobed.wire.notices import NoticeKind
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
@@ -17,12 +18,14 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
-    """Something of note in a target of this connection: ``exec``, ``fork``, ``suspend``…"""
+    """Something of note in a target of this connection. ``program``: what it executes now, of an
+    ``exec``."""
 
-    kind: str
+    kind: NoticeKind
     pid: int
     tid: int
     text: str
+    program: str = ""
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):

@@ -15,6 +15,7 @@ from dprobed.program.bytecode import encode
 from dprobed.program.maps import Entry
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
+from dprobed.wire.notices import NoticeKind
 from tests.fakes.backend import PID, FakeClient, FakeDaemon, facts, record, status
 
 Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
@@ -124,7 +125,7 @@ def test_programs_and_probes_that_there_are_not(run: Run) -> None:
         backend.tell(protocol.Changed(PID, [status(own.number, 9), status(own.number + 1)]))
         assert client.told == []
         backend.tell(protocol.Changed(PID + 50, [status(own.number)]))
-        backend.tell(protocol.TargetEvent("exec", PID + 50, 1, "it executed something"))
+        backend.tell(protocol.TargetEvent(NoticeKind.EXEC, PID + 50, 1, "it executed something"))
         assert client.told == []
         assert len((await daemon.query(client)).probes) == 1
 
@@ -274,7 +275,7 @@ def test_lines_and_lists_are_cut(run: Run, caplog: pytest.LogCaptureFixture) -> 
         backend = await daemon.attach(client)
         backend.tell(protocol.Places({1: protocol.Place(PID, "m" * 9000, "p" * 9000)}))
         for tid in range(10_000):
-            backend.tell(protocol.TargetEvent("suspend", PID, tid, "x" * 100_000))
+            backend.tell(protocol.TargetEvent(NoticeKind.SUSPEND, PID, tid, "x" * 100_000))
         target = daemon.app.core.targets.by_pid[PID]
         assert max(map(len, target.places[1])) < 4200
         assert max(len(each.text) for each in client.heard(messages.Notice)) < 8200

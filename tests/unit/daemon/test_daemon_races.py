@@ -9,8 +9,10 @@ import pytest
 
 from dprobed.daemon import exited, quota
 from dprobed.daemon.client import Refusal
+from dprobed.proc import executables
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import NAMES, Counters
+from dprobed.wire.notices import NoticeKind
 from tests.fakes.backend import PID, PROGRAM, FakeClient, FakeDaemon, facts, status
 
 Script = Callable[[FakeDaemon], Awaitable[None]]
@@ -314,5 +316,21 @@ def test_what_ended_long_ago_has_counted_all_of_it(
             await asyncio.sleep(0)
         found = (await daemon.query(client)).earlier
         assert [Counters.of(each) for each in found] == [counted, counted]
+
+    run(script)
+
+
+def test_what_a_process_executes_is_told_apart_from_the_text(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executables, "path", lambda pid: "/usr/bin/odd executed name")
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        backend.tell(protocol.TargetEvent(NoticeKind.EXEC, PID, PID, "x"))
+        (notice,) = client.heard(messages.Notice)
+        assert notice.program == "/usr/bin/odd executed name"
+        assert notice.text == f"process {PID} executed {notice.program}"
 
     run(script)

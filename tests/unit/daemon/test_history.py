@@ -16,6 +16,7 @@ from dprobed.daemon.client import Forbidden, Refusal
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
+from dprobed.wire.notices import NoticeKind
 from tests.fakes.backend import PID, PROGRAM, FakeClient, FakeDaemon
 
 Script = Callable[[FakeDaemon], Awaitable[None]]
@@ -93,12 +94,20 @@ def test_what_happens_at_hits(entries: Callable[[Script], list[dict[str, Any]]])
         client = FakeClient(0)
         backend = await daemon.attach(client)
         await insert(daemon, client, PROGRAM)
-        for kind, text in (
+        held = "process 7 is held at a probe, thread 7: dprobe debug 7"
+        backend.tell(protocol.Dumped(PID, PID, "/var/x.core"))
+        backend.tell(protocol.NotDumped(PID, PID, "limit of 5 an hour", 1))
+        backend.tell(protocol.NotDumped(PID, PID, "no room", 7))
+        backend.tell(protocol.NoDebugger(PID, PID, "none connected within 5 s"))
+        backend.tell(protocol.TargetEvent(NoticeKind.DEBUGGER, PID, PID, held))
+        told = [(each.kind, each.text) for each in client.heard(messages.Notice)]
+        assert told == [
             ("dump", "core: /var/x.core"),
             ("dump", "no dump: limit of 5 an hour"),
-            ("debugger", "process 7 is held at a probe, thread 7: dprobe debug 7"),
-        ):
-            backend.tell(protocol.TargetEvent(kind, PID, PID, text))
+            ("dump", "no dump: no room (7 refused so far)"),
+            ("debugger", "no debugger: none connected within 5 s"),
+            ("debugger", held),
+        ]
 
     found = entries(script)
     assert [each["event"] for each in found[1:3]] == ["dumped", "held"]
@@ -137,9 +146,8 @@ def test_each_refusal_of_who_asks_is_one_entry(
         await refused(own, messages.Remove(id=1, select=messages.Select(label="far")))
         await daemon.attach(own, PID + 1)
         backend = daemon.backends.made[-1]
-        backend.tell(protocol.TargetEvent("debugged", PID + 1, PID + 1, "77 0"))
-        backend.tell(protocol.TargetEvent("not debugged", PID + 1, PID + 1, "78 1001"))
-        backend.tell(protocol.TargetEvent("not debugged", PID + 1, PID + 1, "78 1001\nx"))
+        backend.tell(protocol.DebuggerCame(PID + 1, 77, 0, True))
+        backend.tell(protocol.DebuggerCame(PID + 1, 78, 1001, False))
         # What there is of nobody's is a mistake, and no entry.
         for request in (
             messages.Dump(id=1, pid=PID + 9),

@@ -52,7 +52,7 @@ def told() -> list[str]:
 def admits(told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admission:
     monkeypatch.setenv("DPROBED_DUMPS", str(tmp_path / "cores"))
     return Admission(
-        lambda kind, text, tid: told.append(f"{kind} {tid} {text}"),
+        lambda reason, count, tid: told.append(f"{tid} {count} {reason}"),
         lambda probe: f"probe{probe.index}",
     )
 
@@ -68,16 +68,16 @@ def test_each_reason_of_each_probe_has_its_own_rate_limit(
     assert not told  # not before the record
     admits.tell()
     assert told == [
-        "dump 7 no dump: another is being written",
-        "dump 7 no dump: no room",
-        "dump 8 no dump: another is being written",
+        "7 1 another is being written",
+        "7 1 no room",
+        "8 1 another is being written",
     ]
     assert (one.no_dumps, other.no_dumps) == ({"busy": 40, "disk": 1}, {"busy": 1})
     clock.now += 11
     assert admits.refuse(one, StoreError("another is being written", "busy"), 7)
     assert not admits.refuse(one, StoreError("another is being written", "busy"), 7)
     admits.tell()
-    assert told[3:] == ["dump 7 no dump: another is being written (41 refused so far)"]
+    assert told[3:] == ["7 41 another is being written"]
 
 
 def test_many_reasons(admits: Admission, told: list[str], clock: Clock) -> None:

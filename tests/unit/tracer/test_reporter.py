@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,10 @@ from dprobed.program.model import ProbeDefinition
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracer import reporter
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import RawRecord, Records
 
 
@@ -147,6 +151,9 @@ def test_what_the_daemon_does_not_take_is_dropped_and_counted(
     assert counts == [2000 - noisy.dropped, 200 - quiet.dropped]
 
 
+DROPPED = "about this process were dropped: the daemon did not take them"
+
+
 def _filled(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon takes nothing, and the buffer is full."""
     monkeypatch.setattr(reporter, "_BACKLOG", 1 << 12)
@@ -181,25 +188,38 @@ def test_nothing_grows_while_the_daemon_takes_nothing(
     before = len(wire.reporter._backlog)
     for hits in range(1, 5001):
         wire.reporter.send(protocol.Changed(7, [_status(hits % 3, hits), _status(9, 1, 2)]))
-        wire.reporter.send(protocol.TargetEvent("exec", 7, 7, "x"))
-        wire.reporter.send(protocol.TargetEvent("suspend", 7, 8, "x"))
-        wire.reporter.send(protocol.TargetEvent("loader", 7, 7, f"{hits}"))
+        wire.reporter.send(protocol.TargetEvent(NoticeKind.EXEC, 7, 7, "x"))
+        wire.reporter.send(protocol.TargetEvent(NoticeKind.SUSPEND, 7, 8, "x"))
+        wire.reporter.send(protocol.TargetEvent(NoticeKind.LOADER, 7, 7, f"{hits}"))
     assert len(wire.reporter._backlog) == before
     first, exec_, suspend, *loader, lost = _told(wire)
     assert isinstance(first, protocol.Changed)
     counted = {(each.program, each.probe): each.hits for each in first.probes}
     assert counted == {(1, 0): 4998, (1, 1): 4999, (1, 2): 5000, (2, 9): 1}
     assert [exec_, suspend] == [
-        protocol.TargetEvent("exec", 7, 7, "x"),
-        protocol.TargetEvent("suspend", 7, 8, "x"),
+        protocol.TargetEvent(NoticeKind.EXEC, 7, 7, "x"),
+        protocol.TargetEvent(NoticeKind.SUSPEND, 7, 8, "x"),
     ]
     assert len(loader) == 1000
     assert lost == protocol.TargetEvent(
-        "lost", 7, 7, "4000 notices about this process were dropped: the daemon did not take them"
+        NoticeKind.LOST,
+        7,
+        7,
+        f"4000 notices {DROPPED}",
     )
     assert not wire.reporter.is_behind
     wire.reporter.send(protocol.Changed(7, [_status(0, 1)]))
     assert _told(wire) == [protocol.Changed(7, [_status(0, 1)])]
+
+
+def test_no_child_is_followed_meanwhile(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each there would be more to tell."""
+    _filled(wire, monkeypatch)
+    context = SimpleNamespace(reporter=wire.reporter)
+    targets: Any = SimpleNamespace(is_closing=False, by_pid={}, _most=1000, context=context)
+    parent: Any = None
+    assert Targets.follow(targets, parent, 8) is None
+    assert targets.by_pid == {}
 
 
 def test_what_the_daemon_must_know_comes_in_order(
@@ -211,12 +231,12 @@ def test_what_the_daemon_must_know_comes_in_order(
     said: list[protocol.Event | protocol.Reply] = [
         protocol.Forked(8, 7, []),
         protocol.Changed(8, [_status(0, 1)]),
-        protocol.TargetEvent("exec", 8, 8, "x"),
+        protocol.TargetEvent(NoticeKind.EXEC, 8, 8, "x"),
         protocol.Ended(8, "exited", 3, [_status(0, 2)], 1),
         # Another process of that number.
         protocol.Forked(8, 7, []),
         protocol.Changed(8, [_status(0, 1)]),
-        protocol.TargetEvent("exec", 8, 8, "x"),
+        protocol.TargetEvent(NoticeKind.EXEC, 8, 8, "x"),
         # What is newer than a reply does not come before it.
         protocol.Ok(99_999),
         protocol.Changed(8, [_status(0, 2)]),

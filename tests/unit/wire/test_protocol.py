@@ -7,6 +7,7 @@ import pytest
 
 from dprobed.wire import protocol
 from dprobed.wire.framing import HEADER_SIZE, MAX_MESSAGE, ProtocolError, Unpacker
+from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import (
     State,
     decode_from_tracer,
@@ -42,7 +43,7 @@ ANSWERS: list[protocol.Reply | protocol.Event] = [
     protocol.Records([RECORD, RECORD]),
     protocol.Places({3: protocol.Place(1234, "/bin/x", "f+0x0")}),
     protocol.Changed(1234, [STATUS]),
-    protocol.TargetEvent("exec", 1, 2, "process 1 runs a new program"),
+    protocol.TargetEvent(NoticeKind.EXEC, 1, 2, "process 1 runs a new program"),
     protocol.Forked(1235, 1234, [STATUS]),
     protocol.Ended(1234, "killed", 9, [STATUS], 1),
 ]
