@@ -115,7 +115,9 @@ def _hits(folder: Path, command: Sequence[str], chance: random.Random) -> dict[s
     source.write_text(f"name = {_LIBC}\n{probes}")
     report = folder / "report"
     done = dprobe(
-        "run", "--missing", "warn", "--json", "-o", report, source, "--", *command, cwd=folder
+        *("run", "--missing", "warn", "--json", "-o", report, source, "--", *command),
+        cwd=folder,
+        errors="replace",  # what the command writes may be anything
     )
     assert report.exists(), done.stderr
     summary = json.loads(report.read_text().splitlines()[-1])

@@ -110,7 +110,9 @@ def compared(
     program.write_text("\n".join(source) + "\n")
     cores = folder / "cores"
     env = {**os.environ, "DPROBED_DUMPS": str(cores), "DPROBED_JOURNAL_SOCKET": str(folder / "no")}
-    done = dprobe("run", "-o", folder / "out", program, "--", *command, env=env, cwd=folder)
+    done = dprobe(
+        "run", "-o", folder / "out", program, "--", *command, env=env, cwd=folder, errors="replace"
+    )
     names = StackNames()
     files = sorted(cores.glob("*.json"))
     assert done.returncode == 0, done.stderr
