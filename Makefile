@@ -19,7 +19,7 @@ help:
 	@echo 'make bench       the figures that we promise, side by side with what we compare to'
 	@echo 'make faults      500 tracers and daemons are killed at random moments (ROUNDS=): nothing comes of it'
 	@echo 'make stacks      stacks of 23 real programs at 50 places each (PLACES=), and what gdb finds: the same frames'
-	@echo 'make drawn       100,000 drawn programs in Python and in C (DRAWN=), 2,000 in the kernel: the same comes of them'
+	@echo 'make drawn       100,000 drawn programs in Python and in C (DRAWN=), natively (DRAWN_NATIVE=), 2,000 in the kernel: the same'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
 	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
 	@echo 'make deb         Debian packages in build/: dprobed with the service, and the kernel module (dkms)'
@@ -50,6 +50,7 @@ check: setup-test
 	@$(python) -m mypy --strict dprobed clients tests etc kernel_bridge
 	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
+	@$(python) -m dprobed.program.bt.reference --check
 	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
 	@$(python) etc/man.py --check
@@ -68,11 +69,14 @@ stacks: setup-test
 
 DRAWN ?= 100000
 DRAWN_IN_KERNEL ?= 2000
+DRAWN_NATIVE ?= 100000
 
 drawn: export DPROBED_DRAWN := $(DRAWN)
+drawn: export DPROBED_DRAWN_NATIVE := $(DRAWN_NATIVE)
 drawn: export DPROBED_DRAWN_IN_KERNEL := $(DRAWN_IN_KERNEL)
 drawn: setup-test
 	@$(python) -m pytest --quiet --durations=2 tests/kernel -k drawn_programs
+	@$(python) -m pytest --quiet --timeout=0 --numprocesses=logical tests/unit/program/exec/native -k drawn
 
 soak: setup-test
 	@$(python) -m tests.soak.run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Collection, Container
-from typing import Protocol
+from typing import Final, Protocol
 
 from dprobed.wire import protocol
 
@@ -19,6 +19,18 @@ class BackendRefused(Exception):
 
 class BackendGone(Exception):
     """The backend ended before it answered."""
+
+
+class BackendSilent(Exception):
+    """The backend has not answered in time; it may yet do so, and do what it was asked. The text
+    goes on a sentence about it."""
+
+
+#: Seconds in which a backend answers what it only has to look up: longer than a tracer waits for a
+#: resolver, the longest time in which it hears nobody. And what changes a target, whose threads it
+#: has to stop, and whose files have to be read.
+PATIENCE: Final = 15.0
+LONG_PATIENCE: Final = 120.0
 
 
 class Backend(Protocol):
@@ -36,8 +48,30 @@ class Backend(Protocol):
         "" after a plain exit."""
         ...
 
-    async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """Send ``make(seq)`` and wait for the answer; raises BackendRefused, BackendGone."""
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not answered in time, nor since."""
+        ...
+
+    @property
+    def waits(self) -> float:
+        """Seconds for which the oldest request has waited that has no answer yet."""
+        ...
+
+    async def heard(self) -> None:
+        """Wait until it is silent no longer, or has ended."""
+        ...
+
+    async def request(
+        self,
+        make: Callable[[int], protocol.Request],
+        patience: float | None = PATIENCE,
+        late: Callable[[], None] | None = None,
+    ) -> protocol.Ok:
+        """Send ``make(seq)`` and wait for the answer; raises BackendRefused, BackendGone, and
+        BackendSilent where it does not come in ``patience`` seconds (None: whenever), or none came
+        to others in time. If it was done after all, ``late`` is called then, and the answer dropped
+        otherwise."""
         ...
 
     def close(self) -> None:

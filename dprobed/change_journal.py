@@ -69,6 +69,9 @@ class Kind(IntEnum):
     MASK = 10
     #: The semaphore of a static probe, which is counted up by one; the data is what it was.
     SEMAPHORE = 11
+    #: A jump in place of an instruction, which is the data; and a mapping for what it leads to.
+    JUMP = 12
+    CODE = 13
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dprobed.compiler import COMPILER
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import mounts
 from dprobed.proc.helper import HELPER
@@ -49,13 +50,14 @@ def leaving_nothing() -> Iterator[None]:
     """Raise AssertionError for a child or a descriptor that is left in the end.
 
     What dprobed keeps in any process as long as that lives is made before (the table of mounts), or
-    taken down after (the helper, files that were read). What is there before, as from fixtures for
+    taken down after (the helpers, files that were read). What is there before, as from fixtures for
     several tests, may stay.
     """
     mounts.is_local(0)
     children, descriptors = _children(), _descriptors()
     yield
     HELPER.close()
+    COMPILER.close()
     location_files.forget()
     left = _descriptors() - descriptors
     if left:

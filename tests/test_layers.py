@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.program": (),
     "dprobed.program.exec": ("dprobed.program",),
     "dprobed.program.rpn": ("dprobed.program",),
+    "dprobed.program.bt": ("dprobed.program",),
     "dprobed.record": ("dprobed.printable", "dprobed.program"),
     # framing and limits, then what is said to whom
     "dprobed.wire": (),
@@ -42,9 +43,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.binary.numbers": ("dprobed.binary.errors",),
     "dprobed.binary.opening": ("dprobed.binary.errors",),
     "dprobed.binary.headers": (),
-    "dprobed.binary": (*_BINARY_OPENING, "dprobed.binary.headers", "dprobed.arch.x86_64"),
+    "dprobed.binary": (*_BINARY_OPENING, "dprobed.binary.headers", "dprobed.program",
+                       "dprobed.arch.x86_64"),
     "dprobed.arch": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
+    # its helper process alone imports what makes native code
+    "dprobed.compiler": ("dprobed.proc", "dprobed.program.exec"),
     "dprobed.tracee": ("dprobed.program.exec", "dprobed.proc", "dprobed.arch.x86_64"),
     # asking; ``service`` is the process that answers
     "dprobed.resolver": (*_BINARY_OPENING, "dprobed.proc", "dprobed.arch.x86_64",
@@ -103,6 +107,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
+    # scripts: their blocks run in the client
+    "dprobe.lib.script": ("dprobed.printable", "dprobed.program", "dprobed.program.exec",
+                          "dprobed.program.bt",
+                          "dprobed.program.rpn", "dprobed.record", "dprobed.wire.messages",
+                          "dprobed.binary.errors", "dprobed.binary", "dprobe.lib"),
     # what is known of a command line before click is imported, and how others are imported
     "dprobe.ahead": ("dprobed.wire",),
     "dprobe.late": (),
@@ -110,12 +119,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
                     "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
+    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc", "dprobe.lib",
+                           "dprobe.lib.script", "dprobe.view"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
-                        "dprobed.program", "dprobed.record",
+                        "dprobed.program", "dprobed.program.bt", "dprobed.record",
                         "dprobed.wire", "dprobed.wire.messages",
                         "dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.errors",
                         "dprobed.binary", "dprobed.policy", "dprobed.trace",
-                        "dprobed.corefile", "dprobe.lib", "dprobe.private", "dprobe.view"),
+                        "dprobed.corefile", "dprobe.lib", "dprobe.lib.script", "dprobe.private",
+                        "dprobe.view", "dprobe.view.script"),
     # the commands by name, each when it is asked for
     "dprobe.main": (
         "dprobed", "dprobed.printable", "dprobed.proc", "dprobe.lib", "dprobe.commands",

@@ -14,9 +14,12 @@ TWICE = {
     "Connection": "the two ends of the control socket",
     "Core": "a core file; the parts that every daemon has",
     "Guard": "against the death of a tracer; an operation of the IR that raises",
+    "Hit": "of the kernel's module; the words of one, as native programs find them",
     "Kind": "of a change to a target; of a stop",
     "Layout": "of gdb's registers; of a terminal",
     "Memory": "of a process, to be read and altered; to be written to a core",
+    "Needs": "what a probe needs of its place; what a native program needs of who calls it",
+    "Place": "where a probe goes; the words of one, as native programs find them",
     "Programs": "in the daemon, which numbers them; in a tracer, which inserts them",
     "Refusal": "of a request, by the daemon; of a place, by an engine",
     "Register": "of programs; of gdb's protocol",
@@ -28,8 +31,11 @@ TWICE = {
 }
 
 #: Messages are called by what they ask or answer, structures of the kernel as in its header; both
-#: are written with their module: `messages.Dump`, `abi.Record`.
-QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
+#: are written with their module: `messages.Dump`, `abi.Record`; so are parts of a script's bundle
+#: and of its tree: `bundle.Integer`, `tree.Call`.
+QUALIFIED = (
+    "dprobed.wire", "dprobed.kernel.abi", "dprobed.program.bt.bundle", "dprobed.program.bt.tree",
+)  # fmt: skip
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
@@ -57,7 +63,9 @@ def test_a_private_name_is_used() -> None:
                     pass
                 case ast.Assign(targets=[ast.Name(id=name)]):
                     pass
-                case ast.FunctionDef(name=name, decorator_list=[]) | ast.ClassDef(name=name):
+                case ast.FunctionDef(name=name, decorator_list=[]):
+                    pass
+                case ast.ClassDef(name=name, decorator_list=[]):
                     pass
                 case _:
                     continue

@@ -35,7 +35,7 @@ def main() -> NoReturn:
             if command := needs_daemon(sys.argv[1:], os.environ):
                 from dprobe.private import begun
 
-                at_end.enter_context(begun(reads_files=command == "run"))
+                at_end.enter_context(begun(reads_files=command in ("run", "bpftrace")))
             from dprobe.main import main as run
 
             if is_ours:

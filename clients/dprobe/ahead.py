@@ -13,7 +13,9 @@ from typing import Final
 from dprobed.wire.socket_path import default_socket
 
 #: Commands that do without a daemon that runs.
-_COMMANDS: Final = ("run", "attach", "dump")
+_COMMANDS: Final = ("run", "attach", "dump", "bpftrace")
+#: Options of ``bpftrace`` with which it needs none.
+_ALONE: Final = ("-l", "-lv", "-V", "--version", "--info", "-d")
 #: Options of ``dprobe`` that may stand before them, and those that only ask for help.
 _BEFORE: Final = ("-q", "--quiet", "-v", "--verbose")
 _HELP: Final = ("-h", "--help")
@@ -27,6 +29,8 @@ def needs_daemon(arguments: Sequence[str], environment: Mapping[str, str]) -> st
     while own and own[0] in _BEFORE:
         del own[0]
     if len(own) < 2 or own[0] not in _COMMANDS or any(each in own for each in _HELP):
+        return ""
+    if own[0] == "bpftrace" and any(each in own for each in _ALONE):
         return ""
     if own[0] == "run" and not command:
         return ""

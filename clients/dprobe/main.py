@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "run": "Start a command with probes in it.",
     "attach": "Put probes into a running process for a while.",
+    "bpftrace": "Run a script as bpftrace does, with its options.",
     "insert": "Put programs into processes, to stay.",
     "remove": "Take programs out of processes.",
     "query": "Show probes: states, engines, hits, missed, dropped.",

@@ -137,19 +137,29 @@ class ElfFile(ReadableFile):
     ``path`` is what to call it in messages; ``build_id`` hex digits; ``kind`` one of ``exec``,
     ``pie``, ``dyn`` (a shared library) and ``static``. ``root`` is put before paths when separate
     debug files are searched (``/proc/PID/root`` for a process in another mount namespace).
-    ``debug_file`` opens separate debug files, which have the segments' addresses only.
+    ``debug_file`` opens separate debug files, which have the segments' addresses only; without
+    ``mapped`` also files that are never mapped and need not have any (.dwo, what ``dwz`` makes).
 
     Raises LocationError for whatever is not a sound x86-64 ELF file.
     """
 
-    def __init__(self, fd: int, path: str, root: str = "", *, debug_file: bool = False) -> None:
+    def __init__(
+        self,
+        fd: int,
+        path: str,
+        root: str = "",
+        *,
+        debug_file: bool = False,
+        mapped: bool = True,
+    ) -> None:
         super().__init__(fd, path)
         self.root = root
         self.debug_file = debug_file
+        self._mapped = mapped
         self._headers = self._read_headers()
         self.entry = self._headers.entry
         self.segments = tuple(self._load_segments())
-        if not self.segments:
+        if not self.segments and mapped:
             raise self.damaged("nothing in it is to be loaded")
         self.build_id = self._find_build_id()
         self.soname = self._find_soname()
@@ -168,7 +178,7 @@ class ElfFile(ReadableFile):
         header = EHDR.unpack(self.read(0, EHDR.size))
         kind, entry, phoff, shoff = header[1], *header[4:7]
         phentsize, phnum, shentsize, shnum, shstrndx = header[9:14]
-        if kind not in (ET_EXEC, ET_DYN):
+        if kind not in (ET_EXEC, ET_DYN) and (self._mapped or kind != ET_REL):
             what = {ET_REL: "a relocatable object", ET_CORE: "a core dump"}.get(
                 kind, f"of ELF type {kind}"
             )
@@ -180,7 +190,7 @@ class ElfFile(ReadableFile):
             raise self.damaged(f"section headers of {shentsize} bytes")
         if phnum == PN_XNUM and shoff:
             phnum = SHDR.unpack(self.read(shoff, SHDR.size))[7]
-        if phentsize != PHDR.size or not phnum:
+        if (phnum or self._mapped) and (phentsize != PHDR.size or not phnum):
             raise self.damaged("it has no program headers")
         program = list(PHDR.iter_unpack(self.read(phoff, phnum * PHDR.size)))
         return _Headers(kind, entry, shoff, shnum, shstrndx, program)

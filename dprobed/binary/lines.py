@@ -62,6 +62,7 @@ class Lines:
         self._data = elf.content(section) if section is not None else b""
         self._line_strings = self._content(".debug_line_str")
         self._strings = b""
+        self._numbered: dict[int, dict[int, str]] = {}
         self.size = len(self._data) + len(self._line_strings)
 
     def _content(self, name: str) -> bytes:
@@ -94,6 +95,19 @@ class Lines:
         except IndexError as error:
             raise self._elf.damaged("its line tables (.debug_line)") from error
 
+    def file(self, table: int, number: int) -> str:
+        """The path of a file by its number in the line table at an offset; empty: not known."""
+        files = self._numbered.get(table)
+        if files is None:
+            try:
+                unit = self._unit_at(table)
+                self._strings = self._strings or self._content(".debug_str")
+                files = dict(self._files(unit)) if unit is not None else {}
+            except IndexError as error:
+                raise self._elf.damaged("its line tables (.debug_line)") from error
+            self._numbered[table] = files
+        return files.get(number, "")
+
     def _marks(self, base: str) -> list[bytes]:
         """Byte strings of which a header has at least one if it names a file ``base``."""
         raw = name_bytes(base) + b"\0"
@@ -119,9 +133,11 @@ class Lines:
         formats, _ = self._formats(first.header_start)
         return any(form == _FORM_STRP for _, form in formats)
 
-    def _units(self) -> Iterator[_Unit]:
+    def _unit_at(self, position: int) -> _Unit | None:
+        return next(self._units(position), None)
+
+    def _units(self, position: int = 0) -> Iterator[_Unit]:
         data = self._data
-        position = 0
         while position + 4 < len(data):
             length = int.from_bytes(data[position : position + 4], "little")
             position += 4

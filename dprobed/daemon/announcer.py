@@ -7,11 +7,14 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from dprobed.backend import BackendGone, BackendRefused
+from dprobed.backend import BackendGone, BackendRefused, BackendSilent
 from dprobed.daemon.target import TargetsTracer
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.wire import protocol
+
+#: Seconds for which who registers a handler waits for all tracers to know it.
+_PATIENCE: Final = 5.0
 
 
 class Announcer:
@@ -21,6 +24,8 @@ class Announcer:
         self._targets: Final = targets
         self._tasks: Final = tasks
         self._telling: Final[set[asyncio.Task[None]]] = set()
+        #: What is announced now.
+        self._announced: dict[str, int] = {}
         self._listeners: Final[list[Callable[[], Coroutine[Any, Any, None]]]] = []
 
     def listen(self, listener: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -29,6 +34,7 @@ class Announcer:
 
     def announce(self, facilities: dict[str, int], acting: list[int]) -> None:
         """Announce these facilities; for those in ``acting`` tracers do something at the hit."""
+        self._announced = facilities
         targets = self._targets.by_pid.values()
         for tracer in {target.tracer for target in targets if target.attached}:
             if tracer is not None:
@@ -41,11 +47,23 @@ class Announcer:
     async def heard(self) -> None:
         """Wait until each tracer has what was announced: from then on its hits go by that."""
         if self._telling:
-            await asyncio.wait(set(self._telling))
+            await asyncio.wait(set(self._telling), timeout=_PATIENCE)
 
-    @staticmethod
-    async def _tell(tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]) -> None:
+    async def _tell(
+        self, tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]
+    ) -> None:
         with contextlib.suppress(BackendGone, BackendRefused):
-            await tracer.backend.request(
-                lambda seq: protocol.Facilities(seq=seq, facilities=facilities, acting=acting)
-            )
+            try:
+                await tracer.backend.request(
+                    lambda seq: protocol.Facilities(seq=seq, facilities=facilities, acting=acting)
+                )
+            except BackendSilent:
+                self._tasks.start(self._tell_later(tracer, facilities, acting))
+
+    async def _tell_later(
+        self, tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]
+    ) -> None:
+        """When it answers again; unless something else is announced by then."""
+        await tracer.backend.heard()
+        if facilities is self._announced:
+            await self._tell(tracer, facilities, acting)

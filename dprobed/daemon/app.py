@@ -23,6 +23,7 @@ from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.change_journals import ChangeJournalFiles
 from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
+from dprobed.daemon.deploying import DeploymentsOnDemand
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.ends import Ends
@@ -131,7 +132,7 @@ class Core:
         """Make the parts that start tracers; records also go to ``log`` and ``watch``."""
         routing = Routing(self.gate, self.dispatcher, log, watch)
         if log is not None:
-            self.ends.followers = lambda: log.followers
+            self.ends.followers = self.targets.followers = lambda: log.followers
         events = TracerEvents(
             self.backends,
             self.gate,
@@ -213,13 +214,16 @@ def _probing(
     table.add(messages.Query, inquiry.query)
     table.add(messages.Programs, inquiry.programs)
     table.add(messages.Vars, inquiry.variables)
-    table.add(messages.Maps, MapReading(core.targets).read)
+    maps = MapReading(core.targets)
+    table.add(messages.Maps, maps.read)
+    table.add(messages.SetMap, maps.write)
     table.add(messages.Dump, inquiry.dump)
     table.add(messages.Resume, inquiry.resume)
 
 
 class App:
-    """A daemon. ``public``: the parts that only one that listens has."""
+    """A daemon. ``public``: the parts that only one that listens has; ``stop_inserting``: stops
+    what goes on by itself in one that does not."""
 
     def __init__(
         self,
@@ -228,7 +232,9 @@ class App:
         table: RequestTable,
         server: Server,
         public: Public | None = None,
+        stop_inserting: Callable[[], None] = _nothing,
     ) -> None:
+        self._stop_inserting: Final = stop_inserting
         self.core: Final = core
         self.traced: Final = traced
         self.table: Final = table
@@ -259,6 +265,7 @@ class App:
     async def stop(self, patience: float) -> None:
         """Remove everything from every target; waits at most ``patience`` seconds."""
         self.core.targets.kept.close()
+        self._stop_inserting()
         if self.public is not None:
             self.public.stop()
         self.server.stop()
@@ -335,9 +342,37 @@ def build_private(
     core = Core(backends, gate, hold_limit=HOLD_LIMIT)
     table = RequestTable(gate.commands, _NOT_PRIVATE)
     traced = core.connect(None, None, Doubts(resolvers))
-    _probing(table, core, traced, resolvers, None)
-    table.add(messages.Remove, core.removal.remove)
-    return App(core, traced, table, _server(core, table, None, (), on_last_gone))
+    deployments = DeploymentsOnDemand(
+        lambda: _deployments(core, traced, resolvers, backends), core.removal
+    )
+    _probing(table, core, traced, resolvers, deployments)
+    table.add(messages.Deploy, deployments.deploy)
+    table.add(messages.Remove, deployments.remove)
+    server = _server(core, table, None, (deployments.release,), on_last_gone)
+    return App(core, traced, table, server, stop_inserting=deployments.stop)
+
+
+def _deployments(
+    core: Core, traced: Traced, resolvers: Resolvers, backends: Backends
+) -> Deployments:
+    # Here, because a private daemon mostly needs none.
+    from dprobed.daemon.deploy.deployments import Deployments
+
+    return Deployments(
+        core.gate,
+        core.targets,
+        core.quota,
+        core.programs,
+        traced.pool,
+        traced.inserting,
+        core.detaching,
+        core.removal,
+        core.ends,
+        core.tasks,
+        resolvers,
+        tracers=backends.pids,
+        clients=core.clients,
+    )
 
 
 def build_public(
@@ -361,7 +396,6 @@ def build_public(
     import dprobed.daemon.recovery  # noqa: F401
     from dprobed.daemon.adopting import Adopting
     from dprobed.daemon.deploy.auto_insert import AutoInsert
-    from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
     from dprobed.daemon.overview import Overview
     from dprobed.daemon.policy_reload import PolicyReload
@@ -383,21 +417,7 @@ def build_public(
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
     traced = core.connect(log, traces.see, Doubts(resolvers))
-    deployments = Deployments(
-        gate,
-        core.targets,
-        core.quota,
-        core.programs,
-        traced.pool,
-        traced.inserting,
-        core.detaching,
-        core.removal,
-        core.ends,
-        core.tasks,
-        resolvers,
-        tracers=backends.pids,
-        clients=core.clients,
-    )
+    deployments = _deployments(core, traced, resolvers, backends)
     enforcement, store = core.enforcement, gate.store
     service = ServiceManager({}) if service is None else service
     overview = Overview(core.targets, deployments, core.clients)

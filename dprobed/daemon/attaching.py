@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import Final
 
-from dprobed.backend import Backends
+from dprobed.backend import LONG_PATIENCE, Backends
 from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Admission, Gate
@@ -133,7 +133,11 @@ class Attaching:
         try:
             target.asked_for, target.launched = not shared, launch
             target.hold_limit = self._hold_limit
-            await target.ask(lambda seq: self._request(seq, target.pid, launch, admission))
+            await target.ask(
+                lambda seq: self._request(seq, target.pid, launch, admission),
+                LONG_PATIENCE,
+                late=lambda: self._detaching.detach_unheard(target),
+            )
         except Refusal as refusal:
             target.dismiss(client)
             if not target.finished.is_set():

@@ -24,7 +24,7 @@ from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import maps, procfs, refusals
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.program.parts import Needs, needs_of
-from dprobed.resolver.client import PATIENCE
+from dprobed.resolver.caution import PATIENCE
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.files import KnownFiles, Steps, answer_of
 from dprobed.resolver.modules import Identity, matches
@@ -79,7 +79,8 @@ class Checking:
     async def _missing(
         self, admission: Admission, programs: Sequence[Program]
     ) -> list[messages.MissingPlace]:
-        pid = admission.decision.process.pid
+        process = admission.decision.process
+        pid, owner = process.pid, process.uids[0]
         user = admission.uid, admission.gid
         if not may_read(pid, user):
             return []
@@ -89,7 +90,7 @@ class Checking:
             return []
         if len(modules) > _MOST_FILES:
             return []
-        mapped = _Mapped(self._resolvers, user, modules)
+        mapped = _Mapped(self._resolvers, user, owner, modules)
         missing = []
         for index, program in enumerate(programs):
             for probe in program.probes:
@@ -135,9 +136,13 @@ def _missing_place(
 class _Mapped:
     """The files of which a process maps code, read by the resolver of ``user``."""
 
-    def __init__(self, resolvers: Resolvers, user: User, modules: Sequence[maps.Module]) -> None:
+    def __init__(
+        self, resolvers: Resolvers, user: User, owner: int, modules: Sequence[maps.Module]
+    ) -> None:
+        """``owner``: whose process it is."""
         self._resolvers: Final = resolvers
         self._user: Final = user
+        self._owner: Final = owner
         self._modules: Final = modules
         self._files: Final = KnownFiles()
         #: What a module is; None: that cannot be found out.
@@ -220,7 +225,7 @@ class _Mapped:
         return None
 
     async def _run(self, steps: Steps[T]) -> T:
-        return await self._resolvers.run(self._user, steps)
+        return await self._resolvers.run(self._user, self._owner, steps)
 
 
 def _question(module: maps.Module, probe: ProbeDefinition) -> wire.Question | None:

@@ -32,6 +32,10 @@ class NoFacilityRefusal(Refusal):
     """A program names a facility that nobody has registered (yet)."""
 
 
+class NoAnswer(Refusal):
+    """The tracer of a process does not answer; it may yet do what it was asked."""
+
+
 class User(Protocol):
     """A uid and gid, as the kernel reports them."""
 

@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Iterable
 from typing import Final
 
-from dprobed.daemon.client import Client, Refusal, User
+from dprobed.backend import LONG_PATIENCE, BackendGone, BackendRefused, BackendSilent
+from dprobed.daemon.client import Client, NoAnswer, Refusal, User
 from dprobed.daemon.history import History, some
 from dprobed.daemon.maps import maps_of
 from dprobed.daemon.target import InsertedProgram, Target
@@ -21,6 +22,10 @@ from dprobed.wire import messages, protocol
 
 #: Seconds within which a tracer reports the end of a process that is dead.
 _END_REPORT_TIMEOUT: Final = 5.0
+#: Seconds after which a listing goes without what some tracer has not answered.
+_SOON: Final = 5.0
+#: Seconds in which a tracer that has answered that it detached says so of the target, or ends.
+_LAST_WORDS: Final = 20.0
 
 _log = logging.getLogger("dprobed")
 
@@ -119,10 +124,21 @@ class Detaching:
 
     async def try_empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
         """As ``empty``, for background work: a refusal is logged."""
+        own = list(own)
         try:
             await self.empty(target, own)
+        except NoAnswer as refusal:
+            _log.warning("%s", refusal)
+            self._tasks.start(self._empty_later(target, own))
         except Refusal as refusal:
             _log.warning("%s: %s", target.what, refusal)
+
+    async def _empty_later(self, target: Target, own: Iterable[InsertedProgram]) -> None:
+        """When its tracer answers again; unless that is nothing to do by then."""
+        assert target.tracer is not None
+        await target.tracer.backend.heard()
+        async with target.lock:
+            await self.try_empty(target, own)
 
     async def empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
         """Remove the programs ``own`` from ``target``; detach if no client needs it any longer.
@@ -140,14 +156,18 @@ class Detaching:
                     await self.take_out(target, inserted)
                 await self.refresh(target)
                 return
-            await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
+            await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid), LONG_PATIENCE)
         except Refusal:
             if not await self._ends(target):
                 raise
         if target.asleep:
             self._leave_behind(target, own)
             return
-        await target.finished.wait()
+        try:
+            await asyncio.wait_for(target.finished.wait(), _LAST_WORDS)
+        except TimeoutError:
+            text = "its tracer says that it has detached, and not how that ended"
+            raise Refusal(f"{target.what}: {text}") from None
         await self.tracer_ended(target)
 
     def _leave_behind(self, target: Target, own: Iterable[InsertedProgram]) -> None:
@@ -163,20 +183,63 @@ class Detaching:
     async def take_out(self, target: Target, inserted: InsertedProgram) -> None:
         """Remove a program from a target; raises Refusal."""
         number = inserted.number
-        await target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number))
-        target.programs.pop(number, None)
-        self._targets.taken_out(inserted)
+
+        def out() -> None:
+            if target.programs.pop(number, None) is not None:
+                self._targets.taken_out(inserted)
+
+        await target.ask(
+            lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number),
+            LONG_PATIENCE,
+            late=out,
+        )
+        out()
+
+    async def refresh_all(self, targets: Iterable[Target]) -> None:
+        """Query the tracers for current states and counters. What does not come soon is what was
+        known before: one tracer that does not answer is not waited for by all."""
+        asking = {self._tasks.start(self.refresh(target)): target for target in targets}
+        if asking:
+            _, late = await asyncio.wait(asking, timeout=_SOON)
+            for each in late:
+                asking[each].is_stale = True
 
     @staticmethod
     async def refresh(target: Target) -> None:
         """Query the tracer for current states and counters."""
         try:
             answer = await target.ask(lambda seq: protocol.Query(seq=seq, pid=target.pid))
+        except NoAnswer:
+            target.is_stale = True
+            return
         except Refusal:
             return  # It ended meanwhile; its last counters are known.
-        target.suspended = answer.suspended
-        target.debugger = answer.debugger
-        target.unguarded = answer.unguarded
+        target.take_state(answer)
+
+    def remove_unheard(self, inserted: InsertedProgram) -> None:
+        """A program is in after all, of which its user was told that it is not: take it out."""
+        self._tasks.start(self._remove_unheard(inserted))
+
+    def detach_unheard(self, target: Target) -> None:
+        """A tracer has attached after all, where its user was told that it did not: it detaches."""
+        self._tasks.start(self._detach_unheard(target))
+
+    @staticmethod
+    async def _detach_unheard(target: Target) -> None:
+        assert target.tracer is not None
+        with contextlib.suppress(BackendGone, BackendRefused, BackendSilent):
+            await target.tracer.backend.request(
+                lambda seq: protocol.Detach(seq=seq, pid=target.pid), None
+            )
+
+    @staticmethod
+    async def _remove_unheard(inserted: InsertedProgram) -> None:
+        target, number = inserted.target, inserted.number
+        if target.programs.get(number) is not inserted:
+            with contextlib.suppress(Refusal):  # It has ended, or takes it out as it ends.
+                await target.ask(
+                    lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number), None
+                )
 
     @staticmethod
     async def _ends(target: Target) -> bool:
@@ -190,4 +253,4 @@ class Detaching:
     async def tracer_ended(target: Target) -> None:
         """Wait for the end of the tracer, if this was its only target."""
         if target.tracer is not None and target.tracer.is_over:
-            await asyncio.shield(target.tracer.backend.gone)
+            await asyncio.wait([target.tracer.backend.gone], timeout=_LAST_WORDS)

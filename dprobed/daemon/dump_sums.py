@@ -1,4 +1,4 @@
-"""What became of the dumps that the probes of a program asked for, summed over processes."""
+"""Why dumps that the probes of a program asked for were not made, summed over processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ _CAUSES: Final = 32
 
 
 class DumpSums:
-    """Cores that were written, and those that were not, by cause."""
+    """Cores that were not written, by cause. (Those that were are a counter: ``wire.counters``.)"""
 
     def __init__(self, others: DumpSums | None = None) -> None:
         """``others``: sums to begin with."""
-        self.dumped: int = others.dumped if others is not None else 0
         self._refused: Counter[str] = Counter(others.refused if others is not None else ())
 
     @property
@@ -29,7 +28,6 @@ class DumpSums:
     def add(self, probes: Iterable[messages.ProbeInfo]) -> None:
         """Those of probes, too."""
         for probe in probes:
-            self.dumped += probe.dumped
             for cause, count in probe.no_dumps.items():
                 known = cause in self._refused or len(self._refused) < _CAUSES
                 self._refused[cause if known else OTHER_REASONS] += count

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from typing import Final
 
-from dprobed.daemon.client import Refusal
+from dprobed.daemon.client import NoAnswer, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
@@ -15,6 +15,11 @@ from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.policy.model import Decision
 from dprobed.wire import messages, protocol
+
+#: Seconds for which a change of the policies waits for the tracers that are to apply it.
+_PATIENCE: Final = 20.0
+
+_log = logging.getLogger("dprobed")
 
 
 class Enforcement:
@@ -54,14 +59,19 @@ class Enforcement:
     async def check_all(self) -> None:
         """Check all targets, after the policies changed."""
         targets = [target for target in self._targets.by_pid.values() if target.attached]
-        await asyncio.gather(*(self._check(target) for target in targets))
+        checks = [self._tasks.start(self._check(target)) for target in targets]
+        if checks:
+            _, late = await asyncio.wait(checks, timeout=_PATIENCE)
+            if late:
+                _log.warning("%d targets are checked when their tracers answer", len(late))
 
-    async def _check(self, target: Target) -> None:
+    async def _check(self, target: Target, *, anew: bool = False) -> None:
+        """Check one; ``anew``: its tracer may not have heard how it is to be treated."""
         async with target.lock:
             process = self._gate.process(target.pid)
             if process is None or target.finished.is_set():
                 return
-            await self._adjust(target, self._gate.policies.decide(process))
+            await self._adjust(target, self._gate.policies.decide(process), anew)
             for inserted in target.programs.values():
                 self._ends.due(inserted.until)
             for holder in list(target.holders):
@@ -82,13 +92,12 @@ class Enforcement:
                 probes = list(inserted.probe_infos())
                 inserted.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
 
-    @staticmethod
-    async def _adjust(target: Target, decision: Decision) -> None:
+    async def _adjust(self, target: Target, decision: Decision, anew: bool) -> None:
         """Apply a new decision's treatment (forks, hold, budget, guard, hits) to a target."""
         before, target.decision = target.decision, decision
-        if before is not None and before.treatment == decision.treatment:
+        if not anew and before is not None and before.treatment == decision.treatment:
             return
-        with contextlib.suppress(Refusal):  # The target is about to end.
+        try:
             await target.ask(
                 lambda seq: protocol.Adjust(
                     seq=seq,
@@ -100,3 +109,14 @@ class Enforcement:
                     max_hits=decision.stay.max_hits or 0,
                 )
             )
+        except NoAnswer as refusal:
+            _log.warning("%s; the policies are applied when it does", refusal)
+            self._tasks.start(self._adjust_later(target))
+        except Refusal:
+            pass  # The target is about to end.
+
+    async def _adjust_later(self, target: Target) -> None:
+        """When its tracer answers again: by what is decided then."""
+        assert target.tracer is not None
+        await target.tracer.backend.heard()
+        await self._check(target, anew=True)

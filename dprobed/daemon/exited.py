@@ -7,19 +7,21 @@ that a process that forks for years loses no count and takes no memory.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dprobed.daemon.dump_sums import DumpSums
-from dprobed.daemon.target import COUNTERS, InsertedProgram, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums
 from dprobed.wire import messages
+from dprobed.wire.counters import Counters
 
 #: Exited processes of which ``query`` still shows each probe.
 MAX_LISTED: Final = 64
 #: Programs of which sums are kept.
 _MAX_SUMS: Final = 1000
+
 _log = logging.getLogger("dprobed")
 
 
@@ -28,8 +30,8 @@ class ExitedProcesses:
 
     def __init__(self) -> None:
         self._targets: deque[Target] = deque()
-        #: By program number: the one inserted last, and the sums of all.
-        self._sums: dict[int, tuple[InsertedProgram, Counter[str]]] = {}
+        #: By program number: the one inserted last, in how many, and the sums of all.
+        self._sums: dict[int, tuple[InsertedProgram, int, Counters]] = {}
         self._variables: dict[int, VariableSums] = {}
         self._dumps: dict[int, DumpSums] = {}
 
@@ -49,20 +51,18 @@ class ExitedProcesses:
                 self._add(inserted)
 
     def _add(self, inserted: InsertedProgram) -> None:
-        _, sums = self._sums.pop(inserted.number, (inserted, Counter()))
-        self._sums[inserted.number] = inserted, sums
+        none = inserted, 0, Counters()
+        _, processes, sums = self._sums.pop(inserted.number, none)
+        counted = Counters.of(sums, *inserted.probe_infos())
+        self._sums[inserted.number] = inserted, processes + 1, counted
         header = inserted.program.header
         if header.vars:
             its = self._variables.setdefault(inserted.number, VariableSums(header))
             its.add(inserted.variables)
-        sums["processes"] += 1
         self._dumps.setdefault(inserted.number, DumpSums()).add(inserted.probe_infos())
-        for probe in inserted.probe_infos():
-            for name in COUNTERS:
-                sums[name] += getattr(probe, name)
         while len(self._sums) > _MAX_SUMS:
             oldest = next(iter(self._sums))
-            forgotten, its_sums = self._sums.pop(oldest)
+            forgotten, its_processes, its_sums = self._sums.pop(oldest)
             self._variables.pop(oldest, None)
             self._dumps.pop(oldest, None)
             _log.warning(
@@ -70,8 +70,8 @@ class ExitedProcesses:
                 "`dprobe remove` of programs that are not wanted makes room",
                 oldest,
                 forgotten.label,
-                its_sums["hits"],
-                its_sums["processes"],
+                its_sums.hits,
+                its_processes,
             )
 
     def remove(self, target: Target, programs: Iterable[InsertedProgram]) -> None:
@@ -85,19 +85,18 @@ class ExitedProcesses:
         """The selected programs of which sums are kept; none where a single process is selected."""
         if select.pid is not None:
             return []
-        return [inserted for inserted, _ in self._sums.values() if inserted.matches(select)]
+        return [inserted for inserted, *_ in self._sums.values() if inserted.matches(select)]
 
     def info(self, inserted: InsertedProgram) -> messages.EarlierInfo:
         """The sums of a program."""
-        _, sums = self._sums[inserted.number]
+        _, processes, sums = self._sums[inserted.number]
         return messages.EarlierInfo(
             number=inserted.number,
             program=inserted.label,
             module=inserted.program.header.name,
-            processes=sums["processes"],
-            **{name: sums[name] for name in COUNTERS},
-            dumped=self._dumps[inserted.number].dumped,
+            processes=processes,
             no_dumps=self._dumps[inserted.number].refused,
+            **sums.as_dict(),
         )
 
     def forget(self, inserted: InsertedProgram) -> None:

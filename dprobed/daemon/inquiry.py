@@ -32,7 +32,7 @@ class DeploymentList(Protocol):
         """The local variables of the selected ones."""
         ...
 
-    def discovery(self) -> messages.DiscoveryInfo:
+    def discovery(self) -> messages.DiscoveryInfo | None:
         """How the daemon learns of new processes."""
         ...
 
@@ -61,7 +61,7 @@ class Inquiry:
         if select == messages.Select():
             targets |= set(self._targets.seen(client))
         live = [each for each in targets if each.attached and not each.finished.is_set()]
-        await asyncio.gather(*(self._detaching.refresh(target) for target in live))
+        await self._detaching.refresh_all(live)
         chosen = self._targets.select(client, select)
         # Those of a deployment are summed up over its processes, unless one was asked for.
         summed: list[messages.VariablesInfo] = []
@@ -161,7 +161,10 @@ class Inquiry:
         pid = request.pid
         target = self._targets.live(client, pid)
         self._gate.require(client, pid, Right.DUMP)
-        answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=request.zstd))
+        # It takes as long as the core is large, and only who asked waits.
+        answer = await target.ask(
+            lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=request.zstd), patience=None
+        )
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
         text = f"process {pid}: user {client.uid} had it dumped to {answer.dump.path}"
@@ -178,13 +181,20 @@ class Inquiry:
             self._gate.require(client, pid, Right.DEBUG)
             tids = await self._resume(client, target, tid)
         else:
+            found = await asyncio.gather(
+                *(
+                    self._resume(client, target, tid)
+                    for target in self._targets.seen(client)
+                    if self._gate.has(client, target.pid, Right.DEBUG)
+                ),
+                return_exceptions=True,
+            )
             tids = []
-            for target in self._targets.seen(client):
-                if self._gate.has(client, target.pid, Right.DEBUG):
-                    try:
-                        tids += await self._resume(client, target, tid)
-                    except Refusal:
-                        continue  # It ended meanwhile, and the others are still held.
+            for each in found:
+                if isinstance(each, list):
+                    tids += each
+                elif not isinstance(each, Refusal):  # It ended meanwhile; others are still held.
+                    raise each
         if tid is not None and not tids:
             raise Refusal(f"thread {tid} is not held")
         return messages.Resumed(id=request.id, tids=tids)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from dprobed.backend import LONG_PATIENCE
 from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
@@ -248,7 +249,11 @@ class Inserting:
         # Known before it is in: its records may come before the answer.
         entry.target.programs[entry.number] = entry
         try:
-            await entry.target.ask(lambda seq: self._request(seq, entry))
+            await entry.target.ask(
+                lambda seq: self._request(seq, entry),
+                LONG_PATIENCE,
+                late=lambda: self._detaching.remove_unheard(entry),
+            )
         except Refusal:
             entry.target.programs.pop(entry.number, None)
             raise

@@ -7,13 +7,15 @@ process that goes on is asked; one that ends meanwhile is told of with what it h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, NoAnswer, Refusal
 from dprobed.daemon.maps import EndedMaps, ProgramMaps
 from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.targets import Targets
+from dprobed.program.maps import STACK_MARK, VALUE, Entry, Item, is_entry
 from dprobed.wire import messages, protocol
 
 #: Processes that are asked at a time.
@@ -50,7 +52,7 @@ class MapReading:
                 if ended is not None:
                     reading.begin(number, ended)
                     if request.reset:
-                        ended.clear()
+                        ended.clear(name)
         live = [each for each in chosen if each.is_settled]
         turns = asyncio.Semaphore(_AT_ONCE)
         for inserted in live:
@@ -62,12 +64,34 @@ class MapReading:
                 inserted.readers -= 1
                 if not inserted.is_settled:
                     inserted.let_go_of_maps()
-        answer = messages.MapListing(id=request.id, maps=reading.infos())
+        answer = messages.MapListing(
+            id=request.id, maps=reading.infos(), silent=sorted(reading.silent)
+        )
         if len(messages.encode(answer)) > _MOST:
             raise Refusal(
                 "the maps are more than fits into an answer; name a map, a program or a process"
             )
         return answer
+
+    async def write(self, client: Client, request: messages.SetMap) -> messages.MapListing:
+        """Have values in a map of a program, in each of its processes."""
+        select = messages.Select(number=request.number, pid=request.pid)
+        chosen = [each for each in self._targets.select(client, select) if each.is_settled]
+        if not chosen:
+            raise Refusal(f"program {request.number} is in no process that goes on")
+        own = all(client.uid in (0, each.uid) for each in chosen)
+        maps = {one.name: one for one in chosen[0].program.header.map}
+        definition = maps.get(request.name)
+        if not own or definition is None or definition.kind != VALUE:
+            raise Refusal(f"there is no map {request.name} of values that you may set")
+        entries: list[Entry] = [
+            ([_item(item) for item in each.key], each.cell) for each in request.entries
+        ]
+        if not all(is_entry(definition, each) for each in entries):
+            raise Refusal(f"a key or a value is none that map {request.name} can have")
+        turns = asyncio.Semaphore(_AT_ONCE)
+        await asyncio.gather(*(_set(each, request.name, entries, turns) for each in chosen))
+        return messages.MapListing(id=request.id, maps=[])
 
     def _refuse(self, client: Client, request: messages.Maps) -> None:
         """There is none: say which there are, if a name was given; raises Refusal."""
@@ -81,12 +105,35 @@ class MapReading:
         raise Refusal(f"there is no map {request.name}; there are: {known}")
 
 
+async def _set(
+    inserted: InsertedProgram, name: str, entries: list[Entry], turns: asyncio.Semaphore
+) -> None:
+    """In one process; one that ends meanwhile needs none."""
+    target = inserted.target
+    async with turns:
+        with contextlib.suppress(Refusal):
+            await target.ask(
+                lambda seq: protocol.SetMap(
+                    seq=seq, pid=target.pid, program=inserted.number, name=name, entries=entries
+                )
+            )
+
+
+def _item(item: int | str) -> Item:
+    """An item of a key, as it is told of."""
+    if isinstance(item, int):
+        return item
+    return item.encode("latin-1" if item.startswith(STACK_MARK.decode()) else "utf-8", "replace")
+
+
 class _Reading:
     """One answer in the making."""
 
     def __init__(self, request: messages.Maps, chosen: Sequence[InsertedProgram]) -> None:
         self._request: Final = request
         self._headers: Final = {each.number: each.program.header for each in chosen}
+        #: Processes that could not be asked.
+        self.silent: Final[set[int]] = set()
         self.labels: Final = {each.number: each.label for each in chosen}
         #: By program, and by process where they are asked for so (None: those that have ended).
         self._maps: dict[tuple[int, int | None], ProgramMaps] = {}
@@ -106,9 +153,16 @@ class _Reading:
             try:
                 answer = await target.ask(
                     lambda seq: protocol.Maps(
-                        seq=seq, pid=target.pid, program=inserted.number, reset=reset
+                        seq=seq,
+                        pid=target.pid,
+                        program=inserted.number,
+                        reset=reset,
+                        name=self._request.name or "",
                     )
                 )
+            except NoAnswer:
+                self.silent.add(target.pid)
+                return
             except Refusal:
                 if reset:
                     # It is in the sums of those that have ended, and stays there until it is asked

@@ -61,12 +61,14 @@ class ProgramMaps:
                 mine.add(sums.lost, sums.entries())
                 mine.left_out += sums.left_out
 
-    def clear(self) -> None:
-        """Forget all of it."""
-        for sums in self._sums.values():
-            sums.close()
-        self._sums.clear()
-        self.processes = 0
+    def clear(self, name: str | None = None) -> None:
+        """Forget all of it, or what there is of the map of this name."""
+        for key, sums in list(self._sums.items()):
+            if name in (None, sums.definition.name):
+                sums.close()
+                del self._sums[key]
+        if not self._sums:
+            self.processes = 0
 
     def infos(
         self, number: int, label: str, *, name: str | None = None, pid: int | None = None

@@ -72,7 +72,7 @@ async def _is_done(tracer: Tracer) -> bool | None:
     """Have a tracer undo it, and wait for its end; whether all could be. None: it ended before."""
     try:
         async with asyncio.timeout(DEADLINE):
-            answer = await tracer.request(lambda seq: protocol.Recover(seq))
+            answer = await tracer.request(lambda seq: protocol.Recover(seq), patience=None)
             tracer.close()
             return None if await asyncio.shield(tracer.gone) else not answer.tids
     except (BackendRefused, BackendGone) as error:

@@ -24,9 +24,11 @@ from typing import Final, TypeVar
 
 from dprobed.daemon.child_process import User, fork_as, how_it_ended
 from dprobed.daemon.tracer_child import TracerAhead
-from dprobed.resolver.client import PATIENCE, open_channel, received, send, wait_for
-from dprobed.resolver.errors import LocationError, LostError
-from dprobed.resolver.files import Ask, Steps
+from dprobed.proc import files
+from dprobed.resolver.caution import Caution
+from dprobed.resolver.client import open_channel, received, send, wait_for
+from dprobed.resolver.errors import LocationError, LostError, SilenceError
+from dprobed.resolver.files import Ask, Steps, Taking
 from dprobed.resolver.limits import DEADLINE
 from dprobed.wire.resolver import Answer
 
@@ -93,15 +95,17 @@ class _Resolver:
         self._stopped = False
         self._channel: socket.socket | None = None
         self._asking = asyncio.Lock()
+        self._caution: Final = Caution()
         #: When the daemon last asked it.
         self.asked_at = 0.0
         self._listen()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no tracer and no channel of the daemon needs it."""
+        """Whether no tracer and no channel of the daemon needs it, nor what it knows."""
         running = self._child or self._dying
-        return not (self.tracers or running or self._asking.locked() or self._channel)
+        used = self.tracers or running or self._asking.locked() or self._channel
+        return not (used or self._caution.remembers(time.monotonic()))
 
     @property
     def is_spare(self) -> bool:
@@ -208,22 +212,31 @@ class _Resolver:
     async def ask(self, ask: Ask) -> Answer:
         """Ask a question for the daemon itself; the answer. Raises LocationError."""
         async with self._asking:
-            end = time.monotonic() + PATIENCE
+            identity = files.facts(ask.descriptor)
+            now = time.monotonic()
+            end = now + self._caution.patience(identity, ask.question.path, now)
             while True:
                 try:
-                    return await asyncio.wait_for(self._try(ask), max(0, end - time.monotonic()))
-                except TimeoutError:
-                    self._hang_up()
-                    raise LostError(
-                        f"{ask.question.path}: the resolver did not answer in {PATIENCE:g} s"
-                    ) from None
+                    answer = await self._within(ask, end)
                 except LostError as error:
                     self._hang_up()
-                    if not error.innocent or time.monotonic() > end:
+                    if not self._caution.failed(identity, error, time.monotonic(), end):
                         raise
                 except asyncio.CancelledError:
                     self._hang_up()  # The next question is not to get this one's answer.
                     raise
+                else:
+                    self._caution.answered()
+                    return answer
+
+    async def _within(self, ask: Ask, end: float) -> Answer:
+        seconds = max(0.0, end - time.monotonic())
+        try:
+            return await asyncio.wait_for(self._try(ask), seconds)
+        except TimeoutError:
+            raise SilenceError(
+                f"{ask.question.path}: the resolver did not answer in {seconds:.1f} s"
+            ) from None
 
     async def _try(self, ask: Ask) -> Answer:
         loop = asyncio.get_running_loop()
@@ -308,29 +321,28 @@ class Resolvers:
         if resolver is not None:
             resolver.start()
 
-    async def run(self, user: User, steps: Steps[T]) -> T:
-        """Run the steps of a question for the daemon, asked of a user's resolver; their result.
-
-        Raises LocationError.
-        """
+    async def run(self, user: User, owner: int, steps: Steps[T]) -> T:
+        """Run the steps of a question that the daemon asks for ``user``, about what processes of
+        ``owner`` map; their result. Raises LocationError."""
         if os.geteuid() != 0:
             user = os.geteuid(), os.getegid()
         try:
-            ask = next(steps)
-            while True:
-                resolver = self._of(user, user[0])
-                self._make_room(resolver)
+            taking = Taking(steps)
+            while taking.ask is not None:
                 try:
-                    answer = await resolver.ask(ask)
+                    answer = await self._answer(user, owner, taking.ask)
                 except LocationError as error:
-                    ask = steps.throw(error)
+                    taking.fail(error)
                 else:
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+                    taking.answer(answer)
+            return taking.result
         finally:
             steps.close()
+
+    async def _answer(self, user: User, owner: int, ask: Ask) -> Answer:
+        resolver = self._of(user, owner)
+        self._make_room(resolver)
+        return await resolver.ask(ask)
 
     def _make_room(self, wanted: _Resolver) -> None:
         """End those that the daemon has not asked for longest, where there are too many."""

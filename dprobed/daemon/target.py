@@ -12,20 +12,27 @@ from typing import Final
 
 import msgspec
 
-from dprobed.backend import Backend, BackendGone, BackendRefused
-from dprobed.daemon.client import Client, Refusal, User
+from dprobed.backend import PATIENCE, Backend, BackendGone, BackendRefused, BackendSilent
+from dprobed.daemon import told
+from dprobed.daemon.client import Client, NoAnswer, Refusal, User
 from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.isa import WORD_MASK
+from dprobed.program.maps import PROGRAM_BYTES
 from dprobed.program.model import ProbeDefinition, Program, least
 from dprobed.wire import messages, protocol
+from dprobed.wire.counters import Counters
 from dprobed.wire.limits import Limits
 
 #: Ended targets of a tracer that are remembered: a fork child of theirs may still be reported.
 _ENDED: Final = 64
 #: Processes that a tracer may name in places before it reports them as targets.
 _EARLY: Final = 1024
+#: Targets of a tracer, which itself has 1000 at most; that some have ended is seen a moment later.
+MOST: Final = 2048
+#: Threads of a target of which it is known when they were suspended.
+_SUSPENDED: Final = 4096
 #: The end of a target from which the tracer detached after an internal error.
 DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
 #: What a debugger's socket can be called: nothing in it is syntax for gdb or a shell.
@@ -40,19 +47,10 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-#: The counters of a probe that add up over processes.
-COUNTERS: Final = (
-    "hits",
-    "ran",
-    "missed",
-    "dropped",
-    "faulted",
-    "unwound",
-    "asleep_ns",
-    "present_ns",
+#: States of a probe of which one would think that it may fire, though its process has ended.
+_MAY_FIRE: Final = frozenset(
+    {protocol.State.PENDING, protocol.State.ACTIVE, protocol.State.THROTTLED}
 )
-#: Those that never fall while a program is in.
-_GROWING: Final = (*COUNTERS, "dumped")
 
 _log = logging.getLogger("dprobed")
 
@@ -122,11 +120,14 @@ class InsertedProgram:
         #: Probe → handler → reports that the handler had no room for.
         self.handler_drops: Final[dict[int, dict[str, int]]] = {}
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
+        #: Bytes that these take, by probe.
+        self._sizes: Final[dict[int, int]] = {}
         #: What its local variables gained in this process.
         self.variables: list[int] = [0] * self.program.header.vars
         #: What was in its maps when it was taken out, or its process ended; and how many requests
         #: may still want to see that.
         self.maps: list[protocol.MapState] = []
+        self._map_bytes = 0
         self.readers = 0
         #: How full they were when that was last asked.
         self.map_use: dict[int, protocol.MapUse] = {}
@@ -206,7 +207,16 @@ class InsertedProgram:
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(self.until),
             end_rule=self.end_rule,
+            ended=self.ended,
         )
+
+    @property
+    def ended(self) -> str:
+        """How its process ended, of one that stays: nobody may take it for one that waits."""
+        target = self.target
+        if self.owner is not None or not target.finished.is_set():
+            return ""
+        return target.reason or target.end
 
     def probe_infos(self) -> Iterator[messages.ProbeInfo]:
         """Its probes, in the order of the source."""
@@ -218,6 +228,8 @@ class InsertedProgram:
         """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
         probe = self.probes[status.probe]
         until, rule = self._end
+        counters = Counters.of(status) + Counters(dropped=self.dropped[status.probe])
+        ended = self.ended if status.state in _MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -228,29 +240,21 @@ class InsertedProgram:
             pid=self.target.pid,
             module=status.module or self.program.header.name,
             place=status.place or probe.offset or probe.address or "",
-            state=str(status.state),
-            reason=status.reason,
-            hits=status.hits,
-            ran=status.ran,
-            missed=status.missed,
-            dropped=status.dropped + self.dropped[status.probe],
-            faulted=status.faulted,
-            unwound=status.unwound,
-            asleep_ns=status.asleep_ns,
-            present_ns=status.present_ns,
+            state=messages.ENDED if ended else str(status.state),
+            reason=f"its process has ended: {ended}" if ended else status.reason,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
-            dumped=status.dumped,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
-            uncounted_ns=status.uncounted_ns,
             unguarded=self.target.unguarded if status.engine == "trap" else "",
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(until),
             max_hits=least(probe.max_hits, self.most_hits or 0),
             end_rule=rule,
+            doubt="",
+            **counters.as_dict(),
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -263,8 +267,25 @@ class InsertedProgram:
 
         Counters never fall: where a tracer reports less than before, the earlier count holds.
         """
-        before = self.statuses.get(probe, ())
-        self.statuses[probe] = _not_below(_totals(before), statuses)
+        size, kept = sum(map(told.status_size, statuses)), self._sizes.get(probe, 0)
+        if not self.target.share.change("probes", size - kept):
+            return
+        self._sizes[probe] = size
+        before = Counters.of(*self.statuses.get(probe, ()))
+        self.statuses[probe] = _not_below(before, statuses)
+
+    def take_map(self, state: protocol.MapState) -> None:
+        """Take over what was in a map at last, of which its tracer tells once."""
+        if state.number >= len(self.program.header.map):
+            return
+        size = told.map_size(state)
+        if self._map_bytes + size > PROGRAM_BYTES + told.map_size() * len(self.program.header.map):
+            self.target.share.room.drop("maps", f"{size} bytes in a map of a program")
+            if any(each.number == state.number for each in self.maps):
+                return
+            state, size = told.without_entries(state), 0
+        self._map_bytes += size
+        self.maps.append(state)
 
     def gain(self, variables: protocol.LocalVariables) -> None:
         """Take over the values of its local variables, without what a ``fork`` brought along: that
@@ -279,6 +300,7 @@ class InsertedProgram:
         """What was in its maps is held elsewhere now."""
         if not self.readers:
             self.maps = []
+            self._map_bytes = 0
 
     def count_handler_drop(self, probe: int, handler: str) -> None:
         """Count a report of this probe that a handler had no room for."""
@@ -332,6 +354,8 @@ class Target:
         self.followers: set[Client] = set()
         self.programs: dict[int, InsertedProgram] = {}
         self.places: dict[int, tuple[str, str]] = {}
+        #: What it takes of what may be kept of its tracer's messages.
+        self.share = told.Share(told.Room(-1, None))
         self.suspended: list[int] = []
         #: When threads were suspended.
         self.suspended_at: dict[int, float] = {}
@@ -342,14 +366,23 @@ class Target:
         self.unguarded = ""
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
+        #: Programs of which its tracer told as it ended.
+        self._told_last: frozenset[int] = frozenset()
         self.reason = ""
         self.finished = asyncio.Event()
         #: Its tracer is to detach, and cannot before a thread wakes.
         self.asleep = False
+        #: Its tracer did not answer when it was last asked for its counters.
+        self.is_stale = False
 
     def take_name(self) -> None:
         """Learn its name: at first, and when it executes another program."""
         self.comm = printable(procfs.comm(self.pid).decode(errors="replace")) or self.comm
+
+    @property
+    def owner(self) -> int:
+        """Whose process it is, for its tracer and resolver."""
+        return self.tracer.owner if self.tracer is not None else self.uid
 
     @property
     def what(self) -> str:
@@ -384,7 +417,7 @@ class Target:
         for state in maps:
             inserted = self.programs.get(state.program)
             if inserted is not None:
-                inserted.maps.append(state)
+                inserted.take_map(state)
 
     def take_map_use(self, uses: Iterable[protocol.MapUse]) -> None:
         """Take over how full maps are."""
@@ -393,21 +426,53 @@ class Target:
             if inserted is not None and use.number < len(inserted.program.header.map):
                 inserted.map_use[use.number] = use
 
-    async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """Send a request to the tracer, and take over what it answers; raises Refusal."""
+    def take_end(self, ended: protocol.Ended) -> None:
+        """Take over what its tracer says as it ends."""
+        self.take(ended.probes)
+        self.take_variables(ended.variables)
+        self.take_maps(ended.maps)
+        self.spent(ended.overhead_ns)
+        self._told_last = frozenset(status.program for status in ended.probes) & set(self.programs)
+        how = told.line(ended.how)
+        self.ended = msgspec.structs.replace(ended, how=how, probes=[], variables=[], maps=[])
+
+    def suspend(self, tid: int) -> None:
+        """A thread of it is suspended from now on."""
+        self.suspended_at.pop(tid, None)
+        self.suspended_at[tid] = time.monotonic()
+        if len(self.suspended_at) > _SUSPENDED:
+            del self.suspended_at[next(iter(self.suspended_at))]
+
+    def take_state(self, answer: protocol.Ok) -> None:
+        """Take over what its tracer says of it besides counters."""
+        room = self.share.room
+        self.suspended = told.threads(answer.suspended, room)
+        self.debugger = told.debugger(answer.debugger, room)
+        self.unguarded = told.line(answer.unguarded)
+        self.is_stale = False
+
+    async def ask(
+        self,
+        make: Callable[[int], protocol.Request],
+        patience: float | None = PATIENCE,
+        late: Callable[[], None] | None = None,
+    ) -> protocol.Ok:
+        """Send a request to the tracer, and take over what it answers; raises Refusal, which is
+        NoAnswer where it does not come in time (see ``Backend.request``)."""
         if self.tracer is None or self.finished.is_set():
             # Its tracer may have another process of that number by now.
             raise Refusal(self.reason or f"{self.what}: {self.end or 'not traced'}")
         try:
-            answer = await self.tracer.backend.request(make)
+            answer = await self.tracer.backend.request(make, patience, late)
+        except BackendSilent as error:
+            raise NoAnswer(f"{self.what}: its tracer {error}") from None
         except (BackendRefused, BackendGone) as error:
             if isinstance(error, BackendGone):
                 await self.finished.wait()
             ended = f"{self.what}: {self.end}" if self.ended is not None else str(error)
             raise Refusal(self.reason or ended) from None
         # What it said at its end, which may have come with the answer, is newer.
-        last = {status.program for status in self.ended.probes} if self.ended is not None else ()
-        self.take(status for status in answer.probes if status.program not in last)
+        self.take(status for status in answer.probes if status.program not in self._told_last)
         if self.ended is None:
             self.take_variables(answer.variables)
         self.take_maps(answer.last_maps)
@@ -451,6 +516,7 @@ class Target:
         ended = (self.reason or self.end) if self.finished.is_set() else ""
         # What was suspended when it ended is not any more.
         suspended = self.suspended if not ended else []
+        backend = self.tracer.backend if self.tracer is not None else None
         since = [self.suspended_at[tid] for tid in suspended if tid in self.suspended_at]
         return messages.TargetInfo(
             pid=self.pid,
@@ -459,8 +525,9 @@ class Target:
             overhead_ns=self.overhead_ns,
             suspended=suspended,
             debugger=self._debugger_info() if not ended else None,
-            backend=self.tracer.backend.name if self.tracer is not None else "",
+            backend=backend.name if backend is not None else "",
             suspended_seconds=time.monotonic() - min(since) if since else 0.0,
+            silent_seconds=backend.waits if backend and self.is_stale and not ended else 0.0,
         )
 
     def _debugger_info(self) -> messages.DebuggerInfo | None:
@@ -488,8 +555,16 @@ class TargetsTracer:
     """
 
     def __init__(
-        self, backend: Backend, user: tuple[int, int], owner: int, *, shared: bool, warm: bool
+        self,
+        backend: Backend,
+        user: tuple[int, int],
+        owner: int,
+        room: told.Room,
+        *,
+        shared: bool,
+        warm: bool,
     ) -> None:
+        """``room``: for what is kept of its messages."""
         self.backend: Final = backend
         self.user: Final = user
         self.owner: Final = owner
@@ -500,29 +575,54 @@ class TargetsTracer:
         self.by_place: dict[int, Target] = {}
         #: Places in fork children that the tracer has not reported yet, by pid.
         self._early: dict[int, dict[int, protocol.Place]] = {}
+        self._room: Final = room
+        self._share: Final = told.Share(room)
         self._ended: dict[int, Target] = {}
 
     def add(self, target: Target) -> None:
         """Add a target to this tracer."""
         self.targets[target.pid] = target
         target.tracer = self
-        for number, place in self._early.pop(target.pid, {}).items():
+        target.share = told.Share(self._room)
+        for number, place in self._forget_early(target.pid).items():
             self.place(number, place)
 
     def place(self, number: int, place: protocol.Place) -> None:
         """Note the place that records mean by this number."""
+        text = told.place(place)
         target = self.targets.get(place.pid)
         if target is not None:
-            target.places[number] = (place.module, place.place)
-            self.by_place[number] = target
+            known = target.places.get(number)
+            more = told.place_size(text) - (told.place_size(known) if known is not None else 0)
+            if target.share.change("places", more):
+                target.places[number] = text
+                self.by_place[number] = target
             return
-        self._early.setdefault(place.pid, {})[number] = place
+        if not self._share.change("places", told.place_size(text)):
+            return
+        early = self._early.setdefault(place.pid, {})
+        if number in early:
+            self._share.change("places", -told.place_size(told.place(early[number])))
+        early[number] = protocol.Place(place.pid, *text)
         if len(self._early) > _EARLY:
-            pid, _ = self._early.popitem()
-            _log.error(
-                "protocol error from the tracer: places in process %d, which is no target of its",
-                pid,
-            )
+            pid = next(reversed(self._early))
+            self._forget_early(pid)
+            self._room.drop("processes", f"places in process {pid}, which is no target of its")
+
+    def _forget_early(self, pid: int) -> dict[int, protocol.Place]:
+        """Places in a process, which are held elsewhere from now on, or not at all."""
+        early = self._early.pop(pid, {})
+        for each in early.values():
+            self._share.change("places", -told.place_size(told.place(each)))
+        return early
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has more targets than it can have; that is counted."""
+        full = len(self.targets) >= MOST
+        if full:
+            self._room.drop("processes", f"more than {MOST} targets")
+        return full
 
     def drop(self, target: Target) -> None:
         """Remove a target that has ended; with the last one the tracer is closed."""
@@ -532,7 +632,8 @@ class TargetsTracer:
         while len(self._ended) > _ENDED:
             del self._ended[next(iter(self._ended))]
         for number in target.places:
-            self.by_place.pop(number, None)
+            if self.by_place.get(number) is target:
+                del self.by_place[number]
         if self.is_over:
             self.backend.close()
 
@@ -562,21 +663,11 @@ def describe_end(ended: protocol.Ended) -> str:
     return ended.how
 
 
-def _totals(statuses: Iterable[protocol.ProbeStatus]) -> dict[str, int]:
-    """The sums of a probe's counters over its places."""
-    totals = dict.fromkeys(_GROWING, 0)
-    for status in statuses:
-        for name in _GROWING:
-            totals[name] += getattr(status, name)
-    return totals
-
-
 def _not_below(
-    before: dict[str, int], statuses: list[protocol.ProbeStatus]
+    before: Counters, statuses: list[protocol.ProbeStatus]
 ) -> list[protocol.ProbeStatus]:
     """The statuses, with counters that fell below ``before`` raised to it (in the first one)."""
-    now = _totals(statuses)
-    lacking = {name: before[name] - now[name] for name in _GROWING if now[name] < before[name]}
+    lacking = Counters.of(*statuses).lacking(before)
     if not lacking or not statuses:
         return statuses
     first, *others = statuses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from dprobed.daemon.client import Client, Forbidden, Refusal
@@ -12,6 +12,7 @@ from dprobed.daemon.kept import Kept
 from dprobed.daemon.maps import EndedMaps, maps_of
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
+from dprobed.printable import printable
 from dprobed.wire import messages, protocol
 
 
@@ -38,6 +39,8 @@ class Targets:
         self.exited: Final = ExitedProcesses()
         #: Who counts what leaves.
         self.counts: Leaving | None = None
+        #: Clients that follow the log.
+        self.followers: Callable[[], Iterable[Client]] = tuple
         self.ended_maps: Final = EndedMaps()
 
     def __contains__(self, pid: object) -> bool:
@@ -99,10 +102,21 @@ class Targets:
         target = self.by_pid.get(pid)
         text = f"process {pid} is not traced by this daemon"
         if target is None:
-            raise Refusal(text)
+            raise Refusal(self._ended(client, pid) or text)
         if not self.sees(client, target):
             raise Forbidden(text, "another user's target", pid)
         return target
+
+    def _ended(self, client: Client, pid: int) -> str:
+        """What to say of a process that has ended, if the client has a program there."""
+        for target in reversed(tuple(self.exited)):
+            there = target.programs.values()
+            if target.pid == pid and any(self._gate.sees(client, each.uid) for each in there):
+                how = target.reason or target.end
+                return (
+                    f"process {pid} ({target.comm}) has ended: {how}; `dprobe query` shows the rest"
+                )
+        return ""
 
     def missing(self, select: messages.Select, text: str) -> Refusal:
         """The refusal of who sees no such program: it is noted where somebody else has one."""
@@ -178,6 +192,18 @@ class Targets:
             self.exited.add(target, kept)
             what = f"process {target.pid} ({target.comm}) with {len(kept)} programs"
             self._gate.history.note(target.uid, f"{what}: {text}", "end")
+            self._tell_followers(target, kept)
         elif target.asked_for:
             what = f"process {target.pid} ({target.comm})"
             self._gate.history.note(target.uid, f"{what}: {text}", "end")
+
+    def _tell_followers(self, target: Target, kept: Iterable[InsertedProgram]) -> None:
+        """Say that a process has ended to who follows the records of programs in it."""
+        for follower in self.followers():
+            names = [each.label for each in kept if self._gate.sees(follower, each.uid)]
+            if names:
+                what = f"{target.what} ({printable(target.comm)}) with {', '.join(names)}"
+                text = f"{what} has ended: {target.reason or target.end}"
+                follower.tell(
+                    messages.Notice(kind="end", pid=target.pid, tid=target.pid, text=text)
+                )

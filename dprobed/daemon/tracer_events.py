@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from dprobed.backend import BackendGone, BackendRefused, Backends
+import msgspec
+
+from dprobed.backend import BackendGone, BackendRefused, Backends, BackendSilent
+from dprobed.daemon import told
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.ends import Ends
@@ -27,11 +29,11 @@ from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.printable import printable, readable
-from dprobed.proc import procfs
+from dprobed.proc import executables, procfs
 from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
-_NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
+_NOTED: Final = ("asleep", "dump", "debugger", "loader", "lost", "unprobed")
 #: That a process or a thread of it stands: told to who follows the log, too.
 _STANDS: Final = ("suspend", "debugger")
 
@@ -90,15 +92,12 @@ class TracerEvents:
             case protocol.Changed():
                 self._changed(target, target.take(event.probes))
             case protocol.TargetEvent():
-                self._noticed(target, event)
+                text = told.line(event.text)
+                self._noticed(target, msgspec.structs.replace(event, text=text))
             case protocol.Ended():
-                target.take(event.probes)
-                target.take_variables(event.variables)
-                target.take_maps(event.maps)
-                target.spent(event.overhead_ns)
-                target.ended = event
+                target.take_end(event)
                 # Later, so that whoever waits for a reply that came before it gets that first.
-                asyncio.get_running_loop().call_soon(self._targets.finish, target, event, "")
+                asyncio.get_running_loop().call_soon(self._targets.finish, target, target.ended, "")
 
     def _changed(self, target: Target, infos: list[messages.ProbeInfo]) -> None:
         for client in target.clients():
@@ -140,7 +139,7 @@ class TracerEvents:
                 if any(self._gate.sees(each, uid) for uid in uids)
             }
         if event.kind == "suspend":
-            target.suspended_at[event.tid] = time.monotonic()
+            target.suspend(event.tid)
         notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=text)
         for client in target.clients() | followers:
             client.tell(notice)
@@ -169,6 +168,9 @@ class TracerEvents:
         there = self._targets.by_pid.get(event.pid)
         if there is not None and there.attached and there.ended is None:
             self._reject_fork(tracer, event, there)
+            return
+        if tracer.is_full:
+            self._tasks.start(self._detach_tracer(tracer, event.pid))
             return
         target = Target(event.pid)
         target.attached = True
@@ -215,9 +217,9 @@ class TracerEvents:
     @staticmethod
     async def _detach_tracer(tracer: TargetsTracer, pid: int) -> None:
         try:
-            await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid))
-        except (BackendRefused, BackendGone) as error:
-            _log.warning("process %d: %s", pid, error)
+            await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid), None)
+        except (BackendRefused, BackendGone, BackendSilent) as error:
+            _log.warning("process %d: its tracer %s", pid, error)
 
     # -- the end of a tracer ---------------------------------------------------------------------
 
@@ -246,5 +248,5 @@ def _cause_of(event: protocol.TargetEvent) -> str:
 
 def _program_of(pid: int) -> str:
     """What a process runs."""
-    path = procfs.executable(procfs.live_thread(pid))
+    path = executables.path(procfs.live_thread(pid))
     return printable(readable(path)) if path else "another program"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dprobed.backend import Backend, Backends
+from dprobed.daemon import told
 from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.wire import protocol
 
@@ -39,6 +40,8 @@ class TracerPool:
         self._on_event: Final = on_event
         self._on_gone: Final = on_gone
         self._tracers: dict[Backend, TargetsTracer] = {}
+        #: By the user as whom they run: for what is kept of their messages.
+        self._rooms: Final[dict[int, told.Room]] = {}
         self._warm = False
         self._choosing = asyncio.Lock()
 
@@ -82,7 +85,11 @@ class TracerPool:
         uid, gid = user
         backend = await self._backends.start(self._event, uid=uid, gid=gid, owner=owner)
         # It sends no event before its first request.
-        tracer = TargetsTracer(backend, user, owner, shared=shared, warm=self._warm)
+        room = self._rooms.get(uid)
+        if room is None:
+            # Root's is trusted with more than memory.
+            room = self._rooms[uid] = told.Room(uid, told.MOST if uid else None)
+        tracer = TargetsTracer(backend, user, owner, room, shared=shared, warm=self._warm)
         self._tracers[backend] = tracer
         tracer.add(target)
         backend.gone.add_done_callback(lambda gone: self._gone(backend, gone.result()))

@@ -19,7 +19,8 @@ from collections.abc import Callable, Collection, Container, Coroutine, KeysView
 from functools import partial
 from typing import Final
 
-from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, OnEvent
+from dprobed.daemon.answers import Answers
 from dprobed.daemon.change_journals import ChangeJournalFile, ChangeJournalFiles
 from dprobed.daemon.child_process import User, how_it_ended
 from dprobed.daemon.resolver_process import Resolvers
@@ -61,7 +62,7 @@ class TracerProcess(asyncio.Protocol):
         self._on_event = on_event
         self._unpacker = Unpacker()
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, asyncio.Future[protocol.Ok]] = {}
+        self._answers: Final = Answers(f"tracer {pid}")
         self._seq = 0
         self._failure = ""
         self._ending = False
@@ -70,15 +71,35 @@ class TracerProcess(asyncio.Protocol):
         self._closed = False
         self._exit: str | None = None
 
-    async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """Send ``make(seq)`` and wait for the answer; raises BackendRefused, BackendGone."""
+    @property
+    def is_silent(self) -> bool:
+        """See Backend."""
+        return self._answers.is_silent
+
+    @property
+    def waits(self) -> float:
+        """See Backend."""
+        return self._answers.waits
+
+    async def heard(self) -> None:
+        """See Backend."""
+        await self._answers.heard()
+
+    async def request(
+        self,
+        make: Callable[[int], protocol.Request],
+        patience: float | None = PATIENCE,
+        late: Callable[[], None] | None = None,
+    ) -> protocol.Ok:
+        """See Backend."""
+        await self._answers.admit()
         if self._transport is None or self._transport.is_closing() or self._ending:
             raise BackendGone(self._why())
         self._seq += 1
+        request = make(self._seq)
         # Packed before its answer is awaited: what cannot be packed has none.
-        message = protocol.pack(make(self._seq))
-        answer: asyncio.Future[protocol.Ok] = asyncio.get_running_loop().create_future()
-        self._waiting[self._seq] = answer
+        message = protocol.pack(request)
+        answer = self._answers.expect(request, patience, late)
         self._transport.write(message)
         return await answer
 
@@ -124,10 +145,7 @@ class TracerProcess(asyncio.Protocol):
         """The tracer is ending: fail the requests that wait for an answer (asyncio)."""
         if exc is not None and not self._failure:
             self._read_rest()
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(BackendGone(self._why()))
-        self._waiting.clear()
+        self._answers.end(self._why())
         self._closed = True
         self._settle()
 
@@ -154,13 +172,7 @@ class TracerProcess(asyncio.Protocol):
 
     def _dispatch(self, message: protocol.Reply | protocol.Event) -> None:
         if isinstance(message, protocol.Ok | protocol.Refused):
-            answer = self._waiting.pop(message.seq, None)
-            if answer is None or answer.done():
-                return
-            if isinstance(message, protocol.Ok):
-                answer.set_result(message)
-            else:
-                answer.set_exception(BackendRefused(message.reason))
+            self._answers.take(message)
         else:
             if isinstance(message, protocol.TargetEvent) and message.kind == "asleep":
                 self.is_asleep = True

@@ -24,6 +24,8 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
 _PR_SET_DUMPABLE: Final = 4
+#: Bytes of text that an engine has for itself at one place, at most.
+_LONGEST_OWNED: Final = 32
 
 
 class AddressSpace:
@@ -45,6 +47,8 @@ class AddressSpace:
         #: A debugger's plain breakpoints, where no site can be (a return to the stack): original
         #: byte by address.
         self.raw: Final[dict[int, bytes]] = {}
+        #: Text in which only the engine that has it may change a byte: end by start.
+        self.owned: Final[dict[int, int]] = {}
         self.semaphores: Final = Semaphores(memory, self.changes)
         #: Our changes cannot be undone: its memory is closed to us.
         self.sealed = False
@@ -81,6 +85,14 @@ class AddressSpace:
                 return Memory(thread.tid)
             finally:
                 self.calls.call_at(gate, group, thread, SYS_PRCTL, (_PR_SET_DUMPABLE, 0))
+
+    def owner_of(self, address: int, length: int) -> int | None:
+        """Where text begins that an engine has for itself and that is in a range; None: none is."""
+        for at in range(address - _LONGEST_OWNED, address + length):
+            end = self.owned.get(at)
+            if end is not None and address < end:
+                return at
+        return None
 
     def in_shared(self, addresses: Iterable[int]) -> dict[int, str]:
         """Those of these addresses that are in a shared mapping (MAP_SHARED), and why no breakpoint

@@ -105,6 +105,7 @@ class Probe:
         "mark",
         "missed",
         "module",
+        "native",
         "no_dumps",
         "over",
         "pass_count",
@@ -133,15 +134,18 @@ class Probe:
         alters: bool,
         max_hits: int = 0,
         entry_part: Callable[[Context], Outcome] | None = None,
+        native: object = None,
     ) -> None:
         """``alters``: its program can alter registers of the thread. ``max_hits``: see ``cap``.
 
         ``entry_part``: what runs when the function is entered whose returns are its hits.
+        ``native``: what the engine knows that runs it in the target itself; None: none does.
         """
         self.program: Final = program
         self.definition: Final = definition
         self.entry: Final = entry
         self.entry_part: Final = entry_part
+        self.native: Final = native
         self.alters: Final = alters
         self.pass_count: Final = definition.pass_count
         #: The number of the last hit that runs the program; a number never reached: no limit.
@@ -162,8 +166,7 @@ class Probe:
         self.ran = 0
         self.missed = 0
         self.dropped = self.faulted = 0
-        #: Calls that were left without returning.
-        self.unwound = 0
+        self.unwound = 0  #: Calls that were left without returning.
         #: Cores that were written for it here, and why others were not: reason → how often.
         self.dumped = 0
         self.no_dumps: dict[str, int] = {}
@@ -185,8 +188,7 @@ class Probe:
         #: Until when it is shown as throttled, though it may be inserted by turns (monotonic ns).
         self.throttled_until = 0
         self.throttled = ""
-        #: For how long no tracer was there, since it was first in.
-        self.uncounted_ns = 0
+        self.uncounted_ns = 0  #: For how long no tracer was there, since it was first in.
 
     def count_on(self, former: ProbeStatus, gone: int) -> None:
         """Go on from what another tracer had counted ``gone`` ns ago, when it was last able to say

@@ -170,28 +170,34 @@ class ResidentArea:
         # A thread on its way to a slot that is not there any more must not find another there.
         lost = [(area.start, area.end) for area in self.areas if area.lost]
         for start in gaps(thread.tid, low, high, size, lost):
-            note(self._changes, kind, start, size.to_bytes(8, "little"))
-            result = self._calls.call(
-                group,
-                thread,
-                SYS_MMAP,
-                start,
-                size,
-                _PROT_READ_EXEC,
-                _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE,
-                _NO_FILE,
-                0,
-            )
-            if result == start:
+            if self.map_at(group, thread, start, size, kind):
                 return start
-            self._changes.forget(kind, start)
-            if result > 0:  # before Linux 4.17 the flag is only a hint
-                self._calls.call(group, thread, SYS_MUNMAP, result, size)
-            elif result != _EEXIST:  # somebody was faster
-                raise SpaceError(
-                    f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
-                )
         raise SpaceError(f"no free address for slots within 2 GiB of {low:#x}")
+
+    def map_at(self, group: ThreadGroup, thread: Thread, start: int, size: int, kind: Kind) -> bool:
+        """The same there; false: somebody was faster. Raises SpaceError and Gone."""
+        note(self._changes, kind, start, size.to_bytes(8, "little"))
+        result = self._calls.call(
+            group,
+            thread,
+            SYS_MMAP,
+            start,
+            size,
+            _PROT_READ_EXEC,
+            _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE,
+            _NO_FILE,
+            0,
+        )
+        if result == start:
+            return True
+        self._changes.forget(kind, start)
+        if result > 0:  # before Linux 4.17 the flag is only a hint
+            self._calls.call(group, thread, SYS_MUNMAP, result, size)
+        elif result != _EEXIST:  # somebody was faster
+            raise SpaceError(
+                f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
+            )
+        return False
 
     def unmap(self, group: ThreadGroup, thread: Thread) -> None:
         """Have ``thread``'s process unmap the areas that are still ours.

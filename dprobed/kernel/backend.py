@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
-from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, BackendRefused, OnEvent
 from dprobed.kernel import abi
 from dprobed.kernel.device import (
     Calls,
@@ -161,6 +161,9 @@ class KernelBackend:
     """The kernel, for one daemon: a ``Backend``."""
 
     name: Final = NAME
+    #: It always answers, or nothing on this machine does.
+    is_silent: Final = False
+    waits: Final = 0.0
 
     def __init__(self, device: Device, on_event: OnEvent) -> None:
         self._device: Final = device
@@ -175,7 +178,15 @@ class KernelBackend:
         #: What the places in records mean → their numbers; the same place has the same.
         self._places: Final[dict[protocol.Place, int]] = {}
 
-    async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
+    async def heard(self) -> None:
+        """See Backend."""
+
+    async def request(
+        self,
+        make: Callable[[int], protocol.Request],
+        patience: float | None = PATIENCE,
+        late: Callable[[], None] | None = None,
+    ) -> protocol.Ok:
         """See Backend."""
         self._last_seq += 1
         message = make(self._last_seq)

@@ -71,11 +71,23 @@ class FileIdentity(NamedTuple):
     ctime_ns: int
 
 
-def facts(descriptor: int) -> FileIdentity:
-    """What the kernel knows of an open file, without asking anybody; raises OSError."""
+def _known(descriptor: int) -> bytearray:
+    """Its struct statx (include/uapi/linux/stat.h): nlink is at 0x10, ino 0x20, size 0x28, ctime
+    0x60, mtime 0x70, dev 0x88."""
     found = bytearray(_STATX_SIZE)
     _statx()(descriptor, found)
-    # struct statx, include/uapi/linux/stat.h: ino 0x20, size 0x28, ctime 0x60, mtime 0x70, dev 0x88
+    return found
+
+
+def links(descriptor: int) -> int:
+    """How many names an open file has, as far as the kernel knows; raises OSError."""
+    (found,) = struct.unpack_from("=I", _known(descriptor), 0x10)
+    return int(found)
+
+
+def facts(descriptor: int) -> FileIdentity:
+    """What the kernel knows of an open file, without asking anybody; raises OSError."""
+    found = _known(descriptor)
     inode, size = struct.unpack_from("=QQ", found, 0x20)
     ctime, ctime_ns = struct.unpack_from("=qI", found, 0x60)
     mtime, mtime_ns = struct.unpack_from("=qI", found, 0x70)

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from dprobed.printable import printable, readable
-from dprobed.proc import procfs
+from dprobed.proc import executables, procfs
 
 #: Bytes of its arguments, and of its environment, that are looked at. Where they are and how long
 #: is for the process to say (prctl PR_SET_MM_MAP); it need not have the memory that it speaks of.
@@ -94,7 +94,7 @@ def read(pid: int) -> Process | None:
             parent=birth.parent,
             comm=printable(procfs.comm(pid).decode(errors="replace")),
             # A path may be no UTF-8, and messages are.
-            exe=readable(procfs.executable(live_thread)),
+            exe=readable(executables.path(live_thread)),
             # One that wrote over its arguments may have filled their place up with zeros.
             cmdline=_strings(_read(f"/proc/{live_thread}/cmdline", _MOST).rstrip(b"\0")),
             uids=(found.uids[0], found.uids[1], found.uids[2]),

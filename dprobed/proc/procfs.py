@@ -203,15 +203,6 @@ def start_time(pid: int) -> int | None:
     return found.start if found is not None else None
 
 
-def executable(pid: int) -> str:
-    """The path of its executable, also of a replaced one; empty when it cannot be read."""
-    try:
-        path = str(Path(f"/proc/{pid}/exe").readlink())
-    except OSError:
-        return ""
-    return path.removesuffix(" (deleted)")
-
-
 def parent(pid: int) -> int:
     """The parent process, 0 when the process is gone."""
     found = stat_fields(pid)

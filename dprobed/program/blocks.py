@@ -109,6 +109,18 @@ def is_acyclic(blocks: list[CodeBlock]) -> bool:
     return True
 
 
+def is_slot(instruction: Instruction) -> bool:
+    """Whether an instruction is about a stack word at a place that it names."""
+    return Operand.SLOT in instruction.operands
+
+
+def slot_position(step: Step, depth: int) -> int:
+    """The stack word that such an instruction is about, from the bottom on, where nothing has
+    moved SBP; ``depth``: how many words there are before it."""
+    (slot,) = step.operands
+    return slot if step.instruction.name.endswith("sbp") else depth - 1 + slot
+
+
 def static_depths(blocks: list[CodeBlock], limit: int) -> dict[int, int] | None:
     """The depth of the stack at the start of each block, if it is one number on every path.
 
@@ -124,6 +136,8 @@ def static_depths(blocks: list[CodeBlock], limit: int) -> dict[int, int] | None:
         for step in by_start[start].steps:
             need, change = step.instruction.effect(step.operands)
             if change is None or depth < need or depth + change > limit:
+                return None
+            if is_slot(step.instruction) and not 0 <= slot_position(step, depth) < depth:
                 return None
             depth += change
         for to in successors(by_start[start]):

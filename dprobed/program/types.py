@@ -61,7 +61,8 @@ class Member(msgspec.Struct, frozen=True):
     """A member at ``offset`` bytes; ``bits`` > 0: a bit field of so many from ``bit`` on.
 
     ``bit`` counts from the least significant bit of the byte at ``offset``. ``name`` is empty for
-    an anonymous struct or union; ``base``: it is a base class.
+    an anonymous struct or union; ``base``: it is a base class. ``virtual``: one that has no fixed
+    place: how far it is, is ``offset`` (negative) bytes behind where the first word points to.
     """
 
     name: str
@@ -70,16 +71,33 @@ class Member(msgspec.Struct, frozen=True):
     bit: int = 0
     bits: int = 0
     base: bool = False
+    virtual: bool = False
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """What a Rust enum is where its discriminant is one of ``values``; None: otherwise."""
+
+    values: tuple[int, ...] | None
+    member: Member
 
 
 class StructType(msgspec.Struct, frozen=True, tag="struct"):
-    """A struct, class or union (``kind``) of ``size`` bytes; ``language``: of its source."""
+    """A struct, class or union (``kind``) of ``size`` bytes; ``language``: of its source.
+
+    ``complete``: whether its members are known. ``arguments``: the types that a template of the
+    standard library was made with. ``variants``: of a Rust enum, which is told by
+    ``discriminant`` (None: it has one variant).
+    """
 
     kind: str
     name: str
     size: int
     members: tuple[Member, ...] = ()
     language: str = "c"
+    complete: bool = True
+    variants: tuple[Variant, ...] = ()
+    discriminant: Member | None = None
+    arguments: tuple[int, ...] = ()
 
 
 class AliasType(msgspec.Struct, frozen=True, tag="alias"):
@@ -106,3 +124,73 @@ Type: TypeAlias = (
     | AliasType
     | FunctionType
 )
+
+#: A table: types refer to each other by their index.
+Types: TypeAlias = tuple[Type, ...]
+
+#: How far aliases and arrays are followed; further they are a circle.
+_FARTHEST: Final = 64
+
+
+def plain(types: Types, index: int) -> Type | None:
+    """The type behind its aliases; None: it is not known."""
+    for _ in range(_FARTHEST):
+        if not 0 <= index < len(types):
+            return None
+        found = types[index]
+        if not isinstance(found, AliasType):
+            return found
+        index = found.to
+    return None
+
+
+def size_of(types: Types, index: int) -> int:
+    """Bytes of a value; 0: not known."""
+    count = 1
+    for _ in range(_FARTHEST):
+        match plain(types, index):
+            case IntegerType(size=size) | FloatType(size=size) | EnumType(size=size):
+                return count * size
+            case StructType(size=size):
+                return count * size
+            case PointerType():
+                return count * 8
+            case ArrayType(of=of, count=elements):
+                count *= elements or 0
+                index = of
+            case _:
+                return 0
+    return 0
+
+
+def type_name(types: Types, index: int, name: str = "") -> str:
+    """A type as C writes it (``struct point *``, ``int (*)(long)``); with the name of what has it,
+    as that is declared: ``char name[16]``."""
+    return _declared(types, index, name, _FARTHEST)
+
+
+def _declared(types: Types, index: int, inner: str, left: int) -> str:
+    if not left or not 0 <= index < len(types):
+        return _beside("void", inner)
+    match types[index]:
+        case PointerType(to=to, reference=reference):
+            mark = ("&" if reference else "*") + inner
+            if 0 <= to < len(types) and isinstance(types[to], ArrayType | FunctionType):
+                mark = f"({mark})"
+            return _declared(types, to, mark, left - 1)
+        case ArrayType(of=of, count=count):
+            return _declared(types, of, f"{inner}[{'' if count is None else count}]", left - 1)
+        case FunctionType(result=result, parameters=parameters):
+            listed = ", ".join(_declared(types, each, "", left // 2) for each in parameters)
+            return _declared(types, result, f"{inner}({listed})", left - 1)
+        case StructType(kind=kind, name=name, language=language):
+            named = f"{kind} {name}" if language == "c" else name
+            return _beside(named if name else f"{kind} {{...}}", inner)
+        case EnumType(name=name):
+            return _beside(f"enum {name or '{...}'}", inner)
+        case found:
+            return _beside(found.name, inner)
+
+
+def _beside(name: str, inner: str) -> str:
+    return f"{name} {inner}" if inner else name

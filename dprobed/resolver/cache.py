@@ -1,12 +1,13 @@
-"""The symbol cache on disk: symbol tables, sorted once.
+"""The cache on disk: symbol tables, sorted once, and answers from debug information.
 
-A cache file ``BUILD-ID.symbols`` holds
+A cache file ``BUILD-ID.symbols`` or ``BUILD-ID.NAME`` holds
 
-    magic 8, digest 16, crc32 u32 of what follows, then a packed table (``symbols``)
+    magic 8, digest 16, crc32 u32 of what follows, then a packed table (``symbols``), or the answer
 
-The digest is of the symbol sections themselves (with those of the separate debug file): what is
-in the cache was surely made from them. So a file with another file's build-id, or debug symbols
-installed later, never get the wrong table. A cache file that is damaged, of another version or
+The digest of a table is of the symbol sections themselves (with those of the separate debug file),
+that of an answer of the question and of what identifies the unchanged files: what is in the cache
+was surely made from them. So a file with another file's build-id, or debug symbols installed later,
+never get the wrong table. A cache file that is damaged, of another version or
 not ours is made again; a folder that cannot be written is done without.
 
 The folder is bounded in bytes and files, whatever files there are to be asked about: what was used
@@ -40,11 +41,13 @@ def packed(elf: ElfFile, tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
     if elf.build_id is None or sum(len(table.symbols) for table, _ in tables) < 24 * _WORTHWHILE:
         return pack(tables)
     digest = _digest(tables)
-    path = folder() / f"{elf.build_id}.symbols"
-    table = _load(path, digest)
-    if table is None:
-        table = pack(tables)
-        _store(path, digest, table.data)
+    name = f"{elf.build_id}.symbols"
+    data = load(name, digest)
+    if data is not None:
+        with contextlib.suppress(ValueError):
+            return SymbolTable(data)
+    table = pack(tables)
+    store(name, digest, table.data)
     return table
 
 
@@ -77,7 +80,9 @@ def _ours(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-def _load(path: Path, digest: bytes) -> SymbolTable | None:
+def load(name: str, digest: bytes) -> bytes | None:
+    """What is kept under a name; None where there is nothing that has this digest."""
+    path = folder() / name
     try:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         # By its name: a folder that is opened by its number stays open where `open` refuses it.
@@ -92,12 +97,14 @@ def _load(path: Path, digest: bytes) -> SymbolTable | None:
             os.utime(file.fileno())
         if zlib.crc32(data).to_bytes(4, "little") != header[24:]:
             return None
-        return SymbolTable(data)
+        return data
     except (OSError, ValueError):
         return None
 
 
-def _store(path: Path, digest: bytes, data: bytes) -> None:
+def store(name: str, digest: bytes, data: bytes) -> None:
+    """Keep something under a name, where that is possible."""
+    path = folder() / name
     temporary = path.with_suffix(f".{os.getpid()}")
     size = _HEADER_SIZE + len(data)
     try:

@@ -11,30 +11,19 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from dprobed.proc import files
 from dprobed.proc.maps import Module
+from dprobed.resolver.caution import Caution
 from dprobed.resolver.errors import LocationError, LostError, SilenceError
-from dprobed.resolver.files import Ask, KnownFiles, Steps, answer_of
+from dprobed.resolver.files import Ask, KnownFiles, Steps, Taking, answer_of
 from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
 from dprobed.resolver.modules import Identity, matches
 from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import Answer, FileFacts, Place, Question
-
-#: Seconds until an answer is no longer waited for: others' questions come first, and may each take
-#: the resolver all of its time.
-PATIENCE: Final = 2 * DEADLINE + 2
-#: Seconds in which nothing is asked of a resolver that left a question without an answer (it may be
-#: stopped, or in uninterruptible sleep), and how long it is waited for then until it answers again.
-#: Whoever waits for us, perhaps in ``dlopen``, does so for each file.
-_SILENCE: Final = 10.0
-_TRIAL: Final = 1.0
-#: Seconds that a file is not asked about again of whose question the resolver has died.
-_SHUNNED: Final = 60.0
-_MOST_SHUNNED: Final = 1024
 
 #: Waits until a socket can be read, or so many seconds; false: it cannot. It may give up before,
 #: where the answer is wanted no longer.
@@ -115,11 +104,7 @@ class Resolver:
         self._wait = wait
         self._channel: socket.socket | None = None
         self._files = KnownFiles()
-        #: Files of which a resolver has died: why, and until when they are not asked about.
-        self._shunned: dict[Identity, tuple[str, str, float]] = {}
-        #: It has not answered a question in time, nor any since; until when nothing is asked.
-        self._is_silent = False
-        self._silent_until = 0.0
+        self._caution = Caution()
 
     def describe(self, module: Module) -> MappedFile:
         """The file that a module is; raises LocationError."""
@@ -152,53 +137,30 @@ class Resolver:
 
     def run(self, steps: Steps[T]) -> T:
         """Take all steps; their result. Raises LocationError."""
-        try:
-            ask = next(steps)
-            while True:
-                try:
-                    answer = self._answer(ask)
-                except LocationError as error:
-                    ask = steps.throw(error)
-                else:
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        taking = Taking(steps)
+        while taking.ask is not None:
+            try:
+                answer = self._answer(taking.ask)
+            except LocationError as error:
+                taking.fail(error)
+            else:
+                taking.answer(answer)
+        return taking.result
 
     def _answer(self, ask: Ask) -> Answer:
         identity = files.facts(ask.descriptor)
-        message, hint, until = self._shunned.get(identity, ("", "", 0.0))
-        if time.monotonic() < until:
-            raise LostError(message, hint)
-        if time.monotonic() < self._silent_until:
-            raise SilenceError(f"{ask.question.path}: the resolver does not answer")
-        patience = _TRIAL if self._is_silent else PATIENCE
-        end = time.monotonic() + patience
+        now = time.monotonic()
+        end = now + self._caution.patience(identity, ask.question.path, now)
         while True:
             try:
-                return self._try(ask, end)
-            except SilenceError as error:
-                self._hang_up()
-                if time.monotonic() >= end:
-                    # On trial, the one before this may still be what it is at.
-                    if not self._is_silent:
-                        self._shun(identity, error)
-                    self._is_silent = True
-                    self._silent_until = time.monotonic() + _SILENCE
-                raise
+                answer = self._try(ask, end)
             except LostError as error:
-                self._is_silent = False
                 self._hang_up()
-                if error.innocent and time.monotonic() < end:
-                    continue
-                self._shun(identity, error)
-                raise
-
-    def _shun(self, identity: Identity, error: LostError) -> None:
-        """Ask nothing about a file for a while."""
-        self._shunned[identity] = (error.message, error.hint, time.monotonic() + _SHUNNED)
-        if len(self._shunned) > _MOST_SHUNNED:
-            del self._shunned[next(iter(self._shunned))]
+                if not self._caution.failed(identity, error, time.monotonic(), end):
+                    raise
+            else:
+                self._caution.answered()
+                return answer
 
     def _try(self, ask: Ask, end: float) -> Answer:
         path = ask.question.path
@@ -213,9 +175,7 @@ class Resolver:
         if not self._wait(channel, max(0.0, end - asked_at)):
             waited = time.monotonic() - asked_at
             raise SilenceError(f"{path}: the resolver did not answer in {waited:.1f} s")
-        answer = received(channel, ask, asked_at)
-        self._is_silent = False
-        return answer
+        return received(channel, ask, asked_at)
 
     def _hang_up(self) -> None:
         if self._channel is not None:

@@ -8,8 +8,8 @@ event loop does something else meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
-from typing import Final, TypeVar
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -40,6 +40,38 @@ class Ask(msgspec.Struct, frozen=True):
 
 #: Yields what is to be asked, is sent the answers, and ends with the result; raises LocationError.
 Steps = Generator[Ask, Answer, T]
+
+
+class Taking(Generic[T]):
+    """Steps that are being taken, for who asks and waits as it likes.
+
+    ``ask`` is the question that is to be answered; None: there is none, and ``result`` is there.
+    """
+
+    def __init__(self, steps: Steps[T]) -> None:
+        self._steps: Final = steps
+        self._results: Final[list[T]] = []
+        self.ask = self._advance(lambda: next(steps))
+
+    def _advance(self, advance: Callable[[], Ask]) -> Ask | None:
+        try:
+            return advance()
+        except StopIteration as end:
+            self._results.append(end.value)
+            return None
+
+    def answer(self, answer: Answer) -> None:
+        """Its answer; raises LocationError."""
+        self.ask = self._advance(lambda: self._steps.send(answer))
+
+    def fail(self, error: LocationError) -> None:
+        """It has none; raises LocationError."""
+        self.ask = self._advance(lambda: self._steps.throw(error))
+
+    @property
+    def result(self) -> T:
+        """What they end with."""
+        return self._results[0]
 
 
 def answer_of(answer: Answer, kind: type[T]) -> T:
@@ -85,6 +117,14 @@ class KnownFiles:
             facts = answer_of(answer, FileFacts)
         _remember(self._facts, key, facts, _MOST_FILES)
         return facts
+
+    @staticmethod
+    def words(pid: int, memory: int, addresses: Sequence[int]) -> Steps[tuple[int | None, ...]]:
+        """The words at these addresses of a process, by a descriptor of its memory; None: nothing
+        can be read there. They may be in a page that does not come: not read where one waits."""
+        question = wire.MemoryWords(f"process {pid}", "", tuple(addresses))
+        answer = yield Ask(question, memory)
+        return answer_of(answer, wire.Words).words
 
     @staticmethod
     def _prove(module: Module, opened: Opened, facts: FileFacts) -> Steps[None]:

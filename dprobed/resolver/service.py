@@ -83,13 +83,9 @@ class FileReader:
 
     def look(self, question: Question, descriptor: int) -> Answer:
         """The answer to a question; takes the descriptor over. Raises LocationError."""
-        if isinstance(question, wire.ImageBuildId):
+        if isinstance(question, wire.ImageBuildId | wire.MemoryWords):
             try:
-                return wire.Image(
-                    build_id_of_image(
-                        lambda address, size: os.pread(descriptor, size, address), question.start
-                    )
-                )
+                return _in_memory(question, descriptor)
             except (OSError, OverflowError) as error:
                 raise LocationError(f"{question.path}: cannot read its memory: {error}") from error
             finally:
@@ -199,6 +195,23 @@ class Service:
         finally:
             self._reader.files.shrink()
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _in_memory(question: wire.ImageBuildId | wire.MemoryWords, memory: int) -> Answer:
+    """The answer to a question about the memory behind a descriptor; raises OSError."""
+    if isinstance(question, wire.ImageBuildId):
+        return wire.Image(
+            build_id_of_image(lambda address, size: os.pread(memory, size, address), question.start)
+        )
+    return wire.Words(tuple(_word_at(memory, address) for address in question.addresses))
+
+
+def _word_at(memory: int, address: int) -> int | None:
+    try:
+        word = os.pread(memory, 8, address)
+    except (OSError, OverflowError):
+        return None
+    return int.from_bytes(word, "little") if len(word) == 8 else None
 
 
 def facts_of(file: Binary) -> wire.FileFacts:

@@ -276,6 +276,13 @@ class Memory:
         except OSError:
             return False
 
+    def fill(self, address: int, data: bytes) -> bool:
+        """Store bytes in memory that we have had mapped, which is no file's: it comes at once."""
+        try:
+            return os.pwrite(self._fd, data, address) == len(data)
+        except OSError:
+            return False
+
     # --- pages that may not be there ---
 
     def _entries_of(self, address: int, end: int) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.slots import give_back_mask
 from dprobed.tracee.ptrace import Gone
@@ -21,11 +22,12 @@ _IN_HANDLER: Final = 10.0
 _PAUSE: Final = 0.01
 
 
-def adopt(trap: TrapEngine) -> None:
+def adopt(trap: TrapEngine, inline: InlineEngine) -> None:
     """Make what is left this engine's; no stop was served yet. Raises Gone and SpaceError."""
     space = trap.sites.space
     found = space.changes.adopt()
     trap.adopt(found)
+    inline.adopt(found)
     if not found:
         return
     for change in found:

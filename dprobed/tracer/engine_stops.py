@@ -13,6 +13,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.siginfo import code_of
+from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.interface import TrapStop
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.watch.engine import WatchEngine
@@ -24,20 +25,27 @@ from dprobed.tracee.thread import Thread
 class EngineStops:
     """The stops of one target's threads."""
 
-    def __init__(self, trap: TrapEngine, watch: WatchEngine, registers: Registers) -> None:
+    def __init__(
+        self, trap: TrapEngine, watch: WatchEngine, inline: InlineEngine, registers: Registers
+    ) -> None:
         """``registers`` are those of all targets of this tracer."""
         self._trap: Final = trap
         self._watch: Final = watch
+        self._inline: Final = inline
         self._registers: Final = registers
         #: The hot way, and what else only the trap engine does: see ``TrapStops``.
         self.serve_hit: Final = trap.stops.serve_hit
         self.rewind: Final = trap.stops.rewind
         self.abandon: Final = trap.stops.abandon
-        self.deliver: Final = trap.stops.deliver
         self.moved: Final = trap.stops.moved
         self.give_up: Final = trap.stops.give_up
         #: Those whose returns are waited for.
         self.calls: Final = trap.stops.returns.calls
+
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered: its handler must not see our code."""
+        self._inline.deliver(thread)
+        self._trap.stops.deliver(thread)
 
     def serve(self, thread: Thread) -> None:
         """Serve a SIGTRAP stop: breakpoint, watchpoint, handler's entry, or the target's own."""

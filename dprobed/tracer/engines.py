@@ -10,18 +10,14 @@ from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
-from dprobed.engine.trap.engine import TrapEngine
-from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
-from dprobed.engine.trap.view import OriginalView
-from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer import adoption
 from dprobed.tracer.engine_stops import EngineStops
+from dprobed.tracer.engine_views import EngineViews
 from dprobed.tracer.file_code import code_difference
 from dprobed.tracer.static_probes import count_down, count_up, keep_up
 from dprobed.wire.engines import AUTO
@@ -31,24 +27,15 @@ from dprobed.wire.protocol import State as ProbeState
 Armed = tuple[Plan, Attachment | Refusal]
 
 
-class Engines:
+class Engines(EngineViews):
     """The engines of one target."""
 
     def __init__(
         self, group: ThreadGroup, listener: Listener, registers: Registers, affinity: Affinity
     ) -> None:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
-        self.group: Final = group
-        self.runner: Final = ProgramRunner(listener, registers, affinity)
-        self._trap: Final = TrapEngine(group, listener, self.runner)
-        self._watch: Final = WatchEngine(group, listener, self.runner)
-        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch)
-        self.stops: Final = EngineStops(self._trap, self._watch, registers)
-
-    @property
-    def space(self) -> AddressSpace:
-        """The target's present address space; a placeholder at first."""
-        return self._trap.sites.space
+        super().__init__(group, listener, registers, affinity)
+        self.stops: Final = EngineStops(self._trap, self._watch, self._inline, registers)
 
     def use(self, space: AddressSpace) -> None:
         """Start in an address space that has none of our changes."""
@@ -61,7 +48,7 @@ class Engines:
 
         Raises Gone and SpaceError.
         """
-        adoption.adopt(self._trap)
+        adoption.adopt(self._trap, self._inline)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
@@ -78,6 +65,7 @@ class Engines:
         """Start in a copy of a parent's address space."""
         self._trap.use_sites(sites)
         self._watch.use(sites.space)
+        self._inline.use(sites.space)
         self._began()
         self._classify()
 
@@ -92,7 +80,11 @@ class Engines:
         self._classify()
 
     def release_child(self, thread: Thread) -> None:
-        """See TrapEngine."""
+        """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
+
+        Raises Gone, and SpaceError when there is no way into its memory.
+        """
+        self._inline.release_child(thread)
         self._trap.release_child(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
@@ -121,7 +113,7 @@ class Engines:
         offers = [
             found
             for engine in self._all
-            if location.kind or asked in (AUTO, engine.name)
+            if location.kind or asked == engine.name or self._is_automatic(engine, asked)
             if (found := engine.offer(probe, location)) is not None
         ]
         difference = self._code_difference(location)
@@ -129,6 +121,18 @@ class Engines:
             return Refusal(ProbeState.MISMATCH, difference)
         plans = [each for each in offers if isinstance(each, Plan)]
         return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
+
+    def _is_automatic(self, engine: Engine, asked: str) -> bool:
+        return asked == AUTO and engine is not self._inline
+
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted without us; ``final``: no thread runs any more."""
+        self._inline.sync(final=final)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records may come at any time, without a stop."""
+        return self._inline.has_records
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""
@@ -241,12 +245,6 @@ class Engines:
             engine.disarm_all(unstoppable)
         self.space.semaphores.release_all()
 
-    def pages(self) -> list[tuple[int, int]]:
-        """Start and end of each mapping of ours in the target."""
-        guard = self._trap.sites.guard.mappings()
-        areas = [(area.start, area.end) for area in self.space.resident.whole()]
-        return areas + [(start, start + size) for start, size in guard]
-
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
 
@@ -254,8 +252,10 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and (space.resident.areas or self._trap.sites.guard.base):
+        pages = space.resident.areas or self._trap.sites.guard.base or self._inline.pages()
+        if not unstoppable and pages:
             lender = self.group.borrower.lender(space.tgid)
+            self._inline.unmap(lender)
             self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
             self._trap.sites.guard.unmap(self.group, lender)
@@ -294,35 +294,15 @@ class Engines:
         """All attachments that are watchpoints."""
         return self._watch.attachments()
 
-    # --- original registers and memory ---
-
-    @property
-    def sigtrap(self) -> Sigtrap:
-        """What the target is to believe of SIGTRAP."""
-        return self._trap.sigtrap
-
-    @property
-    def view(self) -> OriginalView:
-        """Threads and text without our breakpoints."""
-        return self._trap.view
-
-    def leave(self, registers: Registers) -> bool:
-        """See Engine."""
-        return any(engine.leave(registers) for engine in self._all)
-
-    def original(self, address: int, length: int) -> bytes:
-        """Memory without our changes; short where it ends."""
-        data = bytearray(self.space.memory.peek(address, length))
-        for engine in self._all:
-            engine.original(address, data)
-        self.space.original(address, data)
-        return bytes(data)
-
     # --- other address spaces ---
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found = [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        found = [
+            *self._trap.forked(child._trap, twin),
+            *self._watch.forked(child._watch, twin),
+            *self._inline.forked(child._inline, twin),
+        ]
         keep_up(child.space, found)
         return found
 

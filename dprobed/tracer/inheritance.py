@@ -141,7 +141,9 @@ class Inheritance:
         if child is None:
             if copy is not None:
                 copy.space.close()
-            target.tell("unprobed", "too many processes: a child is not followed", thread.tid)
+            behind = self._reporter.is_behind
+            why = "the daemon takes no messages" if behind else "too many processes"
+            target.tell("unprobed", f"{why}: a child is not followed", thread.tid)
             return None
         target.group.hand_over(thread, child.group)
         try:

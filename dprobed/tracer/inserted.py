@@ -77,10 +77,12 @@ class Inserted(msgspec.Struct):
         """Its local variables, as the daemon is told."""
         return protocol.LocalVariables(self.number, self.executor.locals.read(), self.inherited)
 
-    def maps(self, reset: str = "") -> list[protocol.MapState]:
-        """Its maps, as the daemon is told; then they are reset as said."""
+    def maps(self, reset: str = "", name: str = "") -> list[protocol.MapState]:
+        """Its maps, or the one of this name, as the daemon is told; then they are reset as said."""
         states = []
         for number, each in enumerate(self.executor.maps):
+            if name not in ("", each.definition.name):
+                continue
             contents = each.contents()
             states.append(protocol.MapState(self.number, number, contents.lost, contents.entries))
             if reset == "clear":

@@ -206,7 +206,8 @@ class Tracer:
             debugged = any(target.debugger.is_expected for target in targets)
             idle = _BUSY if self._counting.is_behind(served) else _IDLE
             idle = DEBUGGER_TICK if debugged else idle
-            idle = FLUSH if self._reporter.is_waiting else idle
+            polled = any(target.engines.has_records for target in targets)
+            idle = FLUSH if self._reporter.is_waiting or polled else idle
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._affinity.release_cpu()
             self._targets.forget_ended()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, MapRoom
+from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, MapContents, MapRoom
 from dprobed.tracer.inserted import Inserted, RequestError
 from dprobed.wire import protocol
 
@@ -19,9 +19,20 @@ class TargetMaps:
 
     def read(self, request: protocol.Maps) -> list[protocol.MapState]:
         """Those of a program, which are then reset as asked; raises RequestError."""
-        if request.program not in self._inserted:
-            raise RequestError(f"program {request.program} is not inserted")
-        return self._inserted[request.program].maps(request.reset)
+        return self._of(request.program).maps(request.reset, request.name)
+
+    def write(self, request: protocol.SetMap) -> None:
+        """Have values in a map of a program; raises RequestError."""
+        for each in self._of(request.program).executor.maps:
+            if each.definition.name == request.name and each.definition.kind == VALUE:
+                each.load(MapContents(0, request.entries))
+                return
+        raise RequestError(f"program {request.program} has no map {request.name} of values")
+
+    def _of(self, program: int) -> Inserted:
+        if program not in self._inserted:
+            raise RequestError(f"program {program} is not inserted")
+        return self._inserted[program]
 
     def noted(self) -> tuple[list[protocol.MapState], bool]:
         """Those of all programs, or none where they are more than is noted every second; and

@@ -11,11 +11,12 @@ from typing import Final
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.probe import Probe
 from dprobed.proc import files, procfs
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
-from dprobed.program.exec.interface import Executor, Variables
+from dprobed.program.exec.interface import Variables
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program, ProgramError
@@ -33,7 +34,7 @@ from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.stacks.tables import Tables
 from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
-from dprobed.wire.engines import ENGINES
+from dprobed.wire.engines import ENGINES, INLINE
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State as ProbeState
 
@@ -77,6 +78,7 @@ class Programs:
 
     def statuses(self) -> list[protocol.ProbeStatus]:
         """The states and counters of all probes."""
+        self._engines.sync()
         return [probe.status() for probe in self.probes()]
 
     def local_variables(self) -> list[protocol.LocalVariables]:
@@ -96,6 +98,7 @@ class Programs:
 
     def sums(self) -> tuple[int, int, int]:
         """What changes whenever something is counted, a variable is set, or a program comes."""
+        self._engines.sync()
         words = [sum(each.executor.locals.read()) for each in self.inserted.values()]
         hits = sum(probe.hits for probe in self.probes())
         return len(words), hits, sum(words) + sum(self.globals.read())
@@ -114,8 +117,9 @@ class Programs:
 
     def enter_image(self, thread: Thread) -> None:
         """Insert the programs into the new image after ``exec``; raises Gone."""
-        self.launching = False
-        self.maps.new_image()
+        launched, self.launching = self.launching, False
+        if not launched:  # what it was given to begin with is for the image that it begins as
+            self.maps.new_image()
         places = self.places
         try:
             changes = self._engines.space.changes.of_child(
@@ -145,7 +149,8 @@ class Programs:
         if request.engine not in ENGINES:
             known = ", ".join(ENGINES)
             raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
-        program, executor = self._read(request.bytecode, facilities)
+        program, python = self._read(request.bytecode, facilities)
+        executor = InlineExecutor(python) if request.engine == INLINE else python
         inserted = Inserted.of(request, program, executor)
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
@@ -165,9 +170,7 @@ class Programs:
                 raise
         return [probe.status() for probe in inserted.probes]
 
-    def _read(
-        self, bytecode: bytes, facilities: dict[str, int]
-    ) -> tuple[Program, Executor[ListVariables]]:
+    def _read(self, bytecode: bytes, facilities: dict[str, int]) -> tuple[Program, PythonExecutor]:
         """Decode and verify a program; returns it with its executor. Raises RequestError."""
         try:
             program = _decode(bytecode)
@@ -316,6 +319,7 @@ class Programs:
                 alters=program.alters(probe),
                 max_hits=inserted.max_hits or 0,
                 entry_part=inserted.executor.entry_part(probe.index),
+                native=inserted.executor,
             )
             for probe in program.probes
         ]

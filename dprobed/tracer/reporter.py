@@ -2,8 +2,8 @@
 
 The target never waits for the daemon. Records are collected and sent at the next tick (``FLUSH``
 seconds), or, where their instruction may still fault, at the one after. What the socket does not
-take at once waits in a bounded buffer; what does not fit there is dropped, and counted at its
-probe.
+take at once waits in a buffer. Once there are ``_BACKLOG`` bytes in it, records are dropped, and
+counted at their probes; anything else is held back, of which ``held`` says how it stays little.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from dprobed.engine.probe import Probe
+from dprobed.tracer.held import Held
 from dprobed.wire.protocol import Event, Place, Places, RawRecord, Records, Reply, pack
 
 #: Seconds between ticks: until a record is on its way, or half of that.
@@ -44,6 +45,7 @@ class Reporter:
         self._settled = 0
         self._may_withdraw = False
         self._backlog = bytearray()
+        self._held = Held()
         self._places = 0
         self._new_places: dict[int, Place] = {}
         self.gone = False
@@ -72,6 +74,11 @@ class Reporter:
         return (self._first + count - 1,) if count else ()
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the daemon has not taken what it was sent for so long that nothing more is."""
+        return bool(self._held) or len(self._backlog) > _BACKLOG
+
+    @property
     def is_waiting(self) -> bool:
         """Whether there is something to send at the next tick."""
         return bool(self.records or self._backlog)
@@ -89,7 +96,7 @@ class Reporter:
     def _send_first(self, count: int) -> None:
         records, probes = self.records[:count], self._probes[:count]
         batch = [record for record in records if record is not None]
-        if self.gone or len(self._backlog) > _BACKLOG:
+        if self.gone or self.is_behind:
             for record, probe in zip(records, probes, strict=True):
                 probe.dropped += record is not None
         elif batch:
@@ -121,8 +128,11 @@ class Reporter:
         """Send any message but records, in order with these."""
         if self.records:
             self.flush()
-        self._send_places()
-        self._backlog += pack(message)
+        if self.is_behind:
+            self._held.add(message)
+        else:
+            self._send_places()
+            self._backlog += pack(message)
         self._push()
 
     def _send_places(self) -> None:
@@ -141,8 +151,14 @@ class Reporter:
                 self.gone = True
                 break
             del self._backlog[:sent]
+            if self._held and len(self._backlog) <= _BACKLOG:
+                self._send_places()
+                for message in self._held.messages():
+                    self._backlog += pack(message)
+                self._held = Held()
         if self.gone:
             self._backlog.clear()
+            self._held = Held()
 
     def finish(self) -> None:
         """Wait a limited time until the daemon has taken everything."""

@@ -93,6 +93,9 @@ class Requests:
                 return self._removed(seq, target.programs.remove(request.program))
             case protocol.Maps():
                 return protocol.Ok(seq, maps=target.programs.maps.read(request))
+            case protocol.SetMap():
+                target.programs.maps.write(request)
+                return protocol.Ok(seq)
             case protocol.Vars():
                 return protocol.Ok(seq, words=target.programs.variables(request))
             case protocol.Resume():

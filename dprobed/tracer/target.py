@@ -180,6 +180,7 @@ class TracedProcess:
     def tick(self) -> None:
         """Periodic work: throttled and pending probes, unreached threads, children not begun."""
         self.group.release_late_parents()
+        self.engines.sync()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
@@ -296,6 +297,7 @@ class TracedProcess:
     def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: report it with the last counters."""
         self.end = end
+        self.engines.sync(final=True)
         self.debugger.ended(*end)
         self.debugger.close()
         self.engines.space.memory.close()

@@ -122,6 +122,8 @@ class Targets:
         """See inheritance.ChildTargets."""
         if self.is_closing or len(self.by_pid) >= self._most or pid in self.by_pid:
             return None
+        if self.context.reporter.is_behind:
+            return None  # Of each there would be more to tell, and the daemon takes nothing.
         child = TracedProcess(self.context, pid, parent.options)
         self._take(child)
         return child

@@ -6,5 +6,7 @@ from typing import Final
 
 #: No engine is asked for by name: the cheapest that can serve the place.
 AUTO: Final = "auto"
+#: A jump into native code in the target itself; only where it is asked for.
+INLINE: Final = "inline"
 #: What can be asked for. Watchpoints have an engine of their own in any case.
-ENGINES: Final = (AUTO, "trap")
+ENGINES: Final = (AUTO, INLINE, "trap")

@@ -204,13 +204,24 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
 
 
 class Maps(msgspec.Struct, tag=True, frozen=True):
-    """Read the maps of ``program``. ``reset``: then empty them (``clear``), or begin anew at each
-    key (``zero``)."""
+    """Read the maps of ``program``, or the one of this ``name``. ``reset``: then empty them
+    (``clear``), or begin anew at each key (``zero``)."""
 
     seq: int
     pid: int
     program: int
     reset: str = ""
+    name: str = ""
+
+
+class SetMap(msgspec.Struct, tag=True, frozen=True):
+    """Have these, and nothing else, in a map of values of ``program``."""
+
+    seq: int
+    pid: int
+    program: int
+    name: str
+    entries: list[tuple[list[int | bytes], list[int]]]
 
 
 class Facilities(msgspec.Struct, tag=True, frozen=True):
@@ -257,8 +268,8 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
 
 
 Request = (
-    Attach | Adjust | Insert | Remove | Query | Vars | Maps | Facilities | Dump | Resume | Recover
-    | Detach
+    Attach | Adjust | Insert | Remove | Query | Vars | Maps | SetMap | Facilities | Dump | Resume
+    | Recover | Detach
 )  # fmt: skip
 
 
@@ -379,8 +390,9 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     """A notice about the target: ``exec``, ``fork`` (probes were removed from the child, which is
-    not followed), ``suspend``, ``recovered`` and ``orphan`` (``Recover``). Not told to clients:
-    ``debugged`` and ``not debugged``, a debugger that came in, or was turned away.
+    not followed), ``suspend``, ``lost`` (notices that were dropped), ``recovered`` and ``orphan``
+    (``Recover``). Not told to clients: ``debugged`` and ``not debugged``, a debugger that came in,
+    or was turned away.
 
     ``text``: one line; of those two the debugger's pid and uid.
     """

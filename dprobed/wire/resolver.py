@@ -141,9 +141,16 @@ class ImageBuildId(_Question, frozen=True):
     start: int
 
 
+class MemoryWords(_Question, frozen=True):
+    """What is in these words in the memory of a process, whose descriptor comes instead of a
+    file's? ``Words``."""
+
+    addresses: tuple[int, ...]
+
+
 Question = (
     Describe | Resolve | ResolveEach | ResolveData | PlaceAt | IfuncSlots | ImportSlots
-    | ThreadLocal | UnwindAt | ImageBuildId
+    | ThreadLocal | UnwindAt | ImageBuildId | MemoryWords
 )  # fmt: skip
 
 
@@ -232,7 +239,13 @@ class Image(msgspec.Struct, tag=True, frozen=True):
     build_id: str | None
 
 
-Answer = FileFacts | Places | EachPlaces | Slots | Offset | UnwindBlock | Image | Refused
+class Words(msgspec.Struct, tag=True, frozen=True):
+    """One for each address; None: nothing can be read there."""
+
+    words: tuple[int | None, ...]
+
+
+Answer = FileFacts | Places | EachPlaces | Slots | Offset | UnwindBlock | Image | Words | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
@@ -278,6 +291,7 @@ _FITTING: Final[dict[type[Question], type[Answer]]] = {
     ThreadLocal: Offset,
     UnwindAt: UnwindBlock,
     ImageBuildId: Image,
+    MemoryWords: Words,
 }
 
 
@@ -313,7 +327,13 @@ def check(question: Question, answer: Answer, facts: FileFacts | None) -> None:
                 raise ResolverProtocolError(f"an offset of {answer.more}")
         case UnwindBlock():
             _check_unwinding(answer, question.vaddr if isinstance(question, UnwindAt) else 0)
-        case _:
+        case Words():
+            count = len(question.addresses) if isinstance(question, MemoryWords) else 0
+            if len(answer.words) != count:
+                raise ResolverProtocolError(f"{len(answer.words)} words for {count}")
+            if any(word is not None and word < 0 for word in answer.words):
+                raise ResolverProtocolError("a word below 0")
+        case Image():
             _check_names((answer.build_id or "",))
 
 

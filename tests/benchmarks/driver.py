@@ -179,7 +179,7 @@ class Tracer:
                 if isinstance(message, protocol.Ok) and message.seq == request.seq:
                     return message
 
-    def insert(self, source: str, **facilities: int) -> protocol.Ok:
+    def insert(self, source: str, engine: str = "auto", **facilities: int) -> protocol.Ok:
         """Put in the program with this source text; ``facilities``: what it can end with."""
         bytecode = encode(assemble(source, "bench.rpn"))
         return self.ask(
@@ -189,6 +189,7 @@ class Tracer:
                 program=1,
                 bytecode=bytecode,
                 facilities=facilities,
+                engine=engine,
             )
         )
 

@@ -15,6 +15,7 @@ from tests.benchmarks import (
     bench_debug,
     bench_discovery,
     bench_dump,
+    bench_inline,
     bench_interpreter,
     bench_many,
     bench_maps,
@@ -30,6 +31,7 @@ from tests.benchmarks.figures import show
 BENCHES = {
     "interpreter": bench_interpreter,
     "trap": bench_trap,
+    "inline": bench_inline,
     "returns": bench_returns,
     "stack": bench_stack,
     "many": bench_many,

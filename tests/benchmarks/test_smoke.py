@@ -16,7 +16,18 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "name",
     [
-        *("interpreter", "trap", "returns", "stack", "many", "maps", "start", "trace", "dump"),
+        *(
+            "interpreter",
+            "trap",
+            "inline",
+            "returns",
+            "stack",
+            "many",
+            "maps",
+            "start",
+            "trace",
+            "dump",
+        ),
         *("debug", "discovery", "soak"),
     ],
 )

@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from dprobed.backend import BackendGone, BackendRefused, Backends, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, Backends, OnEvent
+from dprobed.daemon.answers import Answers
 from dprobed.daemon.app import App, build_public
 from dprobed.daemon.child_process import User
 from dprobed.daemon.gate import Gate
@@ -22,8 +23,7 @@ from dprobed.policy.store import PolicyStore
 from dprobed.proc.processes import Process
 from dprobed.program.bytecode import decode, encode
 from dprobed.program.rpn.parser import assemble
-from dprobed.resolver.errors import LocationError
-from dprobed.resolver.files import Steps
+from dprobed.resolver.files import Ask
 from dprobed.wire import messages, protocol
 from dprobed.wire.protocol import ProbeStatus, RawRecord, State
 from dprobed.wire.resolver import Answer, Question
@@ -74,31 +74,63 @@ class FakeBackend:
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.asked: list[protocol.Request] = []
         self.closed = False
+        #: Seconds after which no answer is waited for, if it is to take less than it does.
+        self.hurry: float | None = None
         self.programs: dict[int, dict[int, int]] = {}
         #: What is in maps.
         self.maps: list[protocol.MapState] = []
         self._on_event = on_event
+        self._answers = Answers("the tracer")
+        self._working: set[asyncio.Task[None]] = set()
         self._pauses: dict[type, list[Pause]] = {}
         self._refusals: dict[type, list[str]] = {}
 
-    async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """Do what the script says, else what a good tracer would."""
+    @property
+    def is_silent(self) -> bool:
+        """Whether it missed a deadline."""
+        return self._answers.is_silent
+
+    @property
+    def waits(self) -> float:
+        """Since the oldest request without an answer."""
+        return self._answers.waits
+
+    async def heard(self) -> None:
+        """Wait until it answers again."""
+        await self._answers.heard()
+
+    async def request(
+        self,
+        make: Callable[[int], protocol.Request],
+        patience: float | None = PATIENCE,
+        late: Callable[[], None] | None = None,
+    ) -> protocol.Ok:
+        """Do what the script says, else what a good tracer would; ``patience``: as it is, or what
+        ``hurry`` says."""
+        await self._answers.admit()
         if self.closed or self.gone.done():
             raise BackendGone("the tracer ended")
         request = make(len(self.asked) + 1)
         self.asked.append(request)
+        if patience is not None and self.hurry is not None:
+            patience = self.hurry
+        answer = self._answers.expect(request, patience, late)
+        working = asyncio.create_task(self._work(request))
+        self._working.add(working)
+        working.add_done_callback(self._working.discard)
+        return await answer
+
+    async def _work(self, request: protocol.Request) -> None:
         if pauses := self._pauses.get(type(request)):
             pause = pauses.pop(0)
             pause.came.set()
-            go = asyncio.ensure_future(pause.go.wait())
-            await asyncio.wait((go, self.gone), return_when=asyncio.FIRST_COMPLETED)
-            go.cancel()
-        await asyncio.sleep(0)
+            await pause.go.wait()
         if self.gone.done():
-            raise BackendGone("the tracer ended")
+            return
         if refusals := self._refusals.get(type(request)):
-            raise BackendRefused(refusals.pop(0))
-        return self._done(request)
+            self._answers.take(protocol.Refused(request.seq, refusals.pop(0)))
+        else:
+            self._answers.take(self._done(request))
 
     def _done(self, request: protocol.Request) -> protocol.Ok:
         match request:
@@ -156,6 +188,9 @@ class FakeBackend:
     def die(self, how: str) -> None:
         """Come to an end."""
         if not self.gone.done():
+            for each in self._working:
+                each.cancel()
+            self._answers.end("the tracer ended")
             self.gone.set_result(how)
 
     def of(self, kind: type[R]) -> list[R]:
@@ -200,28 +235,14 @@ class FakeResolvers(Resolvers):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[Question] = []
-        self.users: set[User] = set()
+        self.users: set[tuple[User, int]] = set()
         self.answer: Callable[[Question], Awaitable[Answer]] | None = None
 
-    async def run(self, user: User, steps: Steps[R]) -> R:
-        """Take all steps."""
-        self.users.add(user)
-        try:
-            ask = next(steps)
-            while True:
-                self.asked.append(ask.question)
-                assert self.answer is not None
-                try:
-                    answer = await self.answer(ask.question)
-                except LocationError as error:
-                    ask = steps.throw(error)
-                else:
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            result: R = end.value
-            return result
-        finally:
-            steps.close()
+    async def _answer(self, user: User, owner: int, ask: Ask) -> Answer:
+        self.users.add((user, owner))
+        self.asked.append(ask.question)
+        assert self.answer is not None
+        return await self.answer(ask.question)
 
 
 class FakeClient:

@@ -34,7 +34,7 @@ def start() -> Iterator[Start]:
         target.end()
 
 
-@pytest.fixture(params=["trap"])
+@pytest.fixture(params=__import__("os").environ.get("ENGINES", "trap").split(","))
 def engine(request: pytest.FixtureRequest) -> str:
     """Which engine serves code probes: what holds of one has to hold of all."""
     name: str = request.param

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.client_support import (
     DPROBE,
+    PATIENCE,
     Cat,
     Daemon,
     cat,
@@ -18,6 +19,7 @@ from tests.integration.client_support import (
     dprobe,
     parsed,
     program,
+    running_daemon,
     tracer_of,
     wait_end,
     words,
@@ -64,6 +66,24 @@ def test_until_a_signal_asks_it_to_end(tmp_path: Path, number: signal.Signals) -
         stdout, _ = process.communicate(timeout=30)
         assert process.returncode == 128 + number
         assert parsed(stdout)[-1]["type"] == "summary"
+
+
+def test_the_daemon_ends_before_it(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon, cat() as target:
+        with subprocess.Popen(
+            [DPROBE, "--socket", daemon.socket, "attach", str(target.pid), program(tmp_path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            process.stderr.readline()
+            daemon.stop()
+            _, stderr = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 1
+        assert f"dprobed has detached from process {target.pid}; it goes on" in stderr
+        assert tracer_of(target.pid) == 0
 
 
 def test_for_a_time(tmp_path: Path) -> None:

@@ -159,6 +159,29 @@ def test_near_names_at_run_and_attach(target: Cat, tmp_path: Path) -> None:
         assert any("no module `libc` is mapped, but libc.so.6" in line for line in lines)
 
 
+def test_deployments_say_at_once_what_is_wrong_in_processes_that_run(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """And no name is called unknown that processes have."""
+    alone = built(tmp_path, CALLS, "alone", "-static")
+    missing = "libm", "cos"
+    with cat([alone]) as running:
+        done = daemon.dprobe("insert", "--exe", alone, at(tmp_path, "libc.so.6", "malloc"))
+        assert (done.returncode, running.process.poll()) == (0, None)
+        assert "alone is a static program, which maps no other module" in done.stderr
+        (row,) = (each for each in daemon.json("query") if each["type"] == "deployment")
+        assert (row["state"], row["processes"]) == ("pending", 1)
+    calls = built(tmp_path, CALLS, "calls-of-a-name")
+    with cat([calls]):
+        source = at(tmp_path, *missing, "q")
+        done = daemon.dprobe("insert", "--missing", "warn", "--exe", "calls-of-a-name", source)
+        assert done.returncode == 0, done.stderr
+        assert "no module `libm` is mapped" in done.stderr
+        assert "there is no such command or file" not in done.stderr
+    done = daemon.dprobe("insert", "--exe", "calls-of-a-nome", at(tmp_path, "libc.so.6", "malloc"))
+    assert "there is no such command or file here (yet)" in done.stderr
+
+
 def test_a_static_program(daemon: Daemon, tmp_path: Path) -> None:
     command = built(tmp_path, CALLS, "alone", "-static")
     path = at(tmp_path, "libc.so.6", "write")

@@ -90,9 +90,12 @@ def test_who_stands_is_the_first_line(
     assert parsed(daemon.dprobe("status", "--json").stdout)[0]["standing"] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("end", ["exit debugger", "suspend\n    exit"])
-def test_ctrl_c_reaches_a_command_that_stands(tmp_path: Path, end: str) -> None:
-    """Both have the signal, as from a terminal; the command sees it only when it goes on."""
+def test_what_ends_it_reaches_a_command_that_stands(
+    tmp_path: Path, end: str, number: signal.Signals
+) -> None:
+    """Of Ctrl-C both have the signal, the others are passed on: it is seen by what goes on."""
     path = program(tmp_path, STANDS.format(end=end), "stands")
     with subprocess.Popen(
         [
@@ -118,5 +121,68 @@ def test_ctrl_c_reaches_a_command_that_stands(tmp_path: Path, end: str) -> None:
         assert said.endswith("; Ctrl-C here lets it go on\n")
         assert "dprobe resume" not in said
         assert "dprobe debug" not in said
-        os.killpg(running.pid, signal.SIGINT)
-        assert running.wait(PATIENCE) == 128 + signal.SIGINT
+        if number == signal.SIGINT:
+            os.killpg(running.pid, number)
+        else:
+            running.send_signal(number)
+        assert running.wait(PATIENCE) == 128 + number
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        assert f"{name}: what stood at a probe goes on" in running.stderr.read()
+
+
+@pytest.mark.parametrize("end", ["exit debugger", "suspend\n    exit"])
+def test_what_stands_is_not_let_go_by_attach(
+    tmp_path: Path, target: Cat, daemon: Daemon, end: str
+) -> None:
+    """Though its only probe is used up; and who stops it is told that the process goes on."""
+    text = STANDS.format(end=end).replace("minor = 3", "minor = 3\nmax_hits = 1")
+    path = program(tmp_path, text, "stands")
+    assert target.process.stdin is not None
+    assert target.process.stdout is not None
+    with subprocess.Popen(
+        [DPROBE, "--socket", daemon.socket, "attach", "-p", str(target.pid), path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        running.stderr.readline()
+        target.process.stdin.write(b"abc\n")
+        target.process.stdin.flush()
+        while "thread" not in running.stderr.readline():
+            pass
+        with pytest.raises(subprocess.TimeoutExpired):  # What it would do at once.
+            running.wait(1.0)
+        assert str(target.pid) in daemon.dprobe("query").stdout
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait(PATIENCE) == 0
+    assert f"process {target.pid} stood at a probe: it goes on" in said
+    assert target.process.stdout.readline() == b"abc\n"
+
+
+def test_what_was_resumed_is_left(tmp_path: Path, target: Cat, daemon: Daemon) -> None:
+    text = STANDS.format(end="exit debugger").replace("minor = 3", "minor = 3\nmax_hits = 1")
+    path = program(tmp_path, text, "stands")
+    assert target.process.stdin is not None
+    assert target.process.stdout is not None
+    with subprocess.Popen(
+        [DPROBE, "--socket", daemon.socket, "attach", "-p", str(target.pid), path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        running.stderr.readline()
+        target.process.stdin.write(b"abc\n")
+        target.process.stdin.flush()
+        while "thread" not in running.stderr.readline():
+            pass
+        assert daemon.dprobe("resume", target.pid).returncode == 0
+        assert target.process.stdout.readline() == b"abc\n"
+        said = running.stderr.read()
+        assert running.wait(PATIENCE) == 0
+    assert "no probe is left" in said
+    assert "goes on" not in said

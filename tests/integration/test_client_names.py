@@ -82,7 +82,14 @@ def test_what_is_no_utf8(tmp_path: Path) -> None:
         assert found["exe"] == f"{tmp_path}/c\ufffdt"
         done = daemon.dprobe("insert", "--exe", path.name, program(tmp_path))
         assert done.returncode == 2
-        assert done.stderr == ("dprobe: c\ufffdt: not UTF-8, and only such text can be asked for\n")
+        assert "--exe c\ufffdt: not UTF-8, and only such text can be asked for" in done.stderr
+        assert "`c\ufffdt`, as it is shown, means it" in done.stderr
+        done = daemon.dprobe("insert", "--exe", "c\ufffdt", program(tmp_path))
+        assert done.returncode == 0, done.stderr
+        target.say("one")
+        assert "no such command" not in done.stderr
+        (probe,) = (each for each in daemon.json("query") if each["type"] == "probe")
+        assert (probe["pid"], probe["hits"]) == (target.pid, 1)
     folder = tmp_path / os.fsdecode(b"l\xffb")
     folder.mkdir()
     shutil.copy("/lib/x86_64-linux-gnu/libc.so.6", folder)

@@ -294,6 +294,6 @@ def test_an_engine_that_there_is_not_is_refused(
     target = start(program)
     before = text(target.pid)
     tracer = trace(target)
-    with pytest.raises(RefusedError, match="no engine 'steam'; there are: auto, trap"):
+    with pytest.raises(RefusedError, match="no engine 'steam'; there are: auto, inline, trap"):
         tracer.insert(counting(program, "single"), engine="steam")
     assert text(target.pid) == before

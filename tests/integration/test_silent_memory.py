@@ -183,3 +183,26 @@ def test_a_daemon_and_programs_in_a_file_that_does_not_answer(
         other.go()
         other.expect("opened")
         assert other.finish() == 4
+
+
+def test_a_daemon_is_told_of_a_word_in_a_page_that_does_not_answer(
+    daemon: Daemon, build_target: BuildTarget, start: Start, tmp_path: Path, files: SilentFiles
+) -> None:
+    """Where such words are says a file that is the user's; what the process has there is, too."""
+    library = build_target(
+        "calls_parent.c", "-shared", "-fPIC", "-nostartfiles", output="libcalls_parent.so"
+    )
+    target = start(build_target("silent_slot.c"), files.path, library)
+    source = tmp_path / "parent.rpn"
+    source.write_text(counting("libc.so.6", "getppid", body="exit"))
+    files.mute()
+    try:
+        began = time.monotonic()
+        done = daemon.dprobe("insert", source, "--pid", target.pid)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [row["state"] for row in daemon.query()] == ["active"]
+        assert time.monotonic() - began < 20
+        assert daemon.dprobe("remove", "--all").returncode == 0
+    finally:
+        files.answer()
+    assert target.finish() == 1

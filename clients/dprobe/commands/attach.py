@@ -20,6 +20,8 @@ from dprobed.durations import text
 
 #: Seconds for which the daemon is waited for when the time is over.
 _LATE = 5.0
+#: How often is looked whether a process still stands, in seconds.
+_LOOK = 0.5
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST = 2_000_000
 #: Signals at which it ends.
@@ -34,8 +36,11 @@ examples:
   dprobe attach -p redis-server commands.rpn
   dprobe attach -p $(pidof nginx) --for 10s --json alloc.rpn
   dprobe attach -p 1234 - < alloc.rpn
+  dprobe attach -e 'malloc { @ = hist(arg0); }' -p redis-server
+  dprobe attach slow.bt 10 --exe nginx     # a script, with $1; later ones, too
 """,
 )
+@options.script
 @options.selecting
 @options.inserting
 @options.missing
@@ -43,11 +48,19 @@ examples:
 @options.output("standard output")
 @options.private
 @processes.option("The processes: numbers, or a name that they have.")
+@click.option(
+    "--exe",
+    metavar="GLOB",
+    help="With a script: what executes it (a path, or without / a base name), later ones too.",
+)
 @click.argument("programs", nargs=-1, type=options.program_file)
 @click.pass_obj
 def attach_command(
     socket: Path | None,
+    expression: str | None,
+    unsafe: bool,
     pids: tuple[int, ...],
+    exe: str | None,
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -65,12 +78,39 @@ def attach_command(
     to standard error, with --json to where the records go. A whole number among PROGRAMs is a
     process, too.
 
+    A script (.bt, or -e) prints to standard output as bpftrace does, and ends by its `exit` as
+    well; its maps are printed at the end.
+
     A place that is not there, in the executable or a library of a process, is refused before any is
     touched. A probe for another module waits until that is mapped.
     """
-    pids, programs = processes.split(programs, pids)
-    if not pids:
+    script = options.script_of(expression, programs)
+    if script is None:
+        pids, programs = processes.split(programs, pids)
+    if exe is not None and (script is None or pids):
+        raise click.UsageError(
+            "--exe is for scripts, and goes without -p; programs: `dprobe insert --exe`",
+            click.get_current_context(),
+        )
+    if not pids and exe is None:
         raise click.UsageError("say which processes, by -p", click.get_current_context())
+    if script is not None:
+        # Imported where there is one: what it needs, programs do without.
+        from dprobe.commands.scripts import How, attach_script
+        from dprobed.wire import messages
+
+        how = How(
+            choice,
+            not no_opcode_check,
+            follow_forks,
+            missing,
+            form,
+            path,
+            private,
+            unsafe,
+        )
+        selection = messages.Selection(exe=exe) if exe is not None else None
+        return attach_script(socket, script, pids, how, selection)
     if not programs:
         raise click.UsageError("name at least one PROGRAM", click.get_current_context())
     stop = _Stop()
@@ -96,24 +136,29 @@ def attach_command(
             # The daemon takes them out in time; where it does not, it is asked, and may be silent.
             deadline = math.inf if choice.seconds is None else choice.seconds + _LATE
             deadline += time.monotonic()
-            while not (session.over or session.spent or stop.signal or output.broken):
+            while not (session.over or stop.signal or output.broken):
                 left = deadline - time.monotonic()
-                if left <= 0:
+                # What stands at a probe would not do so any longer.
+                waits = session.spent and not session.timed and bool(session.standing())
+                if left <= 0 or (session.spent and not waits):
                     break
-                if waker.wait(connection, min(left, _LONGEST)):
+                if waker.wait(connection, min(left, _LOOK if waits else _LONGEST)):
                     session.receive()
                     output.flush()
             if session.spent and not session.over and not session.timed:
                 complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"
+            stood = session.standing()
             output.summary(session.detach())
+            for pid in stood:
+                complain(f"process {pid} stood at a probe: it goes on")
             output.close()
         if session.ended is not None and failed:
             complain(session.ended.reason)
         connection.close()
     if stop.signal in (signal.SIGTERM, signal.SIGHUP):
         return 128 + stop.signal
-    return 2 if session.vain else output.status or int(failed)
+    return 2 if session.vain else output.status or int(failed or session.cut_short)
 
 
 def _announce(

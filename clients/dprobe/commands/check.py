@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +19,7 @@ from dprobed.program.model import Diagnostic, ProgramError
 
 if TYPE_CHECKING:
     from dprobe.lib.mapped import File
+    from dprobe.lib.script.source import Script
 
 _COLUMNS = (("file", "file"), ("ok", "ok"), ("probes", "probes"), ("bytes of code", "bytes"))
 _LISTING = Listing("checked", _COLUMNS)
@@ -33,6 +33,7 @@ examples:
   dprobe check *.rpn
   dprobe check --in 1234 alloc.rpn         # are its places in process 1234?
   dprobe check --in nginx *.rpn            # in what nginx maps at its start?
+  dprobe check -e 'malloc { @ = hist(arg0); }' --in ls
 """,
 )
 @options.define
@@ -43,17 +44,21 @@ examples:
     shell_complete=complete.modules,
     help="Look for the places, too: in a process, or in an executable and its libraries.",
 )
+@options.expression
 @options.json
-@click.argument("files", nargs=-1, required=True, type=options.program_file)
-@click.pass_obj
+@click.argument("files", nargs=-1, type=options.program_file)
+@click.pass_context
 def check_command(
-    socket: Path | None,
+    ctx: click.Context,
+    expression: str | None,
     files: tuple[str, ...],
     defines: tuple[str, ...],
     where: str | None,
     json: bool,
 ) -> None:
     """Assemble and verify FILES; show all faults, with exit status 2 if there are any.
+
+    Scripts (.bt, or -e) are compiled; FILES are the arguments of one of -e.
 
     `exit NAME` must name a facility that is registered with the running daemon; where none runs,
     one that every daemon has.
@@ -63,14 +68,21 @@ def check_command(
     With --in each place is looked for, too. `pending` counts probes for modules that are not mapped
     there (yet). No process is touched.
     """
+    if not files and expression is None:
+        raise click.UsageError("name at least one of FILES", ctx)
     known = parse_defines(defines)
     mapped = None if where is None else _files(where)
     rows = []
     faults: list[Diagnostic] = []
-    for path in files:
-        row: dict[str, Any] = {"file": readable(path), "ok": True, "probes": 0, "bytes": 0}
-        row |= {} if mapped is None else {"placed": 0, "pending": 0}
-        own: tuple[Diagnostic, ...] = ()
+    for path in files if expression is None else (None,):
+        script = options.script_of(expression, files if path is None else (path,))
+        if script is not None:
+            row, own = _checked(script, mapped)
+            rows.append({**row, "ok": not own, "diagnostics": list(map(diagnostic, own))})
+            faults += own
+            continue
+        assert path is not None
+        row, own = _row(path, mapped), ()
         try:
             program = load(path, known)
             row["probes"], row["bytes"] = len(program.probes), len(program.code)
@@ -80,7 +92,7 @@ def check_command(
 
                 found = places.find(program, mapped, path)
                 row["placed"], row["pending"], own = found.placed, found.pending, found.faults
-            own += facilities.unknown(socket, program, path)
+            own += facilities.unknown(ctx.obj, program, path)
         except ProgramError as error:
             own = error.diagnostics
         except OSError as error:
@@ -91,6 +103,39 @@ def check_command(
     if faults:
         sys.stdout.flush()
         raise UserError("\n".join(map(str, faults)))
+
+
+def _row(path: str, mapped: list[File] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"file": readable(path), "ok": True, "probes": 0, "bytes": 0}
+    return row if mapped is None else {**row, "placed": 0, "pending": 0}
+
+
+def _checked(
+    script: Script, mapped: list[File] | None
+) -> tuple[dict[str, Any], tuple[Diagnostic, ...]]:
+    """A script's row, and what is wrong with it."""
+    # Imported where there is one: what it needs, programs do without.
+    from dprobe.lib import places
+    from dprobe.lib.programs import Choice
+    from dprobe.lib.script import source
+    from dprobe.lib.script.world import FileWorld
+
+    row = _row(script.file, mapped)
+    try:
+        bundle = source.bundle_of(script, FileWorld(lambda: mapped or ()))
+    except ProgramError as error:
+        return row, error.diagnostics
+    faults: tuple[Diagnostic, ...] = ()
+    executable = mapped[0].module.path if mapped else ""
+    for each in source.loaded(bundle, script, Choice(), executable or "the executable"):
+        row["probes"] += len(each.program.probes)
+        row["bytes"] += len(each.program.code)
+        if mapped is not None:
+            found = places.find(each.program, mapped, script.file)
+            row["placed"] += found.placed
+            row["pending"] += found.pending
+            faults += found.faults
+    return row, faults
 
 
 def _files(where: str) -> list[File]:

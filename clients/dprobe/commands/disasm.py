@@ -17,12 +17,28 @@ from dprobed.program.model import ProgramError
     epilog="""\b
 example:
   dprobe disasm alloc.dpb
+  dprobe disasm -e 'malloc { @ = hist(arg0); }'
 """,
 )
 @options.define
-@click.argument("file", type=options.program_file)
-def disasm_command(file: str, defines: tuple[str, ...]) -> None:
-    """Show a program (.rpn or .dpb) as source that assembles to the same bytes."""
+@options.expression
+@click.argument("words", metavar="FILE [ARG]...", nargs=-1, type=options.program_file)
+@click.pass_context
+def disasm_command(
+    ctx: click.Context, words: tuple[str, ...], expression: str | None, defines: tuple[str, ...]
+) -> None:
+    """Show a program (.rpn or .dpb) as source that assembles to the same bytes; a script (.bt, .btb
+    or -e) as the programs that it becomes."""
+    script = options.script_of(expression, words)
+    if script is not None:
+        # Imported where there is one: what it needs, programs do without.
+        from dprobe.commands.scripts import show_compiled
+
+        show_compiled(script)
+        return
+    if len(words) != 1:
+        raise click.UsageError("name one FILE", ctx)
+    (file,) = words
     try:
         source = disassemble(load(file, parse_defines(defines)))
     except ProgramError as error:

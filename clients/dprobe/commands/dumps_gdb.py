@@ -104,7 +104,8 @@ def _program(about: dict[str, Any], root: str) -> str:
     ids = {str(each["path"]): each.get("build_id") for each in _modules(about)}
     wanted = ids.get(named) or ids.get(path)
     pid = int(about.get("pid", 0))
-    places = [_there(path, root)] if path else []
+    # A file may be called as what is gone is marked.
+    places = [_there(each, root) for each in dict.fromkeys([named, path]) if each]
     if pid and procfs.start_time(pid) == about.get("start"):
         places.append(f"/proc/{pid}/exe")
     for place in places:

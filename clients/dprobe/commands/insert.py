@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -21,10 +22,18 @@ from dprobe.lib.reading import beginning, is_regular, silence
 from dprobe.lib.slow import said_if_slow
 from dprobe.view import probes
 from dprobe.view.output import complain, note
+from dprobed.policy.glob import linked, translate
 from dprobed.policy.links import real
+from dprobed.printable import readable
 from dprobed.proc.helper import SilentError
 from dprobed.wire import messages
 
+if TYPE_CHECKING:
+    from dprobe.lib.script.source import Script
+
+#: Seconds for which a deployment's first processes are waited for, to say what does not go well.
+_FIRST: Final = 1.0
+_POLL: Final = 0.05
 _WHICH: Final = "say --pid, or which processes, or --all"
 #: What is special in a glob (policies.md).
 _GLOB: Final = frozenset("*?[]{}\\")
@@ -43,6 +52,7 @@ examples:
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
   dprobe insert alloc.rpn -p 1234 --for 1h --max-hits 1000
   dprobe insert opens.rpn                    # its modtype is kernel: there
+  dprobe insert -e 'uprobe:libc:malloc { @ = hist(arg0); }' --exe nginx
 """,
 )
 @processes.option("These processes, and no others: numbers, or a name that they have.")
@@ -55,11 +65,12 @@ examples:
 @click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
 @click.option("--merge", is_flag=True, help="Also where one of the same name is inserted.")
 @click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
+@options.expression
 @options.selecting
 @options.inserting
 @options.missing
 @options.json
-@click.argument("programs", nargs=-1, required=True, type=options.program_file)
+@click.argument("programs", nargs=-1, type=options.program_file)
 @click.pass_context
 def insert_command(
     ctx: click.Context,
@@ -71,6 +82,7 @@ def insert_command(
     limit: int | None,
     merge: bool,
     replace: bool,
+    expression: str | None,
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -93,10 +105,13 @@ def insert_command(
     A program with modtype = kernel or kmod goes into the kernel, as root; it needs the module
     dprobes.
 
+    Of a script (.bt, or -e) its maps stay: `dprobe maps` shows them. One that prints, or has blocks
+    (BEGIN, interval), needs somebody who shows it: `dprobe attach`.
+
     A place that is not there, in a file that a process of --pid maps, in the one file that --exe
     names, or in the library of the program's `name` here, is refused before any process is touched.
     """
-    selection = messages.Selection(exe=exe, user=user, unit=unit)
+    selection = messages.Selection(exe=exe and _askable(exe), user=user, unit=unit)
     narrowed = (exe, user, unit) != (None, None, None)
     chosen = bool(pids) + narrowed + everything
     if merge and replace:
@@ -105,7 +120,10 @@ def insert_command(
         raise click.UsageError(_WHICH, ctx)
     if limit is not None and pids:
         raise click.UsageError("--limit does not go with --pid", ctx)
-    loaded = load_programs(programs, choice)
+    script = options.script_of(expression, programs)
+    if script is None and not programs:
+        raise click.UsageError("name at least one of PROGRAMS", ctx)
+    loaded = load_programs(programs, choice) if script is None else _of_script(script, choice)
     kernel = _for_kernel(loaded)
     if kernel and (chosen or limit is not None or follow_forks):
         raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
@@ -126,9 +144,34 @@ def insert_command(
         else:
             if missing == "refuse":
                 _check_files(exe, loaded)
-            _deploy(daemon, selection, limit, how)
+            made = _deploy(daemon, selection, limit, how)
             if exe is not None:
-                _warn_of_executable(exe)
+                _tell_of_first(daemon, made, exe, limit)
+
+
+def _askable(exe: str) -> str:
+    """A name that can be sent; raises UserError."""
+    if (shown := readable(exe)) != exe:
+        raise UserError(
+            f"--exe {shown}: not UTF-8, and only such text can be asked for: `{shown}`, as it is "
+            "shown, means it, and whatever is shown alike"
+        )
+    return exe
+
+
+def _of_script(script: Script, choice: Choice) -> list[Loaded]:
+    """The programs of a script that nobody shows; raises UserError."""
+    # Imported where there is one: what it needs, programs do without.
+    from dprobe.lib.script import source
+    from dprobe.lib.script.world import FileWorld
+
+    bundle = source.compiled(script, FileWorld(tuple))
+    if bundle.blocks or bundle.actions:
+        raise UserError(
+            f"{script.file}: it prints, or has blocks, which somebody has to show: run it by "
+            "`dprobe attach`; what is inserted only keeps maps"
+        )
+    return source.loaded(bundle, script, choice)
 
 
 def _for_kernel(loaded: Sequence[Loaded]) -> bool:
@@ -187,6 +230,42 @@ def _real(exe: str) -> str:
         return real(exe)
     except SilentError:
         raise UserError(f"--exe {silence(exe)}") from None
+
+
+def _executing(exe: str) -> int:
+    """How many processes execute what is named."""
+    patterns = [translate(exe, path=True)]
+    with contextlib.suppress(SilentError):
+        patterns += linked(exe, real).values()
+    return sum(
+        any(pattern.fullmatch(readable(path)) for pattern in patterns)
+        for path in processes.executed()
+    )
+
+
+def _tell_of_first(
+    daemon: Connection, made: Sequence[messages.DeploymentInfo], exe: str, limit: int | None
+) -> None:
+    """Say what does not go well with deployments in the processes that are there."""
+    wanted = _executing(exe)
+    if not wanted:
+        _warn_of_executable(exe)
+        return
+    wanted = min(wanted, limit or wanted)
+    deadline = time.monotonic() + _FIRST
+    for each in made:
+        while True:
+            answer = daemon.request(
+                lambda number, each=each: messages.Query(  # type: ignore[misc]
+                    id=number, select=messages.Select(number=each.number)
+                ),
+                messages.Status,
+            )
+            known = sum(one.entered + sum(one.refused.values()) for one in answer.deployments)
+            if known >= wanted or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL)
+        probes.explain_deployed(answer)
 
 
 def _warn_of_executable(exe: str) -> None:
@@ -280,7 +359,7 @@ def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> Non
 
 def _deploy(
     daemon: Connection, selection: messages.Selection, limit: int | None, how: _How
-) -> None:
+) -> list[messages.DeploymentInfo]:
     """Put programs into all processes that match."""
     answer = daemon.request(
         lambda number: messages.Deploy(
@@ -299,3 +378,4 @@ def _deploy(
         note(line)
     if not how.json:
         note("they are being inserted; `dprobe query` shows where they are")
+    return answer.deployments

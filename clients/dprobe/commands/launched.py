@@ -6,33 +6,65 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DaemonGoneError
 from dprobe.lib.launch import Launched
 from dprobe.lib.session import Session
+from dprobe.lib.summary import Summary
 from dprobe.lib.waker import Waker
-from dprobe.view.output import Output, complain, note
+from dprobe.view.output import complain, note
 
 #: Seconds that the daemon has to report the end of a command that has ended.
 _LAST_WORDS: Final = 10.0
+
+
+class Shower(Protocol):
+    """What shows the records of a session: to the end, or until it has ``ended`` by itself."""
+
+    @property
+    def next_time(self) -> float | None:
+        """When it is to be flushed though nothing came, by the monotonic clock."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it wants no more."""
+
+    def flush(self) -> None:
+        """Show what has come so far."""
+
+    def summary(self, summary: Summary) -> None:
+        """The probes are out."""
 
 
 class LaunchedCommand:
     """The command from its gate to its end: signals on to it, reports from the daemon."""
 
     def __init__(
-        self, launched: Launched, connection: Connection, session: Session, output: Output
+        self,
+        launched: Launched,
+        connection: Connection,
+        session: Session,
+        output: Shower,
+        *,
+        ends_with_session: bool = False,
+        handlers: Mapping[signal.Signals, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
+        """``ends_with_session``: the command is asked to end (SIGTERM) when nothing more is to be
+        shown. ``handlers``: of signals that are not passed on."""
+        self._ends_with_session = ends_with_session
+        self._handlers = handlers
         self._launched = launched
         self._connection: Connection | None = connection
         self._session = session
         self._output = output
         self._status: int | None = None
         self._stopped = False
-        self._interrupted_now = False
+        #: A signal that asks the command to end, and that it has not seen if it stands.
+        self._asked_to_end = ""
 
     def run(self) -> int:
         """Open the gate, and wait for the end of the command and of its reports."""
@@ -43,6 +75,7 @@ class LaunchedCommand:
         passed_on = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         handlers = {number: self._passes_on(number) for number in passed_on}
         handlers[signal.SIGINT] = self._interrupted
+        handlers |= self._handlers
         with Waker({**handlers, signal.SIGCHLD: lambda: None}) as waker:
             self._launched.open_gate()
             deadline: float | None = None
@@ -59,20 +92,38 @@ class LaunchedCommand:
                         complain("the daemon does not report the end of the command")
                         break
                 self._resume()
-                left = None if deadline in (None, math.inf) else deadline - time.monotonic()
-                if waker.wait(self._connection, left):
+                if waker.wait(self._connection, self._left(deadline)):
                     self._receive()
                     if deadline != math.inf:
                         deadline = None  # Since its last word; to write that may have taken long.
+                elif self._connection is not None:
+                    self._output.flush()
+                    self._end_if_wanted()
         for number, handler in before.items():
             signal.signal(number, handler)
         assert self._status is not None
         return self._status
 
+    def _left(self, deadline: float | None) -> float | None:
+        """For how many seconds to wait at most; None: for ever."""
+        times = [each for each in (deadline, self._output.next_time) if each is not None]
+        first = min(times, default=math.inf)
+        return None if first == math.inf else max(0.0, first - time.monotonic())
+
+    def _end_if_wanted(self) -> None:
+        """Take the probes out where nothing more is to be shown; the command goes on."""
+        if self._output.ended and self._connection is not None and not self._session.over:
+            self._output.summary(self._session.detach())
+            self._connection = None
+            if self._ends_with_session and self._status is None:
+                os.kill(self._launched.pid, signal.SIGTERM)
+
     def _passes_on(self, number: signal.Signals) -> Callable[[], None]:
         def pass_on() -> None:
             if self._status is None:
                 os.kill(self._launched.pid, number)
+                if number in (signal.SIGTERM, signal.SIGHUP):
+                    self._asked_to_end = number.name
             elif number in (signal.SIGTERM, signal.SIGHUP):
                 self._stopped = True
 
@@ -80,16 +131,16 @@ class LaunchedCommand:
 
     def _interrupted(self) -> None:
         self._stopped = self._status is not None
-        self._interrupted_now = True
+        self._asked_to_end = "Ctrl-C"
 
     def _resume(self) -> None:
-        """After Ctrl-C: a command that stands at a probe sees the signal only when it goes on."""
-        if not self._interrupted_now or self._connection is None:
+        """A command that stands at a probe sees that it is to end only when it goes on."""
+        if not self._asked_to_end or self._connection is None:
             return
-        self._interrupted_now = False
+        why, self._asked_to_end = self._asked_to_end, ""
         try:
             if self._session.resume():
-                note("Ctrl-C: what stood at a probe goes on")
+                note(f"{why}: what stood at a probe goes on")
         except DaemonGoneError:
             return  # The next look at the connection says so.
 
@@ -100,6 +151,7 @@ class LaunchedCommand:
             complain(f"{error}; the command goes on without probes")
             self._connection = None
         self._output.flush()
+        self._end_if_wanted()
         timed = self._session.timed and self._session.spent and not self._session.over
         if timed and self._connection is not None:
             # Nothing of ours is to be in it any longer.

@@ -114,6 +114,10 @@ def _read(
         )
         for pid in pids or (None,)
     ]
+    for silent in dict.fromkeys(pid for answer in answers for pid in answer.silent):
+        options.complain(
+            f"process {silent}: its tracer does not answer; what it has in maps is left out"
+        )
     infos = [each for answer in answers for each in answer.maps]
     return [shown(each) for each in infos] if by_process else of_programs(infos)
 

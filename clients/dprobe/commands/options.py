@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from dprobe.lib.connection import Connection
+    from dprobe.lib.script.source import Script
     from dprobe.view.tables import Listing
     from dprobed.wire import messages
     from dprobed.wire.limits import Limits
@@ -136,7 +137,8 @@ engine = click.option(
     type=click.Choice(ENGINES),
     default=AUTO,
     show_default=True,
-    help="How probes fire: as suits each place (auto), or always by a breakpoint (trap).",
+    help="How probes fire: as suits each place (auto, which takes no inline yet), always by a "
+    "breakpoint (trap), or by a jump into native code in the process itself (inline).",
 )
 missing = click.option(
     "--missing",
@@ -199,6 +201,38 @@ def running(socket: Path | None) -> Connection:
     if daemon.welcome.version != __version__:
         complain(f"this is {daemon.through}")
     return daemon
+
+
+def expression(function: F) -> F:
+    """``-e``: of commands that also take scripts."""
+    return click.option(
+        "-e",
+        "expression",
+        metavar="SCRIPT",
+        help="A script in bpftrace's language, in place of programs; other words are its "
+        "arguments ($1…).",
+    )(function)
+
+
+def script(function: F) -> F:
+    """``-e`` and ``--unsafe``: the options of commands that run scripts."""
+    unsafe = click.option(
+        "--unsafe", is_flag=True, help="Let a script run commands (`system`) as you."
+    )
+    return expression(unsafe(function))
+
+
+def script_of(expression: str | None, words: Sequence[str]) -> Script | None:
+    """The script that is meant: of -e, or of a .bt file (or a compiled one, .btb) that is named
+    first; the other words are its arguments. None: there is none. Raises UserError."""
+    if expression is None and not (words and words[0].endswith((".bt", ".btb"))):
+        return None
+    # Imported where there is one: what it needs, other commands do without.
+    from dprobe.lib.script import source
+
+    if expression is not None:
+        return source.Script(expression, source.COMMAND_LINE, tuple(words))
+    return source.read(words[0], words[1:])
 
 
 class _Columns(click.ParamType):  # type: ignore[type-arg]

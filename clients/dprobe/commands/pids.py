@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dprobe.lib.errors import UserError
+from dprobed.proc import executables
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -115,6 +116,13 @@ def refuse_missing(pids: Iterable[int], known: Iterable[int]) -> None:
             raise UserError(f"there is no process {pid}")
 
 
+def executed() -> Iterator[str]:
+    """The paths of what processes execute, of those that may be looked at."""
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        if entry.isdecimal() and (path := executables.path(int(entry))):
+            yield path
+
+
 def _named() -> list[tuple[int, str]]:
     """Every process with its names; one that may not be looked at has the one that all can see."""
     found = []
@@ -125,7 +133,7 @@ def _named() -> list[tuple[int, str]]:
         try:
             with open(f"/proc/{entry}/comm", "rb") as file:
                 names.add(file.read().decode(errors="replace").rstrip("\n"))
-            names.add(os.readlink(f"/proc/{entry}/exe").removesuffix(" (deleted)").split("/")[-1])  # noqa: PTH115
+            names.add(executables.link(int(entry)).split("/")[-1])
         except OSError:
             pass
         found += [(int(entry), name) for name in names]

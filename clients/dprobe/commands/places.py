@@ -8,13 +8,18 @@ from typing import Any
 import click
 
 from dprobe.commands import complete, options
+from dprobe.commands.engine_shares import LISTING as SHARES
+from dprobe.commands.engine_shares import shares
+from dprobe.lib.debug_info import told
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module
 from dprobe.lib.mapped import open_file
-from dprobe.view.tables import Listing, show
+from dprobe.view.tables import Listing, encoded, show
+from dprobe.view.variables import function_rows, functions_text, visible_row, visible_text
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
+from dprobed.printable import printable
 from dprobed.proc.kernel_symbols import PATH, KernelSymbol, symbols
 from dprobed.program.model import STATIC
 
@@ -40,22 +45,35 @@ _STATIC = Listing(
 examples:
   dprobe places libc.so.6 'mem*'
   dprobe places /usr/bin/python3 --json
+  dprobe places -v ./server handle       # its arguments, types, inlined copies
+  dprobe places -v ./server server.c:120 # every variable there, and where it is
   dprobe places --usdt libstdc++.so.6    # static probes
+  dprobe places --engine libc.so.6       # how much of it each engine can serve
   dprobe places --kernel 'vfs_*'         # functions and data of the kernel
   dprobe places --kernel 'loop:*'        # of its module loop
   dprobe places --kernel 'tracepoint:*'
 """,
 )
 @click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Of the functions or the place that PATTERN names: arguments or variables with their"
+    " types, and where they are; lines, and inlined copies.",
+)
 @click.option("--kernel", is_flag=True, help="What the kernel and its modules have.")
-@options.listing(_LISTING, _STATIC, _KERNEL)
+@click.option("--engine", is_flag=True, help="The share of its code that each engine can serve.")
+@options.listing(_LISTING, _STATIC, _KERNEL, SHARES)
 @click.argument("module", required=False, shell_complete=complete.modules)
 @click.argument("pattern", required=False, shell_complete=complete.symbols)
 def places_command(
     module: str | None,
     pattern: str | None,
     usdt: bool,
+    verbose: bool,
     kernel: bool,
+    engine: bool,
     json: bool,
     only: tuple[str, ...],
 ) -> None:
@@ -66,22 +84,38 @@ def places_command(
     the first) are written as the compiler left them: size@place, signed where a minus is before it.
 
     PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
+    With -v, which reads debug information, PATTERN is a function (`ns::Class::method` in C++, with
+    the types of its parameters where it is overloaded), a pattern of names, or a place
+    (server.c:120, handle+16, usdt:provider:name). Where an argument is, is said for the function's
+    first instruction; that it is not kept, too, with the addresses at which it is.
+
     With --kernel it is all that is given: of a name of the kernel itself, of module:name, or of
     tracepoint:name. Places of a module are for programs with `modtype = kmod`. Addresses of the
     kernel are listed for whom it shows them to.
     """
     if kernel:
-        if usdt or pattern is not None:
-            what = "--usdt" if usdt else "a MODULE"
+        if usdt or verbose or pattern is not None:
+            what = "--usdt" if usdt else "-v" if verbose else "a MODULE"
             raise UserError(f"--kernel goes without {what}: `dprobe places --kernel 'vfs_*'`")
         _list_kernel(module or "*", json=json, only=only)
         return
     if module is None:
         raise click.UsageError("Missing argument 'MODULE'.")
-    pattern = pattern or "*"
     path = find_module(module)
+    if verbose:
+        if usdt:
+            raise UserError("-v goes without --usdt: name the probe, usdt:provider:name")
+        if pattern is None:
+            raise UserError(f"-v needs a function or a place: `dprobe places -v {module} main`")
+        _tell(path, pattern, json=json)
+        return
+    pattern = pattern or "*"
     try:
         elf = open_file(path)
+        if engine:
+            rows = [{**row, "module": path} for row in shares(elf)]
+            show(rows, SHARES, json=json, empty="", only=only)
+            return
         rows = _usdt(elf, pattern) if usdt else _named(elf, pattern)
     except LocationError as error:
         raise UserError(str(error)) from None
@@ -91,6 +125,31 @@ def places_command(
     if not rows:
         raise UserError(f"{what} in {path} matches {pattern}")
     show(rows, listing, json=json, empty="", only=only)
+
+
+def _tell(path: str, spec: str, *, json: bool) -> None:
+    """What debug information says of functions or a place."""
+    try:
+        found = told(open_file(path), spec)
+    except LocationError as error:
+        raise UserError(str(error)) from None
+    if not found:
+        raise UserError(f"no function in {path} that its debug information tells of matches {spec}")
+    for number, each in enumerate(found):
+        if json:
+            rows = function_rows(each.functions) if each.functions is not None else []
+            for row in rows:
+                print(encoded("function", {**row, "module": path}))
+            for name, visible in each.visible:
+                print(encoded("variables", {**visible_row(name, visible), "module": path}))
+            continue
+        if number:
+            print()
+        if each.functions is not None:
+            print("\n".join(functions_text(each.functions)))
+        for name, visible in each.visible:
+            print(printable(f"{name} at {visible.address:#x}"))
+            print("\n".join(visible_text(visible)))
 
 
 def _list_kernel(pattern: str, *, json: bool, only: tuple[str, ...]) -> None:

@@ -30,6 +30,7 @@ _LISTING = Listing(
         ("user", "user"),
         ("age", "age"),
         ("ends", "ends"),
+        ("ended", "ended"),
     ),
     messages.ProgramInfo.__struct_fields__,
 )

@@ -45,8 +45,11 @@ examples:
   dprobe run alloc.rpn -- sort /etc/services
   dprobe run -D MIN=4096 --json -o out.json alloc.rpn -- python3 job.py
   dprobe run -f opens.rpn -- make
+  dprobe run -e 'uprobe:libc:malloc { @ = hist(arg0); }' -- ls
+  dprobe run slow.bt 10 -- ./server        # a script, with $1
 """,
 )
+@options.script
 @options.selecting
 @options.inserting
 @options.missing
@@ -57,6 +60,8 @@ examples:
 @click.pass_context
 def run_command(
     ctx: click.Context,
+    expression: str | None,
+    unsafe: bool,
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -72,14 +77,33 @@ def run_command(
     status is COMMAND's own (128+n when signal n killed it). With -f it ends when the last of its
     children has ended, or at Ctrl-C after COMMAND's end.
 
+    A script (.bt, or -e) prints as bpftrace does, to standard error; where it ends by `exit`, the
+    command goes on without probes.
+
     A place that is not there, in the executable or in a library that it loads at its start, is
     refused before COMMAND runs. A probe for another module waits until that is mapped.
     """
     socket, argv = ctx.obj
-    if not programs:
+    script = options.script_of(expression, programs)
+    if not programs and script is None:
         raise click.UsageError("name at least one PROGRAM before --", ctx)
     if not argv:
         raise click.UsageError("put -- and the COMMAND after the programs", ctx)
+    if script is not None:
+        # Imported where there is one: what it needs, programs do without.
+        from dprobe.commands.scripts import How, run_script
+
+        how = How(
+            choice,
+            not no_opcode_check,
+            follow_forks,
+            missing,
+            form,
+            path,
+            private,
+            unsafe,
+        )
+        return run_script(socket, script, argv, how)
     timers = take_timers()
     environment = original_environment()
     with running_or_private(socket, options.complain, alone=private) as daemon:

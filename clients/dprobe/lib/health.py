@@ -16,7 +16,7 @@ from dprobed.proc import procfs
 from dprobed.wire import messages
 
 #: States of probes that are as they should be; ``throttled`` has a list of its own.
-_WELL = frozenset({"active", "pending", "disabled", "removed", "throttled"})
+_WELL = frozenset({"active", "pending", "disabled", "removed", "throttled", "ended"})
 
 
 class Throttled(msgspec.Struct, frozen=True):

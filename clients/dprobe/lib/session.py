@@ -54,6 +54,8 @@ class Session:
         self._follow_forks = follow_forks
         self.ended: messages.Ended | None = None
         self._alive: dict[int, None] = dict.fromkeys(pids)
+        #: The programs were taken out, by ``detach``.
+        self.detached = False
         self._last: list[messages.ProbeInfo] = []
         #: What probes of others cost a process before, and what they have cost in the end.
         self._before_ns: dict[int, int] = {}
@@ -70,6 +72,8 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[tuple[int, str]] = set()
+        #: A process was left, though nobody here asked for that: the daemon has ended.
+        self.cut_short = False
         #: What became of the process.
         self._ends: list[SummaryEnd] = []
         #: The command of ``run``, until it has executed its own program.
@@ -153,13 +157,60 @@ class Session:
                 ).tids
         return bool(tids)
 
+    def standing(self) -> tuple[int, ...]:
+        """The processes that stand at a probe, or are debugged there, as the daemon says now: that
+        a probe was disabled may be reported before what it did."""
+        found = []
+        for pid in tuple(self._alive):
+            there = self._connection.request(
+                lambda number, pid=pid: messages.Query(  # type: ignore[misc]
+                    id=number, select=messages.Select(pid=pid)
+                ),
+                messages.Status,
+            )
+            if any(each.pid == pid and _is_held(each) for each in there.targets):
+                found.append(pid)
+        return tuple(found)
+
     @property
     def over(self) -> bool:
         """Whether the process and all its followed children have ended."""
         return not self._alive
 
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """The processes that have not ended, nor were left."""
+        return tuple(self._alive)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The programs, by the daemon's numbers: those of each process that they were put into."""
+        return tuple(self._same)
+
+    @property
+    def maps(self) -> list[messages.MapInfo]:
+        """What maps had in processes that have ended or were left."""
+        return [
+            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
+            for each in self._maps
+        ]
+
+    def forget_maps(self, names: Sequence[str], *, keep_keys: bool) -> None:
+        """Forget what maps of these names had; ``keep_keys``: begin anew at each key."""
+        kept = [each for each in self._maps if each.map not in names]
+        if keep_keys:
+            kept += [
+                msgspec.structs.replace(
+                    each, lost=0, entries=[messages.MapEntry(old.key, []) for old in each.entries]
+                )
+                for each in self._maps
+                if each.map in names
+            ]
+        self._maps = kept
+
     def detach(self) -> Summary:
         """Take the programs out of all processes and detach from them; the summary."""
+        self.detached = True
         while self._alive:
             # A child that is forked meanwhile is reported before the answer.
             pid = next(iter(self._alive))
@@ -184,12 +235,8 @@ class Session:
             msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
             for each in self._variables
         ]
-        maps = [
-            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
-            for each in self._maps
-        ]
         return summarize(
-            probes, self._overhead_ns, self._connection.through, self._ends, variables, maps
+            probes, self._overhead_ns, self._connection.through, self._ends, variables, self.maps
         )
 
     def _note_before(self, pid: int) -> None:
@@ -243,11 +290,14 @@ class Session:
 
     def _tell_end(self, report: messages.Ended) -> None:
         """Say that, when and how a process ended; whoever started a command sees that itself."""
-        if (
-            report.how == "detached"
-            or report.pid not in self._pids
-            or report.pid not in self._alive
-        ):
+        if report.pid not in self._pids or report.pid not in self._alive:
+            return
+        if report.how == "detached":
+            # Not by us: who asks for that has the answer.
+            if not (self._launched or self.detached):
+                self.cut_short = True
+                why = report.reason or f"dprobed has detached from process {report.pid}"
+                self._say(f"{why}; it goes on without probes")
             return
         self._ends.append(
             SummaryEnd(
@@ -290,6 +340,11 @@ class Session:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             text = f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else "")
             self._say(located(probe.source, text))
+
+
+def _is_held(target: messages.TargetInfo) -> bool:
+    found = target.debugger
+    return bool(target.suspended or (found is not None and (found.held or found.attached)))
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ from dprobed.program.values import EXACT
 from dprobed.record.log import stack_value
 from dprobed.record.maps import merged, values, weight
 from dprobed.wire import messages
+from dprobed.wire.counters import Counters
 
 _WORD: Final = (1 << 64) - 1
 
@@ -42,6 +43,8 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     source: str = ""
     dumped: int = 0
     no_dumps: dict[str, int] = {}
+    #: Of ``present_ns``, in which dprobed was gone, and came again.
+    uncounted_ns: int = 0
 
 
 class SummaryVariable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -260,7 +263,9 @@ def unwound_text(count: int) -> str:
 def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
     """One probe in all processes; its state is that of where it was hit first."""
     shown = next((probe for probe in probes if probe.hits), probes[0])
-    asleep = sum(probe.asleep_ns for probe in probes)
+    counters = Counters.of(*probes).as_dict()
+    if not (counters["asleep_ns"] or counters["uncounted_ns"]):
+        counters["present_ns"] = 0  # It says something only beside them.
     return SummaryProbe(
         program=shown.program,
         major=shown.major,
@@ -268,18 +273,10 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         place=shown.place,
         state=shown.state,
         engine=shown.engine,
-        hits=sum(probe.hits for probe in probes),
-        ran=sum(probe.ran for probe in probes),
-        missed=sum(probe.missed for probe in probes),
-        dropped=sum(probe.dropped for probe in probes),
-        faulted=sum(probe.faulted for probe in probes),
-        unwound=sum(probe.unwound for probe in probes),
-        asleep_ns=asleep,
-        present_ns=sum(probe.present_ns for probe in probes) if asleep else 0,
         reason=shown.reason,
         source=shown.source,
-        dumped=sum(probe.dumped for probe in probes),
         no_dumps=_sums(probe.no_dumps for probe in probes),
+        **counters,
     )
 
 

@@ -48,7 +48,7 @@ def complain(text: str) -> None:
     """Write a line for the user to standard error; a closed standard error is no error."""
     with contextlib.suppress(OSError):
         said = tables.between_words(f"dprobe: {printable(text, LAYOUT)}", tables.width_of(2))
-        _write_all(2, f"{said}\n".encode(errors="replace"))
+        write_all(2, f"{said}\n".encode(errors="replace"))
 
 
 def note(text: str) -> None:
@@ -57,7 +57,7 @@ def note(text: str) -> None:
         complain(text)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     """Write everything; raises OSError. The descriptor may be non-blocking: it is shared."""
     view = memoryview(data)
     while view:
@@ -105,6 +105,9 @@ class Output:
         self.holds: Callable[[messages.Record], bool] = lambda record: True
         #: How the time of a record is written as text; None: as it is.
         self.stamp: Callable[[messages.Record], str] | None = None
+        #: When more is to be written though nothing came, and whether no more is wanted: never.
+        self.next_time: float | None = None
+        self.ended = False
         self._file: BinaryIO | None = None
         if path is not None and self._own:
             try:
@@ -167,7 +170,7 @@ class Output:
             if self._file is not None and self._descriptor < 0:
                 self._file.write(data)
             else:
-                _write_all(self._descriptor, data)
+                write_all(self._descriptor, data)
         except OSError as error:
             self.broken = True
             self.status = 141 if isinstance(error, BrokenPipeError) else 1
@@ -188,7 +191,7 @@ class Output:
             if self._apart is not None:
                 self.flush()
                 with contextlib.suppress(OSError):
-                    _write_all(self._apart, text + b"\n")
+                    write_all(self._apart, text + b"\n")
                 return
             self._lines.append(text)
         self.flush()

@@ -221,6 +221,11 @@ def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
     """A line for each process that stands: for how long, until when, and how it goes on."""
     for target in targets:
         name = f"process {target.pid} ({target.comm})"
+        if target.silent_seconds:
+            yield (
+                f"{name}: its tracer does not answer, for {target.silent_seconds:.0f} s; what is "
+                "shown of it is from before"
+            )
         found = target.debugger
         if found is not None and found.held and not found.attached:
             threads = ", ".join(map(str, found.held))
@@ -490,6 +495,13 @@ def show_status(
         show(answer.kept, KEPT, json=True, empty="", only=only)
     else:
         _explain_deployments(answer, extended=extended)
+
+
+def explain_deployed(answer: messages.Status) -> None:
+    """Say what does not go well with deployments that have just begun."""
+    for line in doubted(answer.probes):
+        complain(line)
+    _explain_deployments(answer, extended=False)
 
 
 def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:

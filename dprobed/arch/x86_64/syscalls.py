@@ -30,6 +30,8 @@ _NUMBERS: Final = _table()
 
 SYS_MMAP: Final = _NUMBERS["mmap"]
 SYS_MUNMAP: Final = _NUMBERS["munmap"]
+SYS_CLOSE: Final = _NUMBERS["close"]
+SYS_MEMFD_CREATE: Final = _NUMBERS["memfd_create"]
 SYS_RT_SIGACTION: Final = _NUMBERS["rt_sigaction"]
 SYS_RT_SIGPROCMASK: Final = _NUMBERS["rt_sigprocmask"]
 SYS_RT_SIGRETURN: Final = _NUMBERS["rt_sigreturn"]

@@ -26,9 +26,12 @@ from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs
 from dprobed.wire import messages
+from dprobed.wire.counters import Counters
 
 #: Reasons with a count of their own; the rest are counted together.
 _REASONS: Final = 32
+#: Among the sums that are kept over a restart: the time that threads stood still.
+_OVERHEAD: Final = "overhead_ns"
 #: Refused processes that ``query`` names.
 _NAMED: Final = 200
 
@@ -85,7 +88,9 @@ class Deployment:
         self._entered = 0
         self.missed = 0
         self.unseen = 0
-        self._sums: Counter[str] = Counter()
+        #: Of processes that have ended, or that it has left.
+        self._sums = Counters()
+        self._overhead_ns = 0
         self._variables = VariableSums(self.program.header)
         self._dumps = DumpSums()
 
@@ -137,7 +142,7 @@ class Deployment:
             self._entered - len(self.instances),
             self.missed,
             self.unseen,
-            dict(self._sums),
+            {**self._sums.as_dict(), _OVERHEAD: self._overhead_ns},
             self._variables.words,
             self._variables.processes,
             excluded,
@@ -146,7 +151,8 @@ class Deployment:
     def go_on(self, kept: KeptDeployment) -> None:
         """It is one that was kept."""
         self._entered, self.missed, self.unseen = kept.entered, kept.missed, kept.unseen
-        self._sums.update(kept.sums)
+        self._sums += Counters.named(kept.sums)
+        self._overhead_ns += kept.sums.get(_OVERHEAD, 0)
         self._variables.add(kept.words, kept.processes)
         self.excluded |= {
             pid for pid, start in kept.excluded.items() if procfs.start_time(pid) == start
@@ -166,12 +172,12 @@ class Deployment:
         """Its program is no longer in a process; its counters there are added to the sums."""
         inserted = self.instances.pop(pid, None)
         if inserted is not None:
-            self._add(self._sums, inserted)
+            self._sums = Counters.of(self._sums, *inserted.probe_infos())
             self._variables.add(inserted.variables)
             if not self._is_abandoned:
                 self._ended_maps.add(inserted)
             self._dumps.add(inserted.probe_infos())
-            self._sums["overhead_ns"] += inserted.target.overhead_ns
+            self._overhead_ns += inserted.target.overhead_ns
             if inserted.is_over and not procfs.has_ended(pid):
                 self.excluded.add(pid)
 
@@ -213,14 +219,6 @@ class Deployment:
     def _count_refusal(counts: Counter[str], reason: str) -> None:
         kind = kind_of(reason)
         counts[kind if kind in counts or len(counts) < _REASONS else "other reasons"] += 1
-
-    @staticmethod
-    def _add(sums: Counter[str], inserted: InsertedProgram) -> None:
-        for probe in inserted.probe_infos():
-            sums["hits"] += probe.hits
-            sums["ran"] += probe.ran
-            sums["missed_hits"] += probe.missed
-            sums["dropped"] += probe.dropped
 
     # --- as a Client ---
 
@@ -264,11 +262,12 @@ class Deployment:
     def info(self) -> messages.DeploymentInfo:
         """The deployment as ``dprobe query`` lists it."""
         header = self.program.header
-        sums, dumps = Counter(self._sums), DumpSums(self._dumps)
-        for inserted in self.instances.values():
-            self._add(sums, inserted)
-            dumps.add(inserted.probe_infos())
-        overhead = sums["overhead_ns"]
+        probes = [info for each in self.instances.values() for info in each.probe_infos()]
+        dumps = DumpSums(self._dumps)
+        dumps.add(probes)
+        counters = Counters.of(self._sums, *probes).as_dict()
+        missed_hits = counters.pop("missed")
+        overhead = self._overhead_ns
         overhead += sum(inserted.target.overhead_ns for inserted in self.instances.values())
         refused = Counter(self._refused)
         for reason in self.refusals.values():
@@ -284,7 +283,7 @@ class Deployment:
             limit=self.limit,
             kept=self.kept,
             uid=self.uid,
-            state="active" if self.instances else "pending",
+            state="active" if _has_place(self.instances.values()) else "pending",
             processes=len(self.instances),
             waiting=len(self.waiting),
             entered=self._entered,
@@ -292,16 +291,13 @@ class Deployment:
             unseen=self.unseen,
             refused=dict(refused),
             refusals=dict(_first(self.refusals.items(), _NAMED)),
-            hits=sums["hits"],
-            ran=sums["ran"],
-            missed_hits=sums["missed_hits"],
-            dropped=sums["dropped"],
+            missed_hits=missed_hits,
             overhead_ns=overhead,
-            dumped=dumps.dumped,
             no_dumps=dumps.refused,
             age_seconds=time.monotonic() - self.insertion.term.since,
             left_seconds=left(self.insertion.term.until),
             end_rule=self.insertion.term.rule,
+            **counters,
         )
 
     def variables(self) -> messages.VariablesInfo | None:
@@ -322,6 +318,13 @@ def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]
 
 _SUBJECT: Final = re.compile(r"^process \d+ (?:\(.*?\) )?(?:is |has )?")
 _PROCESS: Final = re.compile(r"(?:process )?\b\d+ \((.*?)\)")
+
+
+def _has_place(instances: Iterable[InsertedProgram]) -> bool:
+    """Whether any probe is in its place: where all wait for their module, nothing can fire."""
+    return any(
+        probe.state != "pending" for inserted in instances for probe in inserted.probe_infos()
+    )
 
 
 def kind_of(reason: str) -> str:

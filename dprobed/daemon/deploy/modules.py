@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from dprobed.daemon.child_process import User
 from dprobed.daemon.resolver_process import Resolvers
-from dprobed.proc import files, maps, procfs
+from dprobed.proc import executables, files, maps, procfs
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
@@ -135,7 +135,7 @@ class Modules:
 
     async def _read_module(self, key: Hashable, user: User, module: maps.Module) -> None:
         steps = self._files_of(user).describe(module)
-        facts, _ = await self._resolvers.run(user, steps)
+        facts, _ = await self._resolvers.run(user, user[0], steps)
         if len(self._facts) >= _ROOM:
             self._facts.clear()
         self._facts[key] = facts
@@ -194,11 +194,11 @@ class Modules:
         steps = self._files_of(user).describe_file(f"/proc/{pid}/exe")
         needed: set[str] = set()
         try:
-            needed = set((await self._resolvers.run(user, steps)).needed)
+            needed = set((await self._resolvers.run(user, user[0], steps)).needed)
         except LostError:
             raise
         except LocationError:
-            if not procfs.executable(pid):
+            if not executables.path(pid):
                 raise
         self._know(key, needed)
 
@@ -235,7 +235,7 @@ class Modules:
         for module in modules:
             with contextlib.suppress(LocationError):
                 steps = self._files_of(user).describe(module)
-                facts, _ = await self._resolvers.run(user, steps)
+                facts, _ = await self._resolvers.run(user, user[0], steps)
                 files[PurePath(module.path).name] = module, facts
                 if facts.soname is not None:
                     files[facts.soname] = module, facts

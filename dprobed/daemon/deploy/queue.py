@@ -24,6 +24,8 @@ from dprobed.proc import procfs
 WORKERS: Final = 2 * (os.cpu_count() or 1)
 #: Seconds until a process that could not be probed is tried again, the first time.
 RETRY: Final = 1.0
+#: Seconds for which a worker stays with one process.
+_LONGEST: Final = 5.0
 #: Jobs by priority: whether it is not fresh, a serial number, the pid.
 Jobs = asyncio.PriorityQueue[tuple[bool, int, int]]
 #: A job that ends a worker.
@@ -110,20 +112,24 @@ class Queue:
             *_, pid = job = await jobs.get()
             if job == _STOP_WORKER:
                 return
-            tried: set[int] = set()
-            # Deployments that are added meanwhile are done here as well: one worker for one
-            # process. (After ``stop`` and ``start`` there are other workers, with a queue of their
-            # own.)
-            while jobs is self._jobs and (each := self._next_for(pid, tried)) is not None:
-                tried.add(each.number)
-                try:
-                    await self._put(each, pid)
-                except Exception:
-                    _log.exception("process %d did not get %s", pid, each.upload.label)
-                    each.refuse(pid, "internal error in the daemon (see its log)")
-            if jobs is self._jobs:
-                self._queued.discard(pid)
-                self._queue_again(pid)
+            # One that takes long goes on by itself: its tracer may not answer, and others wait.
+            await asyncio.wait([self._tasks.start(self._serve(jobs, pid))], timeout=_LONGEST)
+
+    async def _serve(self, jobs: Jobs, pid: int) -> None:
+        """Put all deployments into a process that it is to get."""
+        tried: set[int] = set()
+        # Deployments that are added meanwhile are done here as well: one worker for one process.
+        # (After ``stop`` and ``start`` there are other workers, with a queue of their own.)
+        while jobs is self._jobs and (each := self._next_for(pid, tried)) is not None:
+            tried.add(each.number)
+            try:
+                await self._put(each, pid)
+            except Exception:
+                _log.exception("process %d did not get %s", pid, each.upload.label)
+                each.refuse(pid, "internal error in the daemon (see its log)")
+        if jobs is self._jobs:
+            self._queued.discard(pid)
+            self._queue_again(pid)
 
     def _queue_again(self, pid: int) -> None:
         """Look again at a process that was deselected and selected again while it was served."""

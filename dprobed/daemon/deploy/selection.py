@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dprobed.policy.glob import GlobError, linked, refuse_vain, translate
 from dprobed.policy.links import real
 from dprobed.policy.match import user_number
-from dprobed.proc import procfs
+from dprobed.printable import readable
+from dprobed.proc import executables, procfs
 from dprobed.proc.helper import SilentError
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
@@ -78,10 +79,10 @@ def _real(name: str) -> str:
 def paths_of(pid: int) -> list[str]:
     """The paths of what a process executes: as its mount namespace has it, and as the process
     itself does where it has another root (chroot). Empty where that cannot be read."""
-    # For every new process of the machine: a Path would take ten times as long as the kernel.
     try:
-        exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
-        root = os.readlink(f"/proc/{pid}/root")  # noqa: PTH115
+        # As text that can be sent: a name that is not UTF-8 is asked for as it is shown.
+        exe = readable(executables.link(pid))
+        root = readable(os.readlink(f"/proc/{pid}/root"))  # noqa: PTH115
     except OSError:
         live_thread = procfs.live_thread(pid)
         return paths_of(live_thread) if live_thread != pid else []

@@ -22,7 +22,15 @@ _COUNTERS: Final = {
     "missed": ("dprobed_missed", "Hits whose program could not run.", 1),
     "dropped": ("dprobed_dropped", "Records that were lost because a reader was slow.", 1),
     "faulted": ("dprobed_faulted", "Records withdrawn: the probed instruction faulted.", 1),
+    "unwound": ("dprobed_unwound", "Probed calls that were left without returning.", 1),
+    "dumped": ("dprobed_cores", "Cores that were written for probes.", 1),
+    "present_ns": ("dprobed_present_seconds", "Time for which probes were in.", 10**9),
     "asleep_ns": ("dprobed_throttled_seconds", "Time for which probes were throttled.", 10**9),
+    "uncounted_ns": (
+        "dprobed_uncounted_seconds",
+        "Time for which probes counted nothing, because dprobed was gone and came again.",
+        10**9,
+    ),
 }
 #: Attribute of HandlerCounts → metric, what it is.
 _HANDLERS: Final = {

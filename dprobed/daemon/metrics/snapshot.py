@@ -14,10 +14,9 @@ from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.printable import printable
 from dprobed.wire import messages
+from dprobed.wire.counters import Counters
 from dprobed.wire.protocol import State
 
-#: Counters of a probe, as its program's are summed up.
-COUNTED: Final = ("hits", "ran", "missed", "dropped", "faulted", "asleep_ns")
 #: Letters of a program's name.
 _LETTERS: Final = 64
 
@@ -121,8 +120,8 @@ class Counts:
         statuses = [status for each in inserted.statuses.values() for status in each]
         if not statuses:
             return  # Its tracer has not answered yet.
-        counts = {what: sum(getattr(each, what) for each in statuses) for what in COUNTED}
-        counts["dropped"] += sum(inserted.dropped.values())  # here, behind the tracer
+        here = Counters(dropped=sum(inserted.dropped.values()))  # behind the tracer
+        counts = Counters.of(here, *statuses).as_dict()
         label = printable(inserted.label)[:_LETTERS]
         name = label, inserted.target.comm
         if inserted.goes_on:

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.registers import RIP
+from dprobed.engine.positions import move_to
 from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
-from dprobed.engine.trap.slots import SlotExits, move_to, restarts
+from dprobed.engine.trap.slots import SlotExits, restarts
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread

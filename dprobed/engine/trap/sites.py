@@ -216,6 +216,10 @@ class Sites:
         known = self.ready(address)
         if known is not None:
             return known
+        if (owner := self.space.owner_of(address, 1)) is not None:
+            raise SpaceError(
+                f"no breakpoint can be at {address:#x}: the inline engine has a jump at {owner:#x}"
+            )
         before = min(_AROUND, address % PAGE)
         text = self.text(address - before, before + 1 + _AROUND)
         code = text[before:][:_LONGEST]

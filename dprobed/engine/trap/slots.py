@@ -20,7 +20,6 @@ import signal
 from contextlib import suppress
 from typing import Final
 
-from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP
 from dprobed.arch.x86_64.relocation import Position, Where
 from dprobed.arch.x86_64.siginfo import address_of, was_sent, with_address
@@ -34,6 +33,7 @@ from dprobed.arch.x86_64.signal_frame import (
 )
 from dprobed.change_journal import Kind
 from dprobed.engine.interface import Listener
+from dprobed.engine.positions import move_to
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.engine.trap.sigtrap import Sigtrap
@@ -66,15 +66,6 @@ def give_back_mask(tid: int, data: bytes) -> None:
     mask = int.from_bytes(data, "little")
     if ptrace.get_sigmask(tid) == held_mask(mask):
         ptrace.set_sigmask(tid, mask)
-
-
-def move_to(registers: Registers, position: Position) -> None:
-    """Set loaded registers to an original place."""
-    words = registers.words
-    words[RIP] = position.address
-    words[RSP] = words[RSP] + position.rsp_delta & WORD
-    if position.rcx is not None:
-        words[RCX] = position.rcx
 
 
 def restarts(registers: Registers) -> bool:

@@ -7,8 +7,8 @@ from typing import Final
 from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import RIP, RSP
 from dprobed.arch.x86_64.relocation import Where
+from dprobed.engine.positions import move_to
 from dprobed.engine.trap.sites import Sites
-from dprobed.engine.trap.slots import move_to
 from dprobed.tracee.ptrace import Registers
 
 

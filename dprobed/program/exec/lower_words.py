@@ -181,6 +181,9 @@ def _slot(step: Step, offset: Word) -> tuple[Base, int, Word | None]:
 
 @lowers("push sbp,slot", "push tsp,slot", "push sbp", "push tsp")
 def _push_slot(to: Lowering, step: Step) -> None:
+    if to.static:
+        to.push(to.at_slot(step))
+        return
     offset = step.operands[0] if step.operands else to.pop()
     to.flush()
     result = to.new()
@@ -190,6 +193,9 @@ def _push_slot(to: Lowering, step: Step) -> None:
 
 @lowers("copy sbp,slot", "copy tsp,slot", "copy sbp", "copy tsp")
 def _copy_slot(to: Lowering, step: Step) -> None:
+    if to.static:
+        to.set_slot(step, pops=False)
+        return
     offset = step.operands[0] if step.operands else to.pop()
     word = to.top()
     to.flush()
@@ -198,6 +204,9 @@ def _copy_slot(to: Lowering, step: Step) -> None:
 
 @lowers("pop sbp,slot", "pop tsp,slot", "pop sbp", "pop tsp")
 def _pop_slot(to: Lowering, step: Step) -> None:
+    if to.static:
+        to.set_slot(step, pops=True)
+        return
     word = to.pop()
     offset = step.operands[0] if step.operands else to.pop()
     to.push(word)

@@ -14,7 +14,14 @@ from typing import Final
 import msgspec
 
 from dprobed.program.blocks import CodeBlock as CodeBlock
-from dprobed.program.blocks import Step, find_blocks, is_acyclic, static_depths
+from dprobed.program.blocks import (
+    Step,
+    find_blocks,
+    is_acyclic,
+    is_slot,
+    slot_position,
+    static_depths,
+)
 from dprobed.program.exceptions import FATAL_EX_MASK, ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word
@@ -82,7 +89,10 @@ class Lowering:
         self.blocks = find_blocks(unit.code, unit.entry)
         self.number = {block.start: n for n, block in enumerate(self.blocks)}
         steps = [step for block in self.blocks for step in block.steps]
-        framed = unit.header.autostacktrace or any(step.instruction.frames for step in steps)
+        # Words at places that are known beforehand need no stack in memory.
+        framed = unit.header.autostacktrace or any(
+            step.instruction.frames and not is_slot(step.instruction) for step in steps
+        )
         self.depths = None if framed or not static else static_depths(self.blocks, _STATIC_DEPTH)
         self.static = self.depths is not None
         self.acyclic = is_acyclic(self.blocks)
@@ -159,6 +169,17 @@ class Lowering:
         word = self.pop()
         self.push(word)
         return word
+
+    def at_slot(self, step: Step) -> Word:
+        """The stack word that an instruction names (static)."""
+        return self._words[slot_position(step, len(self._words))]
+
+    def set_slot(self, step: Step, *, pops: bool) -> None:
+        """Store the value on top to the stack word that an instruction names (static)."""
+        position = slot_position(step, len(self._words))
+        word = self.pop() if pops else self.top()
+        if position < len(self._words):
+            self._words[position] = word
 
     def drop(self, count: int) -> None:
         """Pop words that nobody wants to see."""

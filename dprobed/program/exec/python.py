@@ -19,8 +19,8 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
 from dprobed.program.exec.maps import held_maps, key_stack, key_string
 from dprobed.program.exec.python_source import source
+from dprobed.program.exec.unit import UnitPart, part_of
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.isa import Operand, decode_at
 from dprobed.program.items import ItemToken, word_packer
 from dprobed.program.maps import MapRoom
 from dprobed.program.model import ProbeDefinition, Program
@@ -72,15 +72,6 @@ def _code_of(unit: Unit, static: bool) -> tuple[CodeType, tuple[int, ...]]:
     """A probe's code, and the code offsets that it names."""
     function = lower(unit, static)
     return _compiled(source(function)), function.offsets
-
-
-def _has_labels(code: bytes, start: int, end: int) -> bool:
-    """Whether an instruction between two code offsets names another one."""
-    while start < end:
-        instruction, _, start = decode_at(code, start)
-        if Operand.LABEL in instruction.operands:
-            return True
-    return False
 
 
 class PythonExecutor:
@@ -148,32 +139,17 @@ class PythonExecutor:
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return source(lower(self._unit(probe, probe.start)[0], self._static))
+        return source(lower(self.part(probe).unit, self._static))
 
-    def _unit(self, probe: ProbeDefinition, begins: int) -> tuple[Unit, int]:
-        """What is compiled for the part of a probe that begins there, and where in the program's
-        code that code begins."""
-        program = self.program
-        code, start = program.code, 0
-        end = probe.split if begins < probe.split else probe.end
-        if not _has_labels(code, begins, end):
-            # It stands for itself, so that others with the same instructions need no work at all.
-            code, start = code[begins:end], begins
-        entry = begins - start
-        unit = Unit(
-            program.header,
-            code,
-            entry,
-            probe.ex_mask,
-            probe.heap,
-            self._numbers,
-            program.names,
-            probe.is_static,
-        )
-        return unit, start
+    def part(self, probe: ProbeDefinition) -> UnitPart:
+        """What runs at a probe's hits, for other executors to begin with."""
+        return self._part(probe, probe.start)
+
+    def _part(self, probe: ProbeDefinition, begins: int) -> UnitPart:
+        return part_of(self.program, probe, begins, self._numbers)
 
     def _entry(self, probe: ProbeDefinition, begins: int) -> Entry:
-        unit, start = self._unit(probe, begins)
+        unit, start = self._part(probe, begins)
         code, offsets = _code_of(unit, self._static)
         names: dict[str, object] = {
             **_NAMES,

@@ -136,7 +136,7 @@ class HeldTarget:
         address, length = rsp.numbers(where, 2)
         if length != len(data):
             return ERROR
-        if self._engines.view.displaces(address, length):
+        if self._engines.displaces(address, length):
             # What runs there is our copy: the code of a probe cannot be changed under it.
             return ERROR
         space = self._engines.space

@@ -45,7 +45,7 @@ def job_for(
         memory = Memory(opened("mem"), opened("pagemap"))
         smaps = opened("smaps")
         raw = {address: original[0] for address, original in space.raw.items()}
-        memory.original = engines.view.breakpoints() | raw
+        memory.original = engines.changed() | raw
         reader = process.threads[0].tid
         extra = _not_copied(space, reader, source, memory) if copied else []
         undo.pop_all()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dprobed.record.record import TRACER, Raised, Record
 from dprobed.wire.messages.codec import MessageError, decode_from_daemon, decode_request, encode
 from dprobed.wire.messages.common import (
+    ENDED,
     KERNEL,
     MAX_LINE,
     PROTOCOL,
@@ -20,6 +21,7 @@ from dprobed.wire.messages.common import (
     Index,
     Label,
     Labels,
+    MapEntry,
     Pid,
     Present,
     Queue,
@@ -34,7 +36,6 @@ from dprobed.wire.messages.listings import (
     HandlerInfo,
     KeptInfo,
     LimitsInfo,
-    MapEntry,
     MapInfo,
     MapUseInfo,
     PolicyInfo,
@@ -99,6 +100,7 @@ from dprobed.wire.messages.requests import (
     Resume,
     Select,
     Selection,
+    SetMap,
     TraceList,
     TraceSave,
     TraceStart,
@@ -109,6 +111,7 @@ from dprobed.wire.messages.requests import (
 )
 
 __all__ = [
+    "ENDED",
     "KERNEL",
     "MAX_LINE",
     "PROTOCOL",
@@ -190,6 +193,7 @@ __all__ = [
     "Seconds",
     "Select",
     "Selection",
+    "SetMap",
     "StateChange",
     "Status",
     "TargetInfo",

@@ -18,6 +18,8 @@ Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
 
 #: In reports and listings, where a program is in the kernel: no process has that pid.
 KERNEL: Final = 0
+#: The state of a probe whose process has ended; the others are the tracer's words.
+ENDED: Final = "ended"
 PidOrKernel = Annotated[int, msgspec.Meta(ge=KERNEL, le=1 << 22)]
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
@@ -41,3 +43,10 @@ class ReplyMessage(msgspec.Struct, frozen=True, kw_only=True, tag=str.lower):
     """A reply. ``id``: that of the request."""
 
     id: Id
+
+
+class MapEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A key, with bytes as text, and its cell: a list of words that is what the map's kind says."""
+
+    key: list[int | str]
+    cell: list[int]

@@ -9,12 +9,14 @@ from typing import Literal
 import msgspec
 
 from dprobed.record.record import TRACER
+from dprobed.wire.messages.common import MapEntry
 from dprobed.wire.messages.requests import Selection
 
 
 class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     """A program in one process. ``kept``: it stays when the client that inserted it is gone;
     ``names``: of its local variables, if they have some. ``uid`` to ``end_rule``: as in ``probe``.
+    ``ended``: how its process ended; empty while that goes on.
     """
 
     number: int
@@ -32,10 +34,12 @@ class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     age_seconds: float = 0.0
     left_seconds: float | None = None
     end_rule: str = ""
+    ended: str = ""
 
 
 class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
-    """A probe of a program in one process.
+    """A probe of a program in one process. ``state``: ``ended``, if that has ended while it was
+    in its place, or waited for it.
 
     ``hits`` counts every hit, ``ran`` those whose program ran, ``missed`` those that could not be
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
@@ -103,7 +107,7 @@ class KeptInfo(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     """What a program counted in ``processes`` that have ended, and of which nothing else is known
-    any longer: sums over its probes, as in ``probe``."""
+    any longer: sums over its probes, as in ``probe`` (``wire.counters``)."""
 
     number: int
     program: str
@@ -119,6 +123,7 @@ class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     dumped: int = 0
     no_dumps: dict[str, int] = {}
     unwound: int = 0
+    uncounted_ns: int = 0
 
 
 class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
@@ -133,13 +138,6 @@ class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
     processes: int
     names: list[str]
     words: list[int]
-
-
-class MapEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A key, with bytes as text, and its cell: a list of words that is what the map's kind says."""
-
-    key: list[int | str]
-    cell: list[int]
 
 
 class MapInfo(msgspec.Struct, frozen=True, kw_only=True, tag="map"):
@@ -187,7 +185,8 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     processes that ended before it was in, ``unseen``: processes that ended before anybody could
     tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
     still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
-    processes that ended too. ``age_seconds``, ``left_seconds``, ``end_rule``: as in ``probe``.
+    processes that ended too, as in ``probe`` (``wire.counters``; ``missed_hits`` are the missed
+    hits). ``age_seconds``, ``left_seconds``, ``end_rule``: as in ``probe``.
     """
 
     number: int
@@ -218,6 +217,11 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     age_seconds: float = 0.0
     left_seconds: float | None = None
     end_rule: str = ""
+    faulted: int = 0
+    unwound: int = 0
+    asleep_ns: int = 0
+    present_ns: int = 0
+    uncounted_ns: int = 0
 
 
 class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -366,7 +370,8 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     for how long the first of them has been.
 
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
-    its threads spent stopped for probes. ``backend``: who holds its probes.
+    its threads spent stopped for probes. ``backend``: who holds its probes. ``silent_seconds``: for
+    how long that has not answered (0: it has); what is shown of the process is from before.
     """
 
     pid: int
@@ -377,3 +382,4 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     debugger: DebuggerInfo | None = None
     backend: str = TRACER
     suspended_seconds: float = 0.0
+    silent_seconds: float = 0.0

@@ -115,9 +115,12 @@ class Words(ReplyMessage, frozen=True):
 
 
 class MapListing(ReplyMessage, frozen=True):
-    """Answers ``maps``; those of kind ``value`` are of one process each in any case."""
+    """Answers ``maps``; those of kind ``value`` are of one process each in any case. ``silent``:
+    processes whose tracer does not answer, so that what they have is not in there. Answers
+    ``setmap``, with none."""
 
     maps: list[MapInfo]
+    silent: list[int] = []
 
 
 class Logged(ReplyMessage, frozen=True):

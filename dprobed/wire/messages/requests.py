@@ -14,6 +14,7 @@ from dprobed.wire.messages.common import (
     Index,
     Label,
     Labels,
+    MapEntry,
     Pid,
     PidOrKernel,
     Present,
@@ -202,6 +203,16 @@ class Maps(RequestMessage, frozen=True):
     reset: Literal["", "clear", "zero"] = ""
 
 
+class SetMap(RequestMessage, frozen=True):
+    """Have ``entries``, and nothing else, in a map of kind ``value`` of program ``number``, in each
+    process that it is in (``pid``: in that one)."""
+
+    number: int
+    name: Label
+    entries: list[MapEntry]
+    pid: Pid | None = None
+
+
 class Log(RequestMessage, frozen=True):
     """Ask for the records of all programs: those that are kept, then ``logged``.
 
@@ -323,7 +334,7 @@ class Usage(RequestMessage, frozen=True):
 
 Request = (
     Hello | Attach | Detach | Check | Insert | InsertKernel | Deploy | Remove | Query | Programs
-    | Vars | Maps | Log | Dump | Resume | Register | Deregister | Handlers | Arm | Disarm
+    | Vars | Maps | SetMap | Log | Dump | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
     | PolicyList | PolicyExplain | PolicyReload | Usage
 )  # fmt: skip

@@ -25,6 +25,7 @@ def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("--verbose -q attach -p 1 a.rpn", "attach"),
         ("dump -p 1", "dump"),
         ("dump 1", "dump"),
+        ("bpftrace -e BEGIN{}", "bpftrace"),
     ],
 )
 def test_one_is_needed(line: str, command: str) -> None:
@@ -42,6 +43,8 @@ def test_one_is_needed(line: str, command: str) -> None:
         "run a.rpn true",
         "run a.rpn --",
         "run --help -- true",
+        "bpftrace --version",
+        "bpftrace -lv uprobe:libc:*",
         "attach -h",
         "dump",
         "query",

@@ -49,6 +49,16 @@ def test_query_shows_times_with_units(capsys: pytest.CaptureFixture[str]) -> Non
     assert '"asleep_ns":2500' in said
 
 
+def test_a_tracer_that_does_not_answer_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    target = messages.TargetInfo(
+        pid=10, comm="sort", ended="", overhead_ns=0, suspended=[], silent_seconds=12.3
+    )
+    status = messages.Status(id=1, targets=[target], probes=[probe()])
+    show_status(status, extended=False, everything=False, json=False)
+    said = "process 10 (sort): its tracer does not answer, for 12 s; what is shown of it is from "
+    assert said in capsys.readouterr().out
+
+
 def test_one_message_for_one_probe(capfd: pytest.CaptureFixture[str]) -> None:
     doubt = "no module `libx.so` is mapped; this fires when one is"
     explain_probes([probe(state="pending", reason="no mapped module of that name", doubt=doubt)])

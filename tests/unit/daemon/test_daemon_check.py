@@ -94,7 +94,18 @@ def test_places_that_are_not_there_are_told_with_their_source(run: Run, pid: int
         )
         assert (inside.probe, inside.source) == (2, "x.rpn:7:10")
         assert "nothing tells whether an instruction begins at inside" in inside.message
-        assert daemon.resolvers.users == {(0, 0)}
+        assert daemon.resolvers.users == {((0, 0), 0)}
+
+    run(script)
+
+
+def test_roots_questions_about_others_files_are_not_its_own_resolvers(run: Run, pid: int) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        daemon.resolvers.answer = answers
+        daemon.processes[pid] = facts(pid, 1000)
+        await check(daemon, pid, upload())
+        (((uid, _), owner),) = daemon.resolvers.users
+        assert (uid, owner) == (0, 1000)
 
     run(script)
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
+from dprobed.daemon import told
+from dprobed.program.bytecode import encode
+from dprobed.program.maps import Entry
+from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
 from tests.fakes.backend import PID, FakeClient, FakeDaemon, facts, record, status
 
@@ -182,5 +188,156 @@ def test_an_end_that_was_not(run: Run) -> None:
         assert client.heard(messages.Ended)[0].overhead_ns == 0
         assert (await daemon.query(client)).targets == []
         assert backend.closed
+
+    run(script)
+
+
+def test_what_one_users_tracers_tell_has_a_limit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of places, and probes: what was known before stays, and another user's has room."""
+    monkeypatch.setattr(told, "MOST", 100_000)
+
+    async def script(daemon: FakeDaemon) -> None:
+        liar, victim, number = await two_users(daemon)
+        lying, honest = daemon.backends.made
+        (own,) = (await daemon.insert(liar)).programs
+        place = protocol.Place(PID, "/lib/libc.so.6", "getppid+0x0")
+        lying.tell(protocol.Places({1: place}))
+        lying.tell(protocol.Changed(PID, [status(own.number, hits=3)]))
+        for begin in range(2, 100_000, 10_000):
+            lying.tell(protocol.Places(dict.fromkeys(range(begin, begin + 10_000), place)))
+            early = protocol.Place(PID + 60, "/lib/libc.so.6", "getppid+0x0")
+            lying.tell(protocol.Places(dict.fromkeys(range(begin, begin + 10_000), early)))
+        many = [status(own.number, hits=1, no_dumps={f"reason {n}": 1}) for n in range(1000)]
+        lying.tell(protocol.Changed(PID, many))
+        target = daemon.app.core.targets.by_pid[PID]
+        assert target.places[1] == ("/lib/libc.so.6", "getppid+0x0")
+        assert len(target.places) < 500
+        assert target.share.room.used <= 100_000
+        assert target.share.room.dropped["places"] > 190_000
+        assert "it tells more than 0 MB that are to be kept (of user 1000; 1 places" in caplog.text
+        assert "(of user 1000; 131072 places dropped)" in caplog.text
+        (info,) = (await daemon.query(liar)).probes
+        assert info.hits == 3
+        lying.tell(protocol.Records([record(own.number, 1), record(own.number, 99_999)]))
+        assert len(liar.lines.splitlines()) == 1
+        honest.tell(protocol.Places({1: msgspec.structs.replace(place, pid=OTHERS)}))
+        honest.tell(protocol.Records([record(number, 1, pid=OTHERS)]))
+        assert len(victim.lines.splitlines()) == 1
+
+    run(script)
+
+
+def test_room_is_given_back(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        await daemon.insert(client)
+        room = daemon.app.core.targets.by_pid[PID].share.room
+        backend.tell(protocol.Places({1: protocol.Place(PID, "/lib/libc.so.6", "getppid+0x0")}))
+        early = protocol.Place(PID + 60, "/lib/libc.so.6", "getppid+0x0")
+        backend.tell(protocol.Places({2: early, 3: early}))
+        backend.tell(protocol.Places({2: early}))
+        assert room.used > 0
+        await daemon.ask(client, messages.Detach(id=4, pid=PID), messages.Removed)
+        while not backend.gone.done():
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        del backend
+        daemon.backends.made.clear()
+        gc.collect()
+        assert room.used == 0
+
+    run(script)
+
+
+def test_roots_own_have_no_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told, "MOST", 0)
+
+    async def script(daemon: FakeDaemon) -> None:
+        daemon.processes[PID] = facts(PID, 0)
+        root = FakeClient(0)
+        backend = await daemon.attach(root)
+        (own,) = (await daemon.insert(root)).programs
+        backend.tell(protocol.Places({1: protocol.Place(PID, "/lib/libc.so.6", "getppid+0x0")}))
+        backend.tell(protocol.Records([record(own.number, 1)]))
+        assert len(root.lines.splitlines()) == 1
+
+    run(script)
+
+
+def test_lines_and_lists_are_cut(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        backend.tell(protocol.Places({1: protocol.Place(PID, "m" * 9000, "p" * 9000)}))
+        for tid in range(10_000):
+            backend.tell(protocol.TargetEvent("suspend", PID, tid, "x" * 100_000))
+        target = daemon.app.core.targets.by_pid[PID]
+        assert max(map(len, target.places[1])) < 4200
+        assert max(len(each.text) for each in client.heard(messages.Notice)) < 8200
+        assert len(target.suspended_at) == 4096
+        threads = list(range(100_000))
+        held = protocol.DebuggerStatus(threads, "s" * 9000, False, 0.0, 0)
+        target.take_state(protocol.Ok(1, suspended=threads, debugger=held, unguarded="y" * 9000))
+        (info,) = (await daemon.query(FakeClient(1001))).targets or [target.info()]
+        assert len(info.suspended) == 1 << 15
+        assert info.debugger is not None
+        assert len(info.debugger.held) == 1 << 15
+        assert len(target.unguarded) < 8200
+        assert "100000 threads of a process (of user 1000; 1 lists of threads dropped)" in (
+            caplog.text
+        )
+        backend.tell(protocol.Ended(PID, "x" * 100_000, 0, [status(99)] * 5000, 0))
+        assert target.ended is not None
+        assert (len(target.ended.how), target.ended.probes) == (8193, [])
+
+    run(script)
+
+
+def test_more_children_than_there_can_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprobed.daemon.target.MOST", 4)
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client, follow_forks=True)
+        (own,) = (await daemon.insert(client)).programs
+        pids = range(PID + 1, PID + 10)
+        for pid in pids:
+            backend.programs[pid] = {own.number: 1}
+            backend.tell(protocol.Forked(pid, PID, [status(own.number)]))
+        assert list(daemon.app.core.targets.by_pid) == [PID, *pids[:3]]
+        while len(backend.of(protocol.Detach)) < 6:
+            await asyncio.sleep(0)
+        assert [each.pid for each in backend.of(protocol.Detach)] == [*pids[3:]]
+        for pid in (PID, *pids[:3]):
+            await daemon.ask(client, messages.Detach(id=4, pid=pid), messages.Removed)
+
+    run(script)
+
+
+def test_maps_that_are_too_large_or_told_of_twice(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        text = "name = libc.so.6\nmap = calls, count, keys=1\noffset = getppid\nkey comm\n"
+        code = encode(assemble(f"{text}minc calls\nabort\n", "x.rpn"))
+        backend = await daemon.attach(client)
+        uploads = [messages.Upload(label="x", bytecode=code)]
+        request = messages.Insert(id=2, pid=PID, programs=uploads)
+        (own,) = (await daemon.ask(client, request, messages.Inserted)).programs
+        inserted = daemon.app.core.targets.by_pid[PID].programs[own.number]
+        large: list[Entry] = [([bytes(1000) + n.to_bytes(8, "big")], [1]) for n in range(9000)]
+        maps = [
+            protocol.MapState(own.number, 7, 0, large),
+            protocol.MapState(own.number, 0, 1, large),
+            protocol.MapState(own.number, 0, 0, large),
+        ]
+        backend.tell(protocol.Ended(PID, "exited", 0, [], 0, maps=maps))
+        assert [(each.number, each.lost, each.entries) for each in inserted.maps] == [(0, 9001, [])]
+        await asyncio.sleep(0.01)
+        (ended,) = client.heard(messages.Ended)
+        assert [each.lost for each in ended.maps] == [9001]
 
     run(script)

@@ -112,6 +112,67 @@ def test_what_ends_after_it_has_answered_is_counted_once(run: Run) -> None:
     run(script)
 
 
+def test_one_map_is_reset_and_the_others_stay(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        other = await daemon.attach(client, PID + 1)
+        number, second = await insert(daemon, client), await insert(daemon, client, PID + 1)
+        ends(backend, PID, state(number, 7))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        other.maps = state(second, 3, b"ls")
+        await read(daemon, client, name="seen", reset="clear")
+        assert [(each.name, each.reset) for each in other.of(protocol.Maps)] == [("seen", "clear")]
+        # The process that has ended keeps what was counted in it.
+        assert await read(daemon, client, name="calls") == {"cat": 7, "ls": 3}
+        await read(daemon, client, name="calls", reset="clear")
+        assert await read(daemon, client, name="calls") == {"ls": 3}
+
+    run(script)
+
+
+def test_values_are_set_in_each_process(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        request = messages.SetMap(
+            id=6, number=number, name="seen", entries=[messages.MapEntry([], [5])]
+        )
+        assert (await daemon.ask(client, request, messages.MapListing)).maps == []
+        (asked,) = backend.of(protocol.SetMap)
+        assert (asked.pid, asked.program, asked.name) == (PID, number, "seen")
+        assert asked.entries == [([], [5])]
+
+    run(script)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "why"),
+    [
+        ("calls", messages.MapEntry(["cat"], [5]), "no map calls of values"),
+        ("other", messages.MapEntry([], [5]), "no map other of values"),
+        ("seen", messages.MapEntry([1], [5]), "a key or a value is none"),
+        ("seen", messages.MapEntry([], [5, 6]), "a key or a value is none"),
+        ("seen", messages.MapEntry([], [-1]), "a key or a value is none"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(
+    run: Run, name: str, entry: messages.MapEntry, why: str
+) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        request = messages.SetMap(id=6, number=number, name=name, entries=[entry])
+        with pytest.raises(Refusal, match=why):
+            await daemon.ask(client, request, messages.MapListing)
+        assert not backend.of(protocol.SetMap)
+
+    run(script)
+
+
 def test_those_of_ended_processes_are_reset_too(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
         client = FakeClient()
@@ -167,5 +228,22 @@ def test_nonsense_of_a_tracer_is_left_alone(run: Run) -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert await read(daemon, client) == {"cat": 3}
+
+    run(script)
+
+
+def test_a_tracer_that_does_not_answer_is_left_out_and_named(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend, other = await daemon.attach(client), await daemon.attach(client, PID + 1)
+        backend.maps = state(await insert(daemon, client), 1)
+        other.maps = state(await insert(daemon, client, PID + 1), 2)
+        pause = backend.pause(protocol.Maps)
+        backend.hurry = 0.01
+        request = messages.Maps(id=5, name="seen")
+        answer = await daemon.ask(client, request, messages.MapListing)
+        assert [each.pid for each in answer.maps] == [PID + 1]
+        assert answer.silent == [PID]
+        pause.go.set()
 
     run(script)

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dprobed.daemon import quota
+from dprobed.daemon import exited, quota
 from dprobed.daemon.client import Refusal
 from dprobed.wire import messages, protocol
-from tests.fakes.backend import PID, PROGRAM, FakeClient, FakeDaemon, facts
+from dprobed.wire.counters import NAMES, Counters
+from tests.fakes.backend import PID, PROGRAM, FakeClient, FakeDaemon, facts, status
 
 Script = Callable[[FakeDaemon], Awaitable[None]]
 Run = Callable[[Script], None]
@@ -271,16 +272,47 @@ def test_an_engine_that_there_is_not_is_refused(run: Run) -> None:
 
 def test_what_ended_with_kept_programs_is_still_shown(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
-        client = FakeClient()
+        client, follower = FakeClient(), FakeClient(0)
+        await daemon.ask(follower, messages.Log(id=1, follow=True), messages.Logged)
         backend = await daemon.attach(client)
         await daemon.insert(client, keep=True)
         backend.tell(protocol.Ended(PID, "killed", 9, backend.statuses(PID), 0))
         await asyncio.sleep(0)
+        (notice,) = follower.heard(messages.Notice)
+        assert notice.kind == "end"
+        assert notice.text.endswith(") with x0 has ended: killed by signal 9")
         shown = await daemon.query(client)
         assert [(each.ended, each.backend) for each in shown.targets] == [
             ("killed by signal 9", "fake")
         ]
+        assert [(each.state, each.reason) for each in shown.probes] == [
+            ("ended", "its process has ended: killed by signal 9")
+        ]
+        listing = await daemon.ask(client, messages.Programs(id=3), messages.Listing)
+        assert [each.ended for each in listing.programs] == ["killed by signal 9"]
+        with pytest.raises(Refusal, match=rf"process {PID} \(.*\) has ended: killed by signal 9"):
+            await daemon.ask(client, messages.Vars(id=4, number=1), messages.Words)
         await daemon.ask(client, messages.Remove(id=5), messages.Removed)
         assert (await daemon.query(client)).targets == []
+
+    run(script)
+
+
+def test_what_ended_long_ago_has_counted_all_of_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exited, "MAX_LISTED", 0)
+    counted = Counters.named({name: number for number, name in enumerate(NAMES, 1)})
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        for pid in (PID, PID + 1):
+            backend = await daemon.attach(client, pid)
+            (own,) = (await daemon.insert(client, pid, keep=True)).programs
+            told = status(own.number, **counted.as_dict())
+            backend.tell(protocol.Ended(pid, "exited", 0, [told], 0))
+            await asyncio.sleep(0)
+        found = (await daemon.query(client)).earlier
+        assert [Counters.of(each) for each in found] == [counted, counted]
 
     run(script)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from dprobed.daemon.deploy.deployment import Deployment
@@ -12,7 +13,8 @@ from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
-from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, Pause
+from dprobed.wire.counters import NAMES, Counters
+from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, Pause, status
 
 Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
 
@@ -127,6 +129,41 @@ def test_its_client_goes(run: Run) -> None:
         assert deployments.select(client, messages.Select()) == []
 
     run(script)
+
+
+#: One probe's, each another number.
+COUNTED = Counters.named({name: number for number, name in enumerate(NAMES, 1)})
+
+
+def test_nothing_that_it_counted_is_lost_when_its_process_ends(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        deployments, made = await deployed(daemon, client)
+        (one,) = made
+        for pid in (PID, PID + 1):
+            deployments._queue.enqueue(pid, made, fresh=True)
+            await until(lambda pid=pid: pid in one.instances)  # type: ignore[misc]
+            told = status(one.number, **COUNTED.as_dict(), no_dumps={"no room": 2})
+            backend = _backend(daemon)
+            backend.tell(protocol.Changed(pid, [told]))
+        assert _sums(one) == COUNTED + COUNTED
+        backend.tell(protocol.Ended(PID, "exited", 0, [], 100))
+        await until(lambda: PID not in one.instances)
+        assert _sums(one) == COUNTED + COUNTED
+        assert (one.info().no_dumps, one.info().overhead_ns) == ({"no room": 4}, 100)
+        # As a restarted daemon finds it: what has ended is told of, the other one goes on.
+        kept = one.kept_now()
+        (again,) = (await deployed(daemon, client))[1]
+        again.go_on(kept)
+        assert _sums(again) == COUNTED
+        assert again.info().overhead_ns == 100
+
+    run(script)
+
+
+def _sums(deployment: Deployment) -> Counters:
+    info = deployment.info()
+    return msgspec.structs.replace(Counters.of(info), missed=info.missed_hits)
 
 
 def _backend(daemon: FakeDaemon) -> FakeBackend:

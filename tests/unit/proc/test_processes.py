@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.daemon.deploy.selection import paths_of
 from dprobed.proc import processes
 
 ID = "0123456789abcdef" * 4
@@ -62,6 +63,38 @@ def test_a_program_that_was_replaced(tmp_path: Path) -> None:
             found = processes.read(child.pid)
             assert found is not None
             assert found.exe == str(program)
+        finally:
+            child.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("other_name", [False, True])
+def test_a_program_that_is_called_as_a_deleted_one_is_marked(
+    tmp_path: Path, gone: bool, other_name: bool
+) -> None:
+    """Rights hang on the name: it is no other file's, whether it is there still or not."""
+    program = tmp_path / "x (deleted)"
+    shutil.copy(shutil.which("sleep") or "", program)
+    if other_name:
+        (tmp_path / "y").hardlink_to(program)
+    with subprocess.Popen([program, "1000"]) as child:
+        try:
+            if gone:
+                program.unlink()
+            found = processes.read(child.pid)
+            assert found is not None
+            assert found.exe == str(program)
+            assert paths_of(child.pid) == [str(program)]
+        finally:
+            child.send_signal(signal.SIGKILL)
+
+
+def test_an_executable_is_asked_for_as_it_is_shown(tmp_path: Path) -> None:
+    program = tmp_path / os.fsdecode(b"bad\xff")
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "1000"]) as child:
+        try:
+            assert paths_of(child.pid) == [f"{tmp_path}/bad\ufffd"]
         finally:
             child.send_signal(signal.SIGKILL)
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,10 +18,10 @@ import pytest
 
 from dprobed.proc import files
 from dprobed.proc.maps import Mapping, Module
-from dprobed.resolver import client, limits, service
+from dprobed.resolver import caution, client, limits, service
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError
-from dprobed.resolver.files import Ask
+from dprobed.resolver.files import Ask, KnownFiles
 from dprobed.wire import resolver as wire
 from tests.unit.location_files import (
     LIBC,
@@ -112,6 +113,18 @@ def test_answers_are_those_of_the_file() -> None:
         assert len(processes) == 1
 
 
+def test_words_of_a_process() -> None:
+    """What cannot be read is told as such, wherever it is said to be."""
+    kept = array("Q", [7, 1 << 63])
+    there = kept.buffer_info()[0]
+    memory = os.open("/proc/self/mem", os.O_RDONLY)
+    with running() as (resolver, _):
+        asked = (0, there, 1 << 63, (1 << 64) - 1, there + 8)
+        words = resolver.run(KnownFiles.words(os.getpid(), memory, asked))
+        assert words == (None, 7, None, None, 1 << 63)
+    os.close(memory)
+
+
 @pytest.mark.parametrize("deadline", [limits.DEADLINE, 0.0])
 def test_places_are_asked_for_together(monkeypatch: pytest.MonkeyPatch, deadline: float) -> None:
     """Where there is no time for all, in several questions; each answer is what it is alone."""
@@ -166,7 +179,7 @@ def test_a_dynamic_section_of_six_gigabytes_is_no_trouble(tmp_path: Path) -> Non
 def test_what_takes_too_long_is_refused_and_others_go_on(
     limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 90.0)
+    monkeypatch.setattr(caution, "PATIENCE", 90.0)
 
     def prepare() -> None:
         # Only the one limit can be what ends it.
@@ -257,9 +270,9 @@ def test_a_question_that_it_had_not_read_is_asked_again() -> None:
 @pytest.mark.slow
 def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     patience = 3.0
-    monkeypatch.setattr(client, "PATIENCE", patience)
-    monkeypatch.setattr(client, "_TRIAL", 0.1)
-    monkeypatch.setattr(client, "_SILENCE", 0.4)
+    monkeypatch.setattr(caution, "PATIENCE", patience)
+    monkeypatch.setattr(caution, "_TRIAL", 0.1)
+    monkeypatch.setattr(caution, "_SILENCE", 0.4)
     with running() as (resolver, processes):
         assert resolver.file(program()).resolve("main")
         os.kill(processes[0], signal.SIGSTOP)
@@ -278,7 +291,7 @@ def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.Monke
             assert time.monotonic() - begun < patience
         finally:
             os.kill(processes[0], signal.SIGCONT)
-        monkeypatch.setattr(client, "_TRIAL", 60.0)  # It has much to do first.
+        monkeypatch.setattr(caution, "_TRIAL", 60.0)  # It has much to do first.
         threading.Event().wait(0.5)
         # What was not waited for on trial may be asked about at once.
         assert resolver.file(LIBC).resolve("getenv")
@@ -324,6 +337,9 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
     (wire.ImportSlots, wire.pack(wire.Slots((0x10, -8)))),
     (wire.ThreadLocal, wire.pack(wire.Offset(0x1000, 0))),
     (wire.ThreadLocal, wire.pack(wire.Offset(0x10, 1 << 40))),
+    (wire.MemoryWords, wire.pack(wire.Words(()))),
+    (wire.MemoryWords, wire.pack(wire.Words((1, 2)))),
+    (wire.MemoryWords, wire.pack(wire.Words((1 << 63,))).replace(b"\xcf\x80", b"\xd3\x80")),
     (wire.Resolve, wire.pack(wire.Refused("x" * 5000))),
 ]
 
@@ -350,6 +366,8 @@ def test_answers_that_break_the_protocol_are_refused(kind: type[wire.Question], 
             resolver.ask(file, wire.ResolveEach("a file", "", ("f", "g")))
         elif kind is wire.ThreadLocal:
             file.thread_local("f")
+        elif kind is wire.MemoryWords:
+            resolver.ask(file, wire.MemoryWords("a process", "", (8,)))
         else:
             file.resolve("f")
     thread.join()

@@ -147,6 +147,91 @@ def test_what_the_daemon_does_not_take_is_dropped_and_counted(
     assert counts == [2000 - noisy.dropped, 200 - quiet.dropped]
 
 
+def _filled(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon takes nothing, and the buffer is full."""
+    monkeypatch.setattr(reporter, "_BACKLOG", 1 << 12)
+    wire.daemon.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+    seq = 0
+    while not wire.reporter.is_behind:
+        seq += 1
+        wire.reporter.send(protocol.Ok(seq, words=[0] * 1000))
+
+
+def _told(wire: Wire) -> list[protocol.Event | protocol.Reply]:
+    """What comes when it takes everything again, but for what filled the buffer."""
+    found: list[protocol.Event | protocol.Reply] = []
+    while wire.reporter.is_waiting:
+        found += wire.daemon.messages()
+        wire.reporter.flush()
+    found += wire.daemon.messages()
+    return [each for each in found if not (isinstance(each, protocol.Ok) and each.words)]
+
+
+def _status(probe: int, hits: int, program: int = 1) -> protocol.ProbeStatus:
+    return protocol.ProbeStatus(
+        program, probe, protocol.State.ACTIVE, "", "", "", hits, hits, 0, 0, 0, []
+    )
+
+
+def test_nothing_grows_while_the_daemon_takes_nothing(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of a program that loads and unloads a library, executes others, and is noticed."""
+    _filled(wire, monkeypatch)
+    before = len(wire.reporter._backlog)
+    for hits in range(1, 5001):
+        wire.reporter.send(protocol.Changed(7, [_status(hits % 3, hits), _status(9, 1, 2)]))
+        wire.reporter.send(protocol.TargetEvent("exec", 7, 7, "x"))
+        wire.reporter.send(protocol.TargetEvent("suspend", 7, 8, "x"))
+        wire.reporter.send(protocol.TargetEvent("loader", 7, 7, f"{hits}"))
+    assert len(wire.reporter._backlog) == before
+    first, exec_, suspend, *loader, lost = _told(wire)
+    assert isinstance(first, protocol.Changed)
+    counted = {(each.program, each.probe): each.hits for each in first.probes}
+    assert counted == {(1, 0): 4998, (1, 1): 4999, (1, 2): 5000, (2, 9): 1}
+    assert [exec_, suspend] == [
+        protocol.TargetEvent("exec", 7, 7, "x"),
+        protocol.TargetEvent("suspend", 7, 8, "x"),
+    ]
+    assert len(loader) == 1000
+    assert lost == protocol.TargetEvent(
+        "lost", 7, 7, "4000 notices about this process were dropped: the daemon did not take them"
+    )
+    assert not wire.reporter.is_behind
+    wire.reporter.send(protocol.Changed(7, [_status(0, 1)]))
+    assert _told(wire) == [protocol.Changed(7, [_status(0, 1)])]
+
+
+def test_what_the_daemon_must_know_comes_in_order(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(wire, monkeypatch)
+    probe = make_probe()
+    wire.reporter.place(protocol.Place(1, "/bin/x", "f+0x0"))
+    said: list[protocol.Event | protocol.Reply] = [
+        protocol.Forked(8, 7, []),
+        protocol.Changed(8, [_status(0, 1)]),
+        protocol.TargetEvent("exec", 8, 8, "x"),
+        protocol.Ended(8, "exited", 3, [_status(0, 2)], 1),
+        # Another process of that number.
+        protocol.Forked(8, 7, []),
+        protocol.Changed(8, [_status(0, 1)]),
+        protocol.TargetEvent("exec", 8, 8, "x"),
+        # What is newer than a reply does not come before it.
+        protocol.Ok(99_999),
+        protocol.Changed(8, [_status(0, 2)]),
+        protocol.Ended(8, "exited", 4, [], 1),
+    ]
+    for message in said:
+        wire.reporter.send(message)
+        # A record that came now would be of a target that the daemon does not know yet.
+        wire.reporter.add(probe, record(probe, 1))
+    places, *rest = _told(wire)
+    assert isinstance(places, protocol.Places)
+    assert rest == said
+    assert probe.dropped == len(said)
+
+
 def test_a_withdrawn_record_is_not_sent(wire: Wire) -> None:
     probe = make_probe()
     wire.reporter.add(probe, record(probe, 1))

@@ -28,6 +28,8 @@ REQUESTS: list[protocol.Request] = [
     protocol.Remove(3, 1234, 5),
     protocol.Remove(3, 1234),
     protocol.Query(4, 1234),
+    protocol.Maps(5, 1234, 5, "clear", "calls"),
+    protocol.SetMap(5, 1234, 5, "seen", [([1, b"cat"], [7])]),
     protocol.Vars(5, 1234, 5, 2, 7, reset=True),
     protocol.Vars(5, 1234),
     protocol.Resume(6, 1234, 1235),

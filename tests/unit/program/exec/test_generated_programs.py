@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dprobed.program.blocks import Step
 from dprobed.program.decoded import Decoded
-from dprobed.program.exec import ir, lower, python
+from dprobed.program.exec import ir, lower, python, unit
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.lower import lower_step
 from dprobed.program.exec.lowering import Lowering
@@ -385,7 +385,7 @@ def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
         mock.patch.dict(PRINTERS, {_Claim: _print_claim}),
         mock.patch.dict(python._NAMES, {"claim": claims}),
         # Each part stays where it is in the program.
-        mock.patch.object(python, "_has_labels", lambda *_: True),
+        mock.patch.object(unit, "has_labels", lambda *_: True),
     ):
         run_drawn(program, static=False)
     python._code_of.cache_clear()

@@ -20,6 +20,7 @@ from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log
+from tests.programs import walking_maps  # noqa: F401
 from tests.programs.cases import Case, FakeContext
 from tests.programs.walking import WALKERS
 
@@ -125,6 +126,23 @@ def test_a_facility_that_nobody_knows_is_refused_with_those_there_are() -> None:
     with pytest.raises(ProgramError) as caught:
         PythonExecutor(replace(made, lines=(), columns=()), ListVariables(), {})
     assert "test.rpn: error: no facility is called `mine`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("push 1\npush 2\npush sbp,0\npop sbp,1\npush tsp,-1\ncopy tsp,-2\nlog 3\n", False),
+        ("push 1\npush 2\npop tsp,0\nlog 1\n", False),
+        ("push 1\npush sbp,1\nlog 2\n", True),
+        ("push 1\npush tsp,-1\nlog 2\n", True),
+        ("push 1\ncall on\nexit\non:\npush sbp,-1\nlog 1\nret\n", True),
+    ],
+)
+def test_words_at_places_known_beforehand_need_no_stack_in_memory(text: str, kept: bool) -> None:
+    made = probe(text)
+    fast, slow = (PythonExecutor(made, ListVariables(), {}, static=each) for each in (True, False))
+    assert ("stack" in fast.source(made.probes[0])) == kept
+    assert words(fast) == words(slow)
 
 
 class Gone(Exception):

@@ -1,0 +1,435 @@
+"""Scripts in ``run`` and ``attach``: the language of bpftrace, in place of programs.
+
+Imported only where there is a script: what it needs, other commands do without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from dprobe.commands import options
+from dprobe.commands.launched import LaunchedCommand
+from dprobe.lib import loader, mapped
+from dprobe.lib.checking import check
+from dprobe.lib.connection import Connection
+from dprobe.lib.errors import UserError
+from dprobe.lib.launch import (
+    Launched,
+    find_command,
+    original_environment,
+    take_signals,
+    take_timers,
+)
+from dprobe.lib.mapped import File
+from dprobe.lib.programs import Choice, Loaded
+from dprobe.lib.reading import silence
+from dprobe.lib.script.deployed import Deployed
+from dprobe.lib.script.names import ProcessNames
+from dprobe.lib.script.processes import SessionProcesses
+from dprobe.lib.script.runner import Runner
+from dprobe.lib.script.source import Script, compiled, loaded
+from dprobe.lib.script.world import FileWorld
+from dprobe.lib.session import Session
+from dprobe.lib.summary import Summary
+from dprobe.lib.waker import Waker
+from dprobe.private import running_or_private
+from dprobe.view.output import complain, note
+from dprobe.view.script.output import ScriptOutput
+from dprobed.binary.errors import LocationError
+from dprobed.policy.links import real
+from dprobed.proc import procfs
+from dprobed.proc.helper import SilentError
+from dprobed.program.bt.bundle import Bundle
+from dprobed.wire import messages
+
+#: Signals at which a script ends, as at ``exit()``.
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What is special in a glob (policies.md).
+_GLOB: Final = frozenset("*?[]{}\\")
+#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
+_LONGEST: Final = 2_000_000
+
+
+class How(msgspec.Struct, frozen=True):
+    """How a script is run, whatever it is. ``missing``: what to do about a place that is not there
+    (``refuse`` or ``warn``); ``bare``, ``mode``, ``warnings``: as ``ScriptOutput`` has them;
+    ``quiet``: nothing is said of what is in where; ``announce``: how many probes are in is printed;
+    ``notify``: a line for standard error then; ``dry``: end when the probes are in."""
+
+    choice: Choice
+    check_opcode: bool = True
+    follow_forks: bool = False
+    missing: str = "refuse"
+    form: str = "text"
+    path: str | None = None
+    private: bool = False
+    unsafe: bool = False
+    bare: bool = True
+    mode: str = "line"
+    warnings: bool = True
+    quiet: bool = False
+    announce: bool = True
+    notify: str = ""
+    dry: bool = False
+
+
+def _nothing() -> None:
+    pass
+
+
+class Show:
+    """A script at work, as who waits for things drives it (``launched.Shower``)."""
+
+    def __init__(self, bundle: Bundle, output: ScriptOutput) -> None:
+        self.output: Final = output
+        self.runner: Final = Runner(bundle, output, ProcessNames(), complain)
+        #: It ends when the probes are in.
+        self.dry = False
+        #: Called before what has come is shown.
+        self.settle: Callable[[], None] = _nothing
+
+    @property
+    def next_time(self) -> float | None:
+        """When something is due without anything coming, by the monotonic clock."""
+        return self.runner.next_time
+
+    @property
+    def ended(self) -> bool:
+        """Whether the script ended itself, or nobody reads what it prints."""
+        return self.runner.status is not None or self.output.broken or self.dry
+
+    def flush(self) -> None:
+        """Do what has come and what is due, and write what it printed."""
+        self.settle()
+        self.runner.drain()
+        self.output.flush()
+
+    def attached(self, how: How) -> None:
+        """The programs are in: say so, and begin."""
+        self.output.attached(self.runner.probes, said=how.announce)
+        self.output.flush()
+        if how.notify:
+            print(how.notify, file=sys.stderr, flush=True)
+        if how.dry:
+            self.dry = True
+            return
+        self.runner.start()
+        self.flush()
+
+    def summary(self, summary: Summary) -> None:
+        """The programs are out: end."""
+        if self.dry:
+            return
+        for probe in summary.probes:
+            if probe.reason and probe.state not in ("active", "removed", "disabled"):
+                complain(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
+        self.runner.end(sum(probe.dropped for probe in summary.probes))
+
+    def close(self) -> None:
+        """Write the rest."""
+        self.output.close()
+
+
+def output_for(bundle: Bundle, how: How, descriptor: int) -> ScriptOutput:
+    """Where a script's output goes."""
+    cat = bundle.config.get("max_cat_bytes")
+    return ScriptOutput(
+        how.form,
+        how.path,
+        descriptor,
+        bare=how.bare,
+        mode=how.mode,
+        warnings=how.warnings,
+        **({"cat_bytes": cat} if isinstance(cat, int) else {}),
+    )
+
+
+def warn(bundle: Bundle, how: How) -> None:
+    """Say what the compiler warns of."""
+    for line in bundle.warnings if how.warnings else ():
+        complain(line)
+
+
+# -- run --------------------------------------------------------------------------------------
+
+
+def run_script(
+    socket: Path | None, script: Script, argv: list[str], how: How, *, of_bpftrace: bool = False
+) -> int:
+    """Start a command with a script's probes in it; the exit status is the command's own.
+
+    ``of_bpftrace``: as bpftrace has it: output goes to standard output, which the command has too,
+    the command ends with the script, and the exit status is the script's.
+    """
+    timers = take_timers()
+    environment = original_environment()
+    descriptor = 1 if of_bpftrace else 2
+    with running_or_private(socket, options.complain, alone=how.private) as daemon:
+        command = find_command(argv[0], environment)
+        files = list(loader.files_of_command(command, environment).files)
+        launched = Launched(command, argv, environment, take_signals(), timers, daemon.pid)
+        launched.keep_nothing(stdout=descriptor != 1 and how.path != "-")
+        connection: Connection | None = None
+        try:
+            bundle = compiled(
+                script, FileWorld(lambda: files), child=launched.pid, unsafe=how.unsafe
+            )
+            programs = loaded(bundle, script, how.choice, _executable(files, command))
+            if how.missing == "refuse":
+                _refuse_missing(programs, files)
+            warn(bundle, how)
+            show = Show(bundle, output_for(bundle, how, descriptor))
+            if not how.dry:
+                show.runner.begin()
+            connection = daemon.connect()
+            session = Session(
+                connection,
+                launched.pid,
+                follow_forks=how.follow_forks,
+                on_record=show.runner.record,
+                say=complain,
+            )
+            session.insert(
+                [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
+            )
+            show.runner.processes = SessionProcesses(connection, session)
+            show.settle = lambda: show.runner.learn(session.alive, _comm)
+            show.attached(how)
+        except BaseException:
+            launched.close_gate()
+            if connection is not None:
+                connection.close()
+            os.waitpid(launched.pid, 0)
+            raise
+        work = LaunchedCommand(
+            launched, connection, session, show, ends_with_session=of_bpftrace, handlers=_own(show)
+        )
+        status = work.run()
+        if not session.detached:
+            show.summary(session.detach())
+        show.close()
+    if show.output.broken:
+        return show.output.status
+    return (show.runner.status or 0) if of_bpftrace else status
+
+
+def _own(show: Show) -> dict[signal.Signals, Callable[[], None]]:
+    """What signals do that the script has blocks for."""
+    return {
+        signal.Signals[name]: lambda name=name: show.runner.signalled(name)  # type: ignore[misc]
+        for name in show.runner.signals()
+    }
+
+
+def _executable(files: list[File], command: str) -> str:
+    """The file that will be executed: a script's interpreter, where it is one."""
+    return files[0].module.path if files else os.path.realpath(command)
+
+
+def _refuse_missing(programs: list[Loaded], files: list[File]) -> None:
+    """Raise UserError for places that are in no file that the targets map, nor in the module that
+    is named, if that is here."""
+    # Imported where it is needed: it reads ELF files.
+    from dprobe.lib import places
+
+    known = list(files)
+    for each in programs:
+        name = each.program.header.name
+        if not any(file.named(name) for file in known):
+            with contextlib.suppress(LocationError, OSError):
+                known.append(mapped.to_be_mapped(mapped.open_file(name)))
+    places.refuse_missing(programs, known)
+
+
+# -- attach -----------------------------------------------------------------------------------
+
+
+class Stop:
+    """The first signal ends a script in good order, a second one at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def handler(self, number: signal.Signals) -> Callable[[], None]:
+        """The function for a signal."""
+
+        def stop() -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        return stop
+
+
+def attach_script(
+    socket: Path | None,
+    script: Script,
+    pids: tuple[int, ...],
+    how: How,
+    selection: messages.Selection | None = None,
+) -> int:
+    """Put a script's probes into running processes; the exit status is what it says.
+
+    Without ``pids`` into every one that is selected, those to come too.
+    """
+    stop = Stop()
+    with running_or_private(socket, options.complain, alone=how.private) as daemon:
+        files = _files_of(pids, selection)
+        bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
+        programs = loaded(bundle, script, how.choice, _executable(files, ""))
+        warn(bundle, how)
+        show = Show(bundle, output_for(bundle, how, 1))
+        if not how.dry:
+            show.runner.begin()
+        connection = daemon.connect()
+        if not programs:
+            _alone(connection, pids, how, show, stop)
+        elif pids:
+            _attached(connection, programs, pids, how, show, stop)
+        else:
+            _everywhere(connection, programs, selection or messages.Selection(), how, show, stop)
+        show.close()
+        connection.close()
+    if show.output.broken:
+        return show.output.status
+    if stop.signal in (signal.SIGTERM, signal.SIGHUP) and not how.quiet:
+        return 128 + stop.signal
+    return show.runner.status or 0
+
+
+def _files_of(pids: tuple[int, ...], selection: messages.Selection | None) -> list[File]:
+    """What the targets map, as far as that is known: of an executable that is to come, too."""
+    if pids:
+        return [file for pid in pids for file in mapped.files_of_process(pid)]
+    exe = selection.exe if selection is not None else None
+    if exe is None or set(exe) & _GLOB:
+        return []
+    try:
+        path = real(exe)
+    except SilentError:
+        raise UserError(f"--exe {silence(exe)}") from None
+    if not path:
+        return []
+    return list(loader.files_of_command(path, dict(os.environb)).files)
+
+
+def _alone(connection: Connection, pids: tuple[int, ...], how: How, show: Show, stop: Stop) -> None:
+    """A script that has only blocks: it ends with the processes, too."""
+    show.attached(how)
+    watch(connection, show, stop, lambda: not all(map(_goes_on, pids)), poll=bool(pids))
+    if not show.dry:
+        show.runner.end()
+
+
+def _comm(pid: int) -> str:
+    return procfs.comm(pid).decode(errors="replace")
+
+
+def _goes_on(pid: int) -> bool:
+    status = procfs.status(pid)
+    return status is not None and status.state not in "ZX"
+
+
+def _attached(
+    connection: Connection,
+    programs: list[Loaded],
+    pids: tuple[int, ...],
+    how: How,
+    show: Show,
+    stop: Stop,
+) -> None:
+    """In these processes."""
+    session = Session(
+        connection,
+        *pids,
+        follow_forks=how.follow_forks,
+        on_record=show.runner.record,
+        say=complain,
+    )
+    for pid in pids:
+        check(connection, pid, programs, how.missing)
+    session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
+    show.runner.processes = SessionProcesses(connection, session)
+    show.settle = lambda: show.runner.learn(session.alive, _comm)
+    if not how.quiet:
+        where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+        note(f"in {where}, until Ctrl-C, through {connection.through}")
+    show.attached(how)
+    watch(connection, show, stop, lambda: session.over or session.spent)
+    show.summary(session.detach())
+
+
+def _everywhere(
+    connection: Connection,
+    programs: list[Loaded],
+    selection: messages.Selection,
+    how: How,
+    show: Show,
+    stop: Stop,
+) -> None:
+    """In every process that is selected and maps the modules, now or later."""
+    if how.missing == "refuse":
+        _refuse_missing(programs, [])
+    deployed = Deployed(connection, show.runner.record, complain)
+    show.settle = deployed.settle
+    deployed.deploy([each.upload for each in programs], selection, check_opcode=how.check_opcode)
+    show.runner.processes = deployed
+    if not how.quiet:
+        modules = ", ".join(dict.fromkeys(each.program.header.name for each in programs))
+        note(f"in what maps {modules}, until Ctrl-C, through {connection.through}")
+    show.attached(how)
+    watch(connection, show, stop, lambda: False)
+    lost, gaps = deployed.take_out()
+    for line in gaps if how.warnings else ():
+        complain(line)
+    if not show.dry:
+        show.runner.end(lost)
+
+
+def watch(
+    connection: Connection,
+    show: Show,
+    stop: Stop,
+    over: Callable[[], bool],
+    *,
+    poll: bool = False,
+) -> None:
+    """Show what comes until the script ends, a signal asks for its end, or all is over.
+
+    ``poll``: nothing comes when it is over.
+    """
+    handlers = {number: stop.handler(number) for number in _ENDS} | _own(show)
+    with Waker(handlers) as waker:
+        while not (show.ended or stop.signal or over()):
+            left: float = _LONGEST
+            if poll:
+                left = 1.0
+            if show.next_time is not None:
+                left = max(0.0, min(left, show.next_time - time.monotonic()))
+            if waker.wait(connection, left):
+                connection.receive()
+            show.flush()
+
+
+def show_compiled(script: Script) -> int:
+    """Show the programs that a script becomes, as source of the original language."""
+    from dprobed.program import bytecode
+    from dprobed.program.disassembler import disassemble
+
+    bundle = compiled(script, FileWorld(tuple), unsafe=True)
+    for program in bundle.programs:
+        print(f"// {', '.join(program.probes)}")
+        print(disassemble(bytecode.decode(program.code, script.file)))
+    if bundle.code:
+        print(f"// {', '.join(block.name or block.kind for block in bundle.blocks)}")
+        print(disassemble(bytecode.decode(bundle.code, script.file)))
+    return 0

@@ -1,0 +1,1 @@
+"""Scripts: running what the compiler makes of one, through a session."""

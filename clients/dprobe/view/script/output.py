@@ -1,0 +1,204 @@
+"""Where a script's output goes, and what it looks like: text or JSON, as bpftrace writes them.
+
+After a failed write (full disk, broken pipe) one line says so and nothing more is written; the
+processes with probes are never affected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import BinaryIO, Final
+
+from dprobe.lib.errors import UserError, os_error_text
+from dprobe.lib.script.values import Shown, ShownMap
+from dprobe.view.output import complain, write_all
+from dprobe.view.script import maps, values
+from dprobe.view.script.formats import formatted
+from dprobed.proc import far
+from dprobed.program.bt import bundle as bt
+
+#: Bytes of a file that ``cat`` shows, where the script says nothing else.
+_CAT: Final = 10240
+#: Held back at most, in ``full`` mode.
+_FULL: Final = 1 << 16
+_PREFIX: Final = {"error": "ERROR: ", "warning": "WARNING: "}
+
+
+class ScriptOutput:
+    """What a script prints, to ``descriptor`` or to the file ``path`` (``-``: standard output).
+
+    ``form``: text or json. ``bare``: without what bpftrace says of itself (how many probes are in,
+    the empty lines before the maps at the end). ``mode``: when it is written: at the end of each
+    batch (``line``), at once (``none``), or when there is much of it (``full``). ``cat_bytes``: how
+    much of a file ``cat`` shows. Raises UserError when the file cannot be made.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        path: str | None,
+        descriptor: int,
+        *,
+        bare: bool,
+        mode: str = "line",
+        warnings: bool = True,
+        cat_bytes: int = _CAT,
+    ) -> None:
+        self._json: Final = form == "json"
+        self._bare: Final = bare
+        self._mode: Final = mode
+        self._warnings: Final = warnings
+        self._cat_bytes: Final = cat_bytes
+        self._descriptor = 1 if path == "-" else descriptor
+        self._name = path if path not in (None, "-") else "output"
+        #: What comes before it is said how many probes are in is printed after that.
+        self._held = True
+        self._parts: list[str] = []
+        self._size = 0
+        self.broken = False
+        #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
+        self.status = 0
+        self._file: BinaryIO | None = None
+        if path is not None and path != "-":
+            try:
+                self._file = far.open_writing(path)
+            except OSError as error:
+                raise UserError(f"{path}: {os_error_text(error)}") from None
+            self._descriptor = -1
+            with contextlib.suppress(io.UnsupportedOperation):  # no file of this process's
+                self._descriptor = self._file.fileno()
+
+    # -- what scripts do ------------------------------------------------------------------------
+
+    def printf(self, act: bt.Printf, arguments: Sequence[Shown]) -> None:
+        """``printf``, ``errorf`` or ``warnf``."""
+        text = formatted(act.format, arguments)
+        if act.to == "out":
+            self.text("printf", text)
+        elif act.to == "error" or self._warnings:
+            self.flush()
+            place = f"{act.place}: " if act.place else ""
+            _to_stderr(f"{place}{_PREFIX.get(act.to, '')}{text}\n")
+
+    def value(self, value: Shown) -> None:
+        """A value and the end of a line."""
+        if self._json:
+            self._write(f'{{"type": "value", "data": {values.as_json(value)}}}\n')
+        else:
+            self._write(f"{values.text(value)}\n")
+
+    def map(self, shown: ShownMap, top: int, divisor: int) -> None:
+        """A map; nothing where keys are missing."""
+        if shown.entries:
+            form = maps.as_json if self._json else maps.text
+            self._write(form(shown, top, divisor, time.time_ns() - time.monotonic_ns()))
+
+    def entry(self, shown: ShownMap) -> None:
+        """One entry of a map."""
+        self.map(shown, 0, 1)
+
+    def text(self, kind: str, text: str) -> None:
+        """Text as it is; in JSON with its kind."""
+        if self._json:
+            data = text.removesuffix("\n") if kind == "join" else text
+            self._write(f'{{"type": "{kind}", "data": {values.quoted(data)}}}\n')
+        else:
+            self._write(text)
+
+    def cat(self, act: bt.Cat, arguments: Sequence[Shown]) -> None:
+        """The contents of a file."""
+        name = formatted(act.format, arguments)
+        try:
+            with open(name, "rb") as file:
+                data = file.read(self._cat_bytes)
+        except OSError as error:
+            self.flush()
+            _to_stderr(f"ERROR: failed to open file '{name}': {error.strerror}\n")
+            return
+        self.text("cat", data.decode("utf-8", "surrogateescape"))
+
+    def system(self, act: bt.System, arguments: Sequence[Shown]) -> None:
+        """What a command prints."""
+        self.flush()
+        command = formatted(act.format, arguments)
+        done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False)
+        self.text("syscall", done.stdout.decode("utf-8", "surrogateescape"))
+
+    # -- what is said of the script -------------------------------------------------------------
+
+    def attached(self, probes: int, *, said: bool = True) -> None:
+        """So many probes are in; ``said``: and that is printed."""
+        self._held = False
+        if self._bare or not said:
+            return
+        if self._json:
+            line = f'{{"type": "attached_probes", "data": {{"probes": {probes}}}}}\n'
+        else:
+            line = f"Attached {probes} probe{'s' * (probes != 1)}\n"
+        self._parts.insert(0, line)
+
+    def lost(self, events: int) -> None:
+        """So many records were lost."""
+        if self._json:
+            self._write(f'{{"type": "lost_events", "data": {{"events": {events}}}}}\n')
+        else:
+            self._write(f"Lost {events} events\n")
+
+    def final(self) -> None:
+        """Before what is printed at the end."""
+        if not self._bare:
+            self._write("\n\n")
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def _write(self, text: str) -> None:
+        if self.broken:
+            return
+        self._parts.append(text)
+        self._size += len(text)
+        if self._mode == "none" or self._size >= _FULL:
+            self._flush()
+
+    def flush(self) -> None:
+        """Write what has come so far, unless much is to be gathered first."""
+        if self._mode != "full":
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._parts or self.broken or self._held:
+            return
+        data = "".join(self._parts).encode("utf-8", "surrogateescape")
+        self._parts.clear()
+        self._size = 0
+        try:
+            if self._file is not None and self._descriptor < 0:
+                self._file.write(data)
+            else:
+                write_all(self._descriptor, data)
+        except OSError as error:
+            self.broken = True
+            self.status = 141 if isinstance(error, BrokenPipeError) else 1
+            if not isinstance(error, BrokenPipeError):
+                complain(f"{self._name}: {os_error_text(error)}; nothing further is written")
+
+    def close(self) -> None:
+        """Write the rest, and close a file of our own; a full disk says so only then."""
+        self._held = False
+        self._flush()
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                file.close()
+            except OSError as error:
+                self.broken = True
+                self.status = 1
+                complain(f"{self._name}: {os_error_text(error)}")
+
+
+def _to_stderr(text: str) -> None:
+    with contextlib.suppress(OSError):
+        write_all(2, text.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,78 @@
+"""Values of scripts as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from dprobe.lib.script.values import Address, Buffer, Named, Shown, StackText
+
+#: What a stack's lines begin with: as a value, and within the key of a map.
+_INDENT: Final = " " * 8
+_KEY_INDENT: Final = " " * 4
+
+
+def text(value: Shown, *, key: bool = False) -> str:
+    """As it is printed; ``key``: within the key of a map."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Address():
+            return f"{value.value:#x}"
+        case Named():
+            return value.name
+        case Buffer():
+            return escaped(value.data)
+        case StackText():
+            indent = "\t" if value.tabbed else _KEY_INDENT if key else _INDENT
+            return "\n" + "".join(f"{indent}{line}\n" for line in value.lines)
+        case tuple():
+            return f"({', '.join(text(each, key=key) for each in value)})"
+        case list():
+            return f"[{','.join(text(each, key=key) for each in value)}]"
+        case dict():
+            members = (f".{name} = {text(each, key=key)}" for name, each in value.items())
+            return f"{{ {', '.join(members)} }}"
+        case None:
+            return ""
+    return str(value)
+
+
+def as_json(value: Shown) -> str:
+    """As JSON: names of numbers are left out, so that what reads it has numbers."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Address() | Named():
+            return str(value.value)
+        case int() | float():
+            return json.dumps(value)
+        case tuple() | list():
+            return f"[{','.join(map(as_json, value))}]"
+        case dict():
+            members = (f"{quoted(name)}: {as_json(each)}" for name, each in value.items())
+            return f"{{{', '.join(members)}}}"
+        case None:
+            return "null"
+    return quoted(text(value))
+
+
+def quoted(string: str) -> str:
+    """A string of JSON; text that is not ASCII stays, and what was not UTF-8 is escaped."""
+    plain = string.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def escaped(data: bytes) -> str:
+    """Printable ASCII as it is, and every other byte in hexadecimal."""
+    return "".join(chr(byte) if 32 <= byte <= 126 else f"\\x{byte:02x}" for byte in data)
+
+
+def hexadecimal(data: bytes) -> str:
+    """Every byte escaped."""
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def spaced(data: bytes) -> str:
+    """Every byte, with blanks between them."""
+    return data.hex(" ")

@@ -1,0 +1,1 @@
+"""Types, functions and variables of a module, as its debug information says."""

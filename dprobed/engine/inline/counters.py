@@ -1,0 +1,59 @@
+"""The words that a probe shares with its trampolines."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dprobed.arch.x86_64.trampoline import (
+    CONTROL_HITS,
+    CONTROL_LAST,
+    CONTROL_LOST,
+    CONTROL_OVER,
+    CONTROL_PASSED,
+)
+
+_LAST: Final = (1 << 64) - 1
+
+
+class ProbeCounter:
+    """The words that a probe shares with its trampolines."""
+
+    def __init__(self, address: int, words: memoryview) -> None:
+        self.address: Final = address
+        self._words: Final = words
+        self._lost = 0
+
+    @property
+    def hits(self) -> int:
+        """How often it was come by."""
+        return self._words[CONTROL_HITS // 8]
+
+    def take_lost(self) -> int:
+        """Records for which there was no room, since the last time."""
+        lost = self._words[CONTROL_LOST // 8]
+        new, self._lost = lost - self._lost, lost
+        return new
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its program has said that it is never to run again."""
+        return self._words[CONTROL_OVER // 8] != 0
+
+    def begin(self, hits: int, passed: int, last: int) -> None:
+        """Set them, before anybody comes by."""
+        self._words[CONTROL_HITS // 8] = hits
+        self._words[CONTROL_PASSED // 8] = passed
+        self._words[CONTROL_OVER // 8] = self._words[CONTROL_LOST // 8] = 0
+        self.limit(last)
+
+    def end(self) -> None:
+        """Its program does not run any more."""
+        self._words[CONTROL_OVER // 8] = 1
+
+    def resume(self) -> None:
+        """It runs again."""
+        self._words[CONTROL_OVER // 8] = 0
+
+    def limit(self, last: int) -> None:
+        """The last hit that runs the program."""
+        self._words[CONTROL_LAST // 8] = min(last, _LAST)

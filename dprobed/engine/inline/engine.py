@@ -1,0 +1,340 @@
+"""The inline engine: a hit is a jump to native code, without a stop and without a system call.
+
+The probed instruction becomes a jump to a *trampoline* in the target, which runs the programs and
+the displaced instruction (``arch.x86_64.trampoline``). What programs count stands in memory that
+the target shares with us, and is read when it is asked for. So the target needs no tracer to go on:
+if we are killed, its probes count on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.change_journal import Change, Kind
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.copies import take_over, undo_in_copy
+from dprobed.engine.inline.counting import InlineCounts
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.exits import TrampolineExits
+from dprobed.engine.inline.offers import why_no_records, why_not
+from dprobed.engine.inline.placing import Placer, makes_records
+from dprobed.engine.inline.prepared import Prepared, prepare
+from dprobed.engine.inline.records import RecordReader, ThreadPointers
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
+from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.positions import move_to
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.tracee.lifecycle import State as ThreadState
+from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.protocol import State
+
+#: Of a hit, with a short program.
+_COST_NS: Final = 15
+#: Bytes of data that a probe takes at most, besides its variables.
+_DATA: Final = 512
+
+
+class InlineEngine:
+    """The inline engine of one target."""
+
+    name: Final = "inline"
+
+    def __init__(self, group: ThreadGroup, listener: Listener, registers: Registers) -> None:
+        """``registers`` are those of all targets of this tracer."""
+        self._group: Final = group
+        self._listener: Final = listener
+        self._exits: Final = TrampolineExits(group, registers)
+        self._registers: Final = registers
+        self._counting: Final = InlineCounts(listener)
+        space = AddressSpace.unopened(0)
+        self.placer = Placer(space, group)
+        self._reader = self._reader_of(space)
+        #: Whether an instruction is displaced by another engine.
+        self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
+        self._ready: Final[dict[int, Prepared]] = {}
+        self._released: Final[set[JumpSite]] = set()
+
+    def use(self, space: AddressSpace) -> None:
+        """See Engine."""
+        self.placer = Placer(space, self._group)
+        self._reader = self._reader_of(space)
+        self._exits.use(self.placer.sites)
+        self._ready.clear()
+        self._released.clear()
+
+    def _reader_of(self, space: AddressSpace) -> RecordReader:
+        pointers = ThreadPointers(space.tgid, self._registers)
+        return RecordReader(space.tgid, self._listener.records, pointers)
+
+    # --- putting in ---
+
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
+        """See Engine."""
+        if location.kind:
+            return None
+        opcode = location.opcode
+        if opcode:
+            actual = self.placer.text(location.address, len(opcode))
+            if actual != opcode:
+                found = actual.hex(" ") or "nothing"
+                return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
+        if reason := why_not(probe, location.address, self.placer, self.is_displaced):
+            return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
+        return Plan(self.name, probe, location, _COST_NS)
+
+    def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
+        """See Engine: room, code and data."""
+        if not plans:
+            return []
+        natives = {each.probe.native for each in plans}
+        executors = [each for each in natives if isinstance(each, InlineExecutor)]
+        code = sum(each.size for each in executors)
+        data = _DATA * len(plans)
+        for each in executors:
+            data += 8 * (len(each.locals) + len(each.symbols)) + _DATA
+        records = any(self._makes_records(each.probe) for each in plans)
+        if records and (reason := why_no_records()):
+            return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
+        places = [plan.location.address for plan in plans]
+        self.placer.reserve(places, executors, code, data, records=records)
+        if records:
+            self._note_threads()
+        return prepare(self.placer, plans, self._ready)
+
+    @staticmethod
+    def _makes_records(probe: Probe) -> bool:
+        native = probe.native
+        return isinstance(native, InlineExecutor) and makes_records(native, probe)
+
+    def _note_threads(self) -> None:
+        with self._group.stopped():
+            for thread in list(self._group.threads.values()):
+                if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
+                    with suppress(Gone):
+                        self._reader.note(thread)
+
+    def arm(
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
+    ) -> list[tuple[Plan, Attachment | Refusal]]:
+        """See Engine."""
+        results: list[tuple[Plan, Attachment | Refusal]] = []
+        places = [plan.location.address for plan in plans]
+        shared = self.placer.space.in_shared(places) if places else {}
+        written: dict[int, str] = {}
+        for plan in plans:
+            address = plan.location.address
+            if address not in written:
+                written[address] = shared.get(address) or self._arm(self._ready[address])
+            reason = written[address]
+            attachment = self._ready[address].attachment(plan)
+            results.append((plan, Refusal(State.FAILED, reason) if reason else attachment))
+        return results
+
+    def _arm(self, prepared: Prepared) -> str:
+        """Have a site lead to what was prepared for it; why it cannot."""
+        site = prepared.site
+        assert prepared.made is not None
+        try:
+            reason = self._write(site, prepared.made)
+        except SpaceError as error:
+            reason = str(error)
+        if not reason:
+            site.attachments += prepared.new
+            self.placer.resume(site)
+        return reason
+
+    def _write(self, site: JumpSite, made: JumpTrampoline) -> str:
+        """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
+        placer = self.placer
+        owner = placer.space.owner_of(site.address, site.owned - site.address)
+        if owner not in (None, site.address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
+        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+            return f"the code at {site.address:#x} changed meanwhile"
+        placer.sites.by_address[site.address] = site
+        return ""
+
+    def _rewrite(self, site: JumpSite) -> str:
+        """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
+        return self._write(site, self.placer.build(site, site.attachments))
+
+    def abandon_reserved(self) -> None:
+        """See Engine."""
+        self._ready.clear()
+
+    # --- taking out ---
+
+    def attachments(self) -> list[Attachment]:
+        """See Engine."""
+        sites = self.placer.sites.by_address.values()
+        return [each for site in sites for each in site.attachments]
+
+    def release(self, attachments: Iterable[Attachment]) -> bool:
+        """See Engine."""
+        released: list[Probe] = []
+        for each in attachments:
+            assert isinstance(each, JumpAttachment)
+            each.site.attachments.remove(each)
+            self._released.add(each.site)
+            released.append(each.probe)
+        left = {each.probe for each in self.attachments()} if released else set()
+        for probe in released:
+            if probe not in left:
+                self.placer.end(probe)
+        return bool(self._released)
+
+    def disarm(self, unstoppable: list[Thread]) -> None:
+        """See Engine."""
+        for site in self._released:
+            if not site.attachments:
+                self.placer.sites.disarm(site)
+                continue
+            with suppress(SpaceError):  # what was built before goes on, without those that ended
+                self._rewrite(site)
+        self._released.clear()
+        self.sync()
+        if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
+            self.placer.start_anew()
+
+    def unmapped(self, attachments: Iterable[Attachment]) -> None:
+        """See Engine."""
+        for each in attachments:
+            assert isinstance(each, JumpAttachment)
+            each.site.gone = True
+
+    def lost(self) -> list[Loss]:
+        """See Engine: no stop shows anything."""
+        return []
+
+    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
+        """See Engine."""
+        sites = {each.site for each in attachments if isinstance(each, JumpAttachment)}
+        lost = self.placer.sites.lost(sites)
+        gone: list[Attachment] = [each for site in lost for each in site.attachments]
+        for site in lost:
+            site.attachments.clear()
+            self._released.add(site)
+        return [Loss(gone, "the target changed its code there", False)] if gone else []
+
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
+        """See Engine."""
+        self._released.clear()
+        for site in list(self.placer.sites.by_address.values()):
+            self.placer.sites.disarm(site)
+        self.sync()
+
+    # --- what was counted ---
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records may come at any time, without a stop."""
+        return self.placer.rings is not None
+
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted since the last time, and records. ``final``: no thread runs
+        any more."""
+        self._counting.sync(self.placer, self._reader, final=final)
+
+    # --- threads and their stops ---
+
+    def begin(self, thread: Thread) -> None:
+        """See Engine."""
+        if self.has_records:
+            self.sync()  # Another one may have had its local variables there.
+        self._reader.note(thread)
+
+    def forget(self, thread: Thread) -> None:
+        """See Engine."""
+        if self.has_records:
+            self.sync()
+        self._reader.forget(thread.tid)
+
+    def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
+        """See Engine: no stop is this engine's."""
+        return False
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
+        found = self.placer.sites.trampoline_at(registers.words[RIP])
+        if found is None:
+            return False
+        position = found[1].position(registers.words[RIP])
+        if position is not None:
+            move_to(registers, position)
+        return position is not None
+
+    def original(self, address: int, data: bytearray) -> None:
+        """See Engine."""
+        self.placer.sites.original(address, data)
+
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that was changed, by address."""
+        return {
+            site.address + at: byte
+            for site in self.placer.sites.by_address.values()
+            if site.jump and not site.gone
+            for at, byte in enumerate(site.original)
+        }
+
+    # --- other address spaces ---
+
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered: its handler must not see our code."""
+        self._exits.deliver(thread)
+
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        return self.placer.pages()
+
+    def unmap(self, thread: Thread) -> None:
+        """Have a borrowed thread unmap what is ours, all threads are stopped; but not where one may
+        be in it. Raises SpaceError and Gone."""
+        left = self._exits.leave_all()
+        self.sync(final=left)
+        self.placer.keep_values()
+        if left:
+            self.placer.unmap(thread)
+
+    def adopt(self, found: Iterable[Change]) -> None:
+        """Take over what another tracer left here when it was killed: jumps are taken out with
+        ``disarm_all``; what they led to stays, since a thread may be there."""
+        for change in found:
+            if change.kind is Kind.JUMP:
+                self.placer.sites.adopt(change)
+            elif change.kind is Kind.CODE:
+                self.placer.sites.pages.adopt(change.address, change.data)
+                self._exits.may_come_back = True
+
+    def release_child(self, thread: Thread) -> None:
+        """Undo our changes in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
+        if self.placer.sites.pages.areas:
+            undo_in_copy(self.placer, thread, unmap=not self._exits.may_come_back)
+
+    def forked(self, child: InlineEngine, twin: Twin) -> list[Attachment]:
+        """See Engine."""
+        if not self.placer.sites.pages.areas:
+            return []
+        child._exits.may_come_back = self._exits.may_come_back
+        sites = take_over(child.placer, self.placer, twin)
+        for thread in child._group.threads.values():
+            child._reader.note(thread)
+        for site, armed in sites:
+            site_has = len(site.attachments)
+            if not site_has:
+                child.placer.sites.disarm(site)
+            elif site_has != armed:
+                child._rewrite(site)
+        return child.attachments()
+
+    def exec(self) -> None:
+        """See Engine."""
+        self.sync(final=True)
+        self.placer.keep_values()
+        self._ready.clear()
+        self._released.clear()

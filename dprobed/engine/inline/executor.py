@@ -1,0 +1,181 @@
+"""Programs that run in the target: their native code, and their variables in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final
+
+from dprobed.engine.inline.compiling import compiled
+from dprobed.engine.inline.records import room_of
+from dprobed.engine.inline.shared import SharedVariables
+from dprobed.program.exec import ir
+from dprobed.program.exec.interface import Context, KeyedMap, Outcome
+from dprobed.program.exec.lower import lower
+from dprobed.program.exec.lowering import Unit
+from dprobed.program.exec.native.abi import Blob, Needs
+from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, shared_maps
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
+from dprobed.program.exits import DEBUGGER, DUMP, DUMP_ONCE
+from dprobed.program.maps import MapDefinition, MapRoom
+from dprobed.program.model import ProbeDefinition, Program
+from dprobed.program.registers import USER_REGS
+
+#: What a program may ask for that only the tracer knows.
+_NOT_TOLD: Final = {
+    Needs.FXSAVE: "it uses floating point registers",
+    Needs.KEPT: "it keeps words from a function's entry to its return",
+    Needs.FLAGS: "it suspends or resumes threads, which the tracer does",
+}
+_STOPPING: Final = {
+    DUMP: "it ends by `exit dump`, at which the tracer stops the target",
+    DUMP_ONCE: "it ends by `exit dump once`, at which the tracer stops the target",
+    DEBUGGER: "it ends by `exit debugger`, at which the tracer stops the thread",
+}
+#: Registers that mean something only to the kernel.
+_ALTERED: Final = {
+    USER_REGS.index(name)
+    for name in (
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
+    )
+}  # fmt: skip
+_READ: Final = _ALTERED | {USER_REGS.index(name) for name in ("rip", "rsp", "eflags")}
+#: Bytes of the thread's own stack that are used for a program, at most.
+_STACK: Final = 1 << 13
+
+
+def _private(definitions: Sequence[MapDefinition]) -> list[SharedMap]:
+    """Maps that nobody shares."""
+    if not definitions:
+        return []
+    view = memoryview(bytearray(bytes_of(definitions)))
+    begin(view, definitions)
+    return shared_maps(view, definitions)
+
+
+@lru_cache(maxsize=1024)
+def _exits(unit: Unit) -> frozenset[int]:
+    ends = (block.end for block in lower(unit).blocks)
+    found = {end.exit for end in ends if isinstance(end, ir.End)}
+    return frozenset(found)
+
+
+def _served(probe: ProbeDefinition, unit: Unit) -> str:
+    """Why a part cannot be served, whatever its code is; empty: it may be."""
+    if probe.returns:
+        return "it is at the return of a function"
+    if unit.header.gvars:
+        return "it has global variables, which other engines' programs have, too"
+    if probe.is_static:
+        return "it is at a static probe"
+    return next((why for exit_, why in _STOPPING.items() if exit_ in _exits(unit)), "")
+
+
+def _unserved(blob: Blob, program: Program) -> str:
+    """Why code cannot be served; empty: it can."""
+    for need, why in _NOT_TOLD.items():
+        if blob.needs & need:
+            return why
+    for index, name in enumerate(USER_REGS):
+        if blob.writes >> index & 1 and index not in _ALTERED:
+            return f"it alters {name}"
+        if blob.reads >> index & 1 and index not in _READ:
+            return f"it reads {name}"
+    if room_of(blob) + blob.stack_bytes > _STACK:
+        return f"it needs {room_of(blob) + blob.stack_bytes} bytes of the thread's stack"
+    return ""
+
+
+class InlineExecutor:
+    """``Executor`` of a program all of whose code probes are served in the target.
+
+    What it has besides is that of the executor that it is made of.
+    """
+
+    def __init__(self, python: PythonExecutor) -> None:
+        self._python: Final = python
+        self.locals: Final = SharedVariables(len(python.locals))
+        definitions = python.program.header.map
+        self._maps = _private(definitions)
+        #: What is added to the code offsets of each probe.
+        self.bases: Final[dict[int, int]] = {}
+        #: How each probe's program may end.
+        self.exits: Final[dict[int, frozenset[int]]] = {}
+        self._codes: Final[dict[int, Blob | str]] = {}
+
+    @property
+    def program(self) -> Program:
+        """See Executor."""
+        return self._python.program
+
+    @property
+    def maps(self) -> Sequence[KeyedMap]:
+        """See Executor."""
+        return self._maps
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes that its maps take in shared memory; 0: it has none."""
+        definitions = self.program.header.map
+        return bytes_of(definitions) if definitions else 0
+
+    def bind_maps(self, view: memoryview) -> None:
+        """From now on its maps are in these bytes, with what is in them."""
+        used = int.from_bytes(view[:8], "little")  # when it was there before
+        view[:used] = bytes(used)
+        begin(view, self.program.header.map)
+        self._take_maps(shared_maps(view, self.program.header.map))
+
+    def keep(self) -> None:
+        """The memory that is shared goes: keep what is there."""
+        self.locals.keep()
+        self._take_maps(_private(self.program.header.map))
+
+    def _take_maps(self, maps: list[SharedMap]) -> None:
+        for new, old in zip(maps, self._maps, strict=True):
+            new.load(old.contents())
+        self._maps = maps
+
+    @property
+    def symbols(self) -> list[int]:
+        """See Executor."""
+        return self._python.symbols
+
+    def entry(self, index: int) -> Callable[[Context], Outcome]:
+        """See Executor."""
+        return self._python.entry(index)
+
+    def entry_part(self, index: int) -> Callable[[Context], Outcome] | None:
+        """See Executor."""
+        return self._python.entry_part(index)
+
+    def native(self, probe: ProbeDefinition) -> Blob | str:
+        """The code of a probe, or why there is none that can run in the target."""
+        found = self._codes.get(probe.index)
+        if found is None:
+            part = self._python.part(probe)
+            found = _served(probe, part.unit)
+            if not found:
+                found = compiled(part.unit)
+                self.exits[probe.index] = _exits(part.unit)
+                self.bases[probe.index] = part.base
+            if isinstance(found, Blob):
+                found = _unserved(found, self.program) or found
+            self._codes[probe.index] = found
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes of all code that was made."""
+        return sum(len(each.code) for each in self._codes.values() if isinstance(each, Blob))
+
+    def copy(self, globals_: ListVariables, room: MapRoom | None = None) -> InlineExecutor:
+        """See Executor."""
+        other = InlineExecutor(self._python.copy(globals_, room))
+        other.locals.write(0, self.locals.read())
+        other._codes.update(self._codes)
+        other.bases.update(self.bases)
+        other.exits.update(self.exits)
+        return other

@@ -1,0 +1,82 @@
+"""Which probes the inline engine can serve where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dprobed.arch.x86_64 import features
+from dprobed.arch.x86_64.jump import JUMP_SIZE
+from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
+from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.placing import Placer
+from dprobed.engine.probe import Probe
+from dprobed.proc import procfs
+from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
+from dprobed.tracee.ptrace import Gone
+
+
+def why_not(
+    probe: Probe, address: int, placer: Placer, is_displaced: Callable[[int, int], bool]
+) -> str:
+    """Why no jump to a probe's program can be at an address; empty: one can."""
+    native = probe.native
+    if not isinstance(native, InlineExecutor):
+        return "its program was not inserted for it"
+    if probe.definition.returns:
+        return "it is at the return of a function"
+    code = native.native(probe.definition)
+    if isinstance(code, str):
+        return code
+    if code.needs & (SYSTEM_CALLS | Needs.TID) and _is_filtered(placer):
+        return "it makes system calls, and the target has a seccomp filter"
+    if code.needs & (Needs.UID | Needs.GID) and _is_elsewhere(placer):
+        return "it asks for the user, and the target is in another user namespace"
+    text = placer.text(address, LONGEST)
+    try:
+        length = instruction_length(text, address)
+    except RelocationError as error:
+        return error.reason
+    if reason := unserved(text, address):
+        return reason
+    if calls(text, address) and _has_shadow_stack(placer):
+        return "it is a call, and the target has a hardware shadow stack"
+    try:
+        if reason := placer.why_unfit(address):
+            return reason
+    except (SpaceError, Gone) as error:
+        return str(error)
+    if is_displaced(address, max(length, JUMP_SIZE)):
+        return "another engine has a breakpoint there"
+    owner = placer.space.owner_of(address, max(length, JUMP_SIZE))
+    if owner not in (None, address):
+        return f"the jump at {owner:#x} needs the bytes there as they are"
+    return ""
+
+
+def _is_filtered(placer: Placer) -> bool:
+    found = procfs.status(placer.space.tgid)
+    return found is None or found.seccomp != 0
+
+
+def _is_elsewhere(placer: Placer) -> bool:
+    try:
+        theirs = Path(f"/proc/{placer.space.tgid}/ns/user").stat()
+        ours = Path("/proc/self/ns/user").stat()
+    except OSError:
+        return True
+    return theirs.st_ino != ours.st_ino
+
+
+def _has_shadow_stack(placer: Placer) -> bool:
+    found = procfs.status(placer.space.tgid)
+    return found is not None and found.shadow_stack
+
+
+def why_no_records() -> str:
+    """Why no records can be made in a target; empty: they can."""
+    if not features.HAS_FS_BASE:
+        return "records need an instruction of newer processors and kernels (rdfsbase)"
+    return ""

@@ -1,0 +1,268 @@
+"""Puts native programs into an address space: their code, their data, and trampolines to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from dprobed.arch.x86_64.jump import FAR_JUMP, JUMP_SIZE, far_jump, jump
+from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.relocation import RelocationError, displace
+from dprobed.arch.x86_64.trampoline import (
+    ARGUMENTS,
+    CONTROL_SIZE,
+    Clock,
+    HitLayout,
+    ProgramRun,
+    RecordShape,
+    TrampolineFrame,
+    flags_are_live,
+    mentioned,
+    trampoline,
+)
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.code import CodeArea
+from dprobed.engine.inline.counters import ProbeCounter
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.puns import FreePages
+from dprobed.engine.inline.records import log_room, raw_room
+from dprobed.engine.inline.room import BuiltTrampoline, InlineRoom
+from dprobed.engine.inline.shared import LINE
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
+from dprobed.engine.probe import Probe
+from dprobed.engine.remote_calls import mappings
+from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
+from dprobed.program.exec.native.abi import Hit as Words
+from dprobed.program.exits import ABORT, REM
+from dprobed.program.registers import USER_REGS
+
+_HIT: Final = HitLayout(
+    tid=Words.TID,
+    pid=Words.PID,
+    cpu=Words.CPU,
+    time=Words.TIME,
+    scratch=Words.SCRATCH,
+    log=Words.LOG,
+    log_size=Words.LOG_SIZE,
+    raw=Words.RAW,
+    raw_count=Words.RAW_COUNT,
+    major=Words.MAJOR,
+    minor=Words.MINOR,
+    exception=Words.EXCEPTION,
+    size=HIT_BYTES,
+)
+#: Bytes of code that is looked at behind the probed instruction.
+_BEHIND: Final = 64
+#: Bytes that a punned jump takes at most, prefixes and all.
+_PUNNED: Final = 9
+#: No trampoline with one program is longer; each further one takes so much more at most.
+_LONGEST: Final = 512
+_LONGEST_RUN: Final = 640
+#: More than a program can name.
+_MOST_FACILITIES: Final = 512
+
+
+def makes_records(executor: InlineExecutor, probe: Probe) -> bool:
+    """Whether a probe's program makes records: it may end otherwise than by `abort`."""
+    blob = executor.native(probe.definition)
+    raises = isinstance(blob, Blob) and bool(blob.needs & Needs.EXCEPTION)
+    return raises or executor.exits[probe.index] != {ABORT}
+
+
+def _pages_of(target: int) -> set[int]:
+    return {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}
+
+
+def _mask(bits: int) -> frozenset[int]:
+    return frozenset(index for index in range(len(USER_REGS)) if bits >> index & 1)
+
+
+class Placer(InlineRoom):
+    """Puts programs and trampolines into the memory of one address space."""
+
+    # --- what trampolines lead to ---
+
+    def _control(self, probe: Probe) -> ProbeCounter:
+        found = self.counters.get(probe)
+        if found is None:
+            found = self.counters[probe] = ProbeCounter(*self.allocate(CONTROL_SIZE))
+            found.begin(probe.hits, probe.pass_count, probe.last)
+        return found
+
+    def end(self, probe: Probe) -> None:
+        """Its program does not run any more."""
+        if probe in self.counters:
+            self.counters[probe].end()
+
+    def resume(self, site: JumpSite) -> None:
+        """The programs of a site run, also those that did not for a while."""
+        for each in site.attachments:
+            self.counters[each.probe].resume()
+
+    def _data_of(self, executor: InlineExecutor) -> int:
+        found = self.data.get(executor)
+        if found is None:
+            count = len(executor.locals)
+            names = len(executor.symbols)
+            address, words = self.allocate(Data.LOCALS + 8 * (count + names))
+            executor.locals.bind(words[Data.LOCALS // 8 :][:count])
+            for index, value in enumerate(executor.symbols, Data.LOCALS // 8 + count):
+                words[index] = value
+            if executor in self.maps:
+                words[Data.MAPS // 8] = self.maps[executor].address
+                executor.bind_maps(self.maps[executor].view)
+            words[Data.GONE // 8] = self.allocate(_MOST_FACILITIES)[0]
+            found = self.data[executor] = address
+        return found
+
+    def _function(self, blob: Blob, area: CodeArea) -> int:
+        known = blob.code, area
+        if known not in self.functions:
+            at = area.take(len(blob.code))
+            if at is None:
+                raise SpaceError("no room for code is left")
+            self.sites.pages.put(at, blob.code)
+            self.functions[known] = at
+        return self.functions[known]
+
+    def _clock(self) -> Clock:
+        if not self.clock_at:
+            self.clock_at, words = self.allocate(LINE)
+            assert self.clock is not None
+            words[0], words[1] = self.clock.latest
+            words[2] = round(self.clock.rate * (1 << 32))
+        return Clock(self.clock_at)
+
+    def _place(self, executor: InlineExecutor, index: int) -> int:
+        """Where a program's ``struct place`` is."""
+        known = executor, index
+        if known not in self.constants:
+            self.constants[known], words = self.allocate(LINE)
+            words[Place.CODE_BASE // 8] = executor.bases[index]
+        return self.constants[known]
+
+    def _run(self, attachment: JumpAttachment, area: CodeArea) -> ProgramRun:
+        probe = attachment.probe
+        native = probe.native
+        assert isinstance(native, InlineExecutor)
+        blob = native.native(probe.definition)
+        assert isinstance(blob, Blob)
+        needs = Needs(blob.needs)
+        exits = native.exits[probe.index]
+        record = None
+        if makes_records(native, probe):
+            assert self.rings is not None
+            record = RecordShape(
+                self.rings.layout,
+                self.places.number(attachment),
+                raw_room(blob),
+                log_room(blob),
+                native.program.header.major,
+                probe.definition.minor,
+                Needs.NUMBERS in needs,
+                Needs.EXCEPTION in needs,
+            )
+        return ProgramRun(
+            code=self._function(blob, area),
+            data=self._data_of(native),
+            place=self._place(native, probe.index),
+            control=self._control(probe).address,
+            reads=_mask(blob.reads),
+            writes=_mask(blob.writes),
+            clobbers=_mask(blob.clobbers),
+            arguments=mentioned(blob.code) & ARGUMENTS,
+            counted=bool(probe.pass_count or probe.last < 1 << 63),
+            ends=REM in exits,
+            scratch=blob.scratch_bytes > 0,
+            record=record,
+            pid=self.space.tgid if Needs.PID in needs else 0,
+            tid=Needs.TID in needs,
+            cpu=Needs.CPU in needs,
+            clock=self._clock() if Needs.TIME in needs else None,
+        )
+
+    # --- trampolines ---
+
+    def build(self, site: JumpSite, attachments: list[JumpAttachment]) -> JumpTrampoline:
+        """A trampoline for the probes of a site; raises SpaceError.
+
+        One that was made for the same before is taken again: a throttled probe comes and goes.
+        """
+        known = site.address, tuple(each.probe for each in attachments)
+        built = self.built.get(known)
+        if built is not None and built.original == site.original:
+            for number, attachment in zip(built.numbers, attachments, strict=True):
+                if number is not None:
+                    self.places[number] = attachment
+            return built.trampoline
+        area = self.sites.pages.near(site.address)
+        if area is None:
+            raise SpaceError(f"no memory for code within 2 GiB of {site.address:#x}")
+        runs = [self._run(each, area) for each in attachments]
+        numbers = tuple(None if run.record is None else run.record.site for run in runs)
+        frame = TrampolineFrame(_HIT, max(each.room for each in attachments))
+        made = self._make(site, area, runs, frame)
+        self.built[known] = BuiltTrampoline(site.original, made, numbers)
+        return made
+
+    def _make(
+        self, site: JumpSite, area: CodeArea, runs: list[ProgramRun], frame: TrampolineFrame
+    ) -> JumpTrampoline:
+        start = area.take(_LONGEST + _LONGEST_RUN * len(runs))
+        if start is None:
+            raise SpaceError("no room for code is left")
+        flags = flags_are_live(self.text(site.address, _BEHIND), site.address)
+        code = trampoline(start, site.address, runs, frame, flags=flags)
+        slot = start + len(code)
+        try:
+            displaced = displace(site.original, site.address, slot)
+        except RelocationError as error:
+            area.give_back(start)
+            raise SpaceError(
+                f"the instruction at {site.address:#x} cannot be probed: {error}"
+            ) from None
+        code += displaced.code
+        area.give_back(start + len(code))
+        self.sites.pages.put(start, code)
+        made = JumpTrampoline(start, slot, start + len(code), displaced)
+        self.sites.trampolines[start] = site, made
+        return made
+
+    def jump_to(self, site: JumpSite, made: JumpTrampoline) -> bytes:
+        """The jump of a site, to a trampoline; raises SpaceError."""
+        if site.pun is None:
+            return jump(site.address, made.start)
+        self.sites.pages.put(site.pun.target, far_jump(site.pun.target, made.start))
+        return site.pun.text
+
+    def pun(self, sites: Iterable[JumpSite]) -> None:
+        """Find where the jumps of these may lead, whose instructions are shorter than one, and have
+        that mapped. Raises SpaceError and Gone."""
+        short = []
+        for site in sites:
+            if len(site.original) < JUMP_SIZE and site.pun is None:
+                site.pun = self.puns.get((site.address, self.text(site.address, _PUNNED)))
+                if site.pun is None:
+                    short.append(site)
+        if not short:
+            return
+        stubs = self.sites.pages.stubs
+        with self.group.borrower.borrowed(self.space.tgid) as thread:
+            free = FreePages(mappings(thread.tid))
+            before = set(stubs.pages)
+            for site in short:
+                code = self.text(site.address, _PUNNED)
+                site.pun = stubs.find(code, site.address, len(site.original), free)
+            new = sorted(stubs.pages.keys() - before)
+            failed = self.sites.pages.map_stubs(self.group, thread, new)
+        for site in short:
+            if site.pun is not None and _pages_of(site.pun.target) & failed:
+                site.pun = None
+            elif site.pun is not None:
+                self.puns[site.address, self.text(site.address, _PUNNED)] = site.pun
+
+    def text(self, address: int, length: int) -> bytes:
+        """The original code there, as far as our own changes go."""
+        data = bytearray(self.space.memory.peek(address, length))
+        self.sites.original(address, data)
+        return bytes(data)

@@ -1,0 +1,149 @@
+"""Records of the target's rings, made records as every engine gives them."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from dprobed.arch.x86_64.registers import FS_BASE
+from dprobed.arch.x86_64.time_stamp import TimeStamps
+from dprobed.engine.inline.rings import RingRecord
+from dprobed.engine.interface import RecordSink
+from dprobed.engine.probe import Attachment
+from dprobed.proc import procfs
+from dprobed.proc.names import NAMES
+from dprobed.program.exec.native.abi import Blob
+from dprobed.program.exits import EXCEPTION
+from dprobed.tracee.ptrace import Registers
+from dprobed.tracee.thread import Thread
+from dprobed.wire.protocol import RawRecord
+
+#: How long a thread's user id, once read, is taken for true.
+_IDENTITY_NS: Final = 100_000_000
+
+
+def log_room(blob: Blob) -> int:
+    """Bytes for a log, in words."""
+    return -(-blob.log_bytes // 8) * 8
+
+
+def raw_room(blob: Blob) -> int:
+    """Bytes for what says where words without prefix lie in a log, in words."""
+    return -(-4 * blob.raw_pairs // 8) * 8
+
+
+def room_of(blob: Blob) -> int:
+    """Bytes that a program needs besides its ``struct hit``."""
+    return log_room(blob) + raw_room(blob) + blob.scratch_bytes
+
+
+class ThreadPointers:
+    """Which thread has its local variables where (the base of fs), as their first stops show.
+
+    One whose place nobody knows is the process's first: it sets that up itself.
+    """
+
+    def __init__(self, tgid: int, registers: Registers) -> None:
+        self._tgid: Final = tgid
+        self._registers: Final = registers
+        #: The latest last: a child in ``vfork`` has its parent's.
+        self._tids: Final[dict[int, list[int]]] = {}
+
+    def note(self, thread: Thread) -> None:
+        """A thread is stopped; raises Gone."""
+        pointer = self._registers.load(thread.tid)[FS_BASE]
+        tids = self._tids.setdefault(pointer, [])
+        if pointer and thread.tid not in tids:
+            tids.append(thread.tid)
+
+    def forget(self, tid: int) -> None:
+        """A thread has ended."""
+        for pointer, tids in list(self._tids.items()):
+            if tid in tids:
+                tids.remove(tid)
+                if not tids:
+                    del self._tids[pointer]
+
+    def tid(self, pointer: int) -> int:
+        """The thread that has its variables there."""
+        tids = self._tids.get(pointer)
+        return tids[-1] if tids else self._tgid
+
+
+class RecordPlaces:
+    """The places whose numbers records have."""
+
+    def __init__(self) -> None:
+        self._places: Final[list[Attachment]] = []
+
+    def number(self, attachment: Attachment) -> int:
+        """A number for a place."""
+        self._places.append(attachment)
+        return len(self._places) - 1
+
+    def __setitem__(self, number: int, attachment: Attachment) -> None:
+        self._places[number] = attachment
+
+    def __getitem__(self, number: int) -> Attachment:
+        return self._places[number]
+
+    def copy(self, twins: dict[Attachment, Attachment]) -> RecordPlaces:
+        """The same numbers in a copy of the address space."""
+        other = RecordPlaces()
+        other._places.extend(twins.get(each, each) for each in self._places)
+        return other
+
+
+class RecordReader:
+    """Makes records of what is found in rings."""
+
+    def __init__(self, pid: int, sink: RecordSink, pointers: ThreadPointers) -> None:
+        self._pid: Final = pid
+        self._sink: Final = sink
+        self._pointers: Final = pointers
+        self._uids: Final[dict[int, tuple[int, int]]] = {}
+        #: The names of threads, for when they have ended.
+        self._names: Final[dict[int, bytes]] = {}
+
+    def take(self, records: Iterable[RingRecord], places: RecordPlaces, clock: TimeStamps) -> None:
+        """Pass these on."""
+        for each in records:
+            attachment = places[each.site]
+            probe = attachment.probe
+            tid = self._pointers.tid(each.thread)
+            room = -(-each.raw_count // 2) * 8
+            self._sink.add(probe, RawRecord(
+                probe.program, probe.index, attachment.number, self._pid, tid, self._name(tid),
+                self._uid(tid), each.cpu, clock.nanoseconds(each.tsc), each.hit, each.exit,
+                each.major, each.minor,
+                each.body[room : room + each.log_size],
+                struct.unpack_from(f"<{2 * each.raw_count}H", each.body),
+                each.exception if each.exit == EXCEPTION else None,
+            ))  # fmt: skip
+
+    def _name(self, tid: int) -> bytes:
+        name = NAMES.of(tid) or self._names.get(tid, b"")
+        self._names[tid] = name
+        return name
+
+    def note(self, thread: Thread) -> None:
+        """A thread is stopped, and may come by; raises Gone."""
+        self._pointers.note(thread)
+        self._name(thread.tid)
+
+    def forget(self, tid: int) -> None:
+        """A thread has ended."""
+        self._pointers.forget(tid)
+        self._names.pop(tid, None)
+
+    def _uid(self, tid: int) -> int:
+        now = time.monotonic_ns()
+        uid, until = self._uids.get(tid, (0, 0))
+        if now > until:
+            found = procfs.real_ids(tid)
+            if found is not None:
+                uid = found[0]
+            self._uids[tid] = uid, now + _IDENTITY_NS
+        return uid

@@ -1,0 +1,185 @@
+"""The patched places of one address space: a jump in place of an instruction.
+
+Rules:
+
+* Only the bytes of the probed instruction itself are changed, while all threads are stopped; none
+  of them can be in the middle of it.
+* What was there is noted before it is changed, and a change is only undone where it is found as we
+  made it.
+* What a jump leads to stays: a thread may be there, now or when its signal handler returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from dprobed.arch.x86_64.placeable import LONGEST
+from dprobed.arch.x86_64.relocation import Displaced, Position
+from dprobed.change_journal import Change, Kind
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.inline.code import CodePages
+from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.puns import Pun
+from dprobed.engine.inline.records import room_of
+from dprobed.engine.probe import Attachment, Located, Probe
+from dprobed.engine.remote_calls import note
+
+
+class JumpAttachment(Attachment):
+    """A place of a probe at a jump site."""
+
+    __slots__ = ("room", "site")
+
+    def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
+        super().__init__(probe, "inline", location)
+        self.site: Final = site
+        #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
+        self.room = 0
+        if isinstance(native := probe.native, InlineExecutor):
+            blob = native.native(probe.definition)
+            self.room = 0 if isinstance(blob, str) else room_of(blob)
+
+
+class JumpTrampoline(msgspec.Struct, frozen=True):
+    """What the jump of a site leads to: code at ``start``, with the displaced instruction at
+    ``slot``."""
+
+    start: int
+    slot: int
+    end: int
+    displaced: Displaced
+
+    def position(self, address: int) -> Position | None:
+        """The original place that is equivalent to one in here; None: a program runs, or what is
+        before and behind it."""
+        found = None
+        for at, position in self.displaced.positions:
+            if self.slot + at <= address:
+                found = position
+        return found
+
+
+class JumpSite:
+    """One patched place."""
+
+    __slots__ = ("address", "attachments", "gone", "jump", "original", "pun", "trampoline")
+
+    def __init__(self, address: int, original: bytes) -> None:
+        self.address: Final = address
+        #: The instruction that was there.
+        self.original: Final = original
+        self.attachments: list[JumpAttachment] = []
+        #: What is there instead; empty: it is not armed.
+        self.jump = b""
+        #: Where it leads to.
+        self.trampoline: JumpTrampoline | None = None
+        #: Its module was unmapped.
+        self.gone = False
+        #: How its jump is written where the instruction is shorter than one.
+        self.pun: Pun | None = None
+
+    @property
+    def end(self) -> int:
+        """Behind its last byte."""
+        return self.address + len(self.original)
+
+    @property
+    def owned(self) -> int:
+        """Behind the last byte that has to stay as it is."""
+        return self.end + (self.pun.tail if self.pun is not None else 0)
+
+    def change(self) -> bytes:
+        """What is noted of it, for its undo."""
+        return bytes((len(self.original),)) + self.original + self.jump
+
+
+class JumpSites:
+    """The patched places of one address space."""
+
+    def __init__(self, space: AddressSpace) -> None:
+        self.space: Final = space
+        self.pages: Final = CodePages(space)
+        self.by_address: Final[dict[int, JumpSite]] = {}
+        #: All trampolines that were made, by where they begin.
+        self.trampolines: Final[dict[int, tuple[JumpSite, JumpTrampoline]]] = {}
+
+    def is_present(self, site: JumpSite) -> bool:
+        """Whether its jump is in memory."""
+        found = self.space.memory.peek(site.address, len(site.original))
+        return bool(site.jump) and found == site.jump + site.original[len(site.jump) :]
+
+    def arm(self, site: JumpSite, jump: bytes, trampoline: JumpTrampoline) -> bool:
+        """Write a jump, in place of the instruction or of a former jump; false: something else is
+        there. Raises SpaceError when its undo cannot be noted."""
+        if site.jump:
+            if not self.is_present(site):
+                return False
+        elif self.space.memory.peek(site.address, len(site.original)) != site.original:
+            return False
+        before = site.jump
+        self.space.changes.forget(Kind.JUMP, site.address)
+        site.jump = jump
+        note(self.space.changes, Kind.JUMP, site.address, site.change())
+        if not self.space.memory.poke(site.address, jump):
+            site.jump = before
+            return False
+        site.trampoline = trampoline
+        self.space.owned[site.address] = site.owned
+        return True
+
+    def disarm(self, site: JumpSite) -> None:
+        """Put the instruction back, where our jump is there."""
+        if not site.gone and self.is_present(site):
+            self.space.memory.poke(site.address, site.original)
+        site.jump = b""
+        self.space.owned.pop(site.address, None)
+        self.space.changes.forget(Kind.JUMP, site.address)
+        self.by_address.pop(site.address, None)
+
+    def adopt(self, change: Change) -> None:
+        """Take over a jump that another tracer left."""
+        length = change.data[0] if change.data else 0
+        original, jump = change.data[1 : 1 + length], change.data[1 + length :]
+        site = JumpSite(change.address, original)
+        site.jump = jump
+        self.by_address[site.address] = site
+
+    def original(self, address: int, data: bytearray) -> None:
+        """See Engine."""
+        for site in self._near(address, len(data)):
+            if site.jump and not site.gone:
+                for at, byte in enumerate(site.original, site.address - address):
+                    if 0 <= at < len(data):
+                        data[at] = byte
+
+    def _near(self, address: int, length: int) -> Iterable[JumpSite]:
+        """Those of which something may be in a range."""
+        if length > len(self.by_address):
+            return self.by_address.values()
+        found = (self.by_address.get(at) for at in range(address - LONGEST, address + length))
+        return [site for site in found if site is not None]
+
+    def trampoline_at(self, address: int) -> tuple[JumpSite, JumpTrampoline] | None:
+        """The trampoline that an address is in."""
+        if not self.pages.hold(address):
+            return None
+        return next(
+            (
+                found
+                for found in self.trampolines.values()
+                if found[1].start <= address < found[1].end
+            ),
+            None,
+        )
+
+    def lost(self, sites: Iterable[JumpSite]) -> list[JumpSite]:
+        """Those of these that the target wrote over."""
+        peek = self.space.memory.peek
+        return [
+            site
+            for site in sites
+            if site.jump and not site.gone and not self.is_present(site) and peek(site.address, 1)
+        ]

@@ -1,0 +1,1 @@
+"""The script language: bpftrace's, compiled to programs of ours."""

@@ -1,0 +1,258 @@
+"""Code on maps: keys, reading, setting, counting.
+
+All that the items of a key need is pushed first, the last item's first: what is evaluated may use a
+map itself, and one key is open at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dprobed.program.bt import bundle, kinds, tree
+from dprobed.program.bt.code_log import log_action
+from dprobed.program.bt.code_texts import emit_str
+from dprobed.program.bt.facts import kind_of
+from dprobed.program.bt.kinds import (
+    Form,
+    Kind,
+    Short,
+    Stack,
+    String,
+    Tuple,
+    value_of,
+)
+from dprobed.program.bt.protocols import Coding
+from dprobed.program.bt.state import MapState
+from dprobed.program.maps import STRING_BYTES
+
+#: Kinds of the items of a part of a map.
+_WORD, _CONSTANT, _TEXT, _NAME, _STACK = "word", "constant", "text", "name", "stack"
+
+
+def part_of(code: Coding, known: MapState, keys: list[Any] | None) -> str:
+    """The map of the program that has keys like these."""
+    form: list[str] = []
+    for each in keys or ():
+        _item_form(kind_of(each), form)
+    key = tuple(form)
+    if key not in known.parts:
+        base = known.name[1:]
+        base = "_" + base if not base.strip("_") else base
+        known.parts[key] = base if not known.parts else f"{base}__{len(known.parts)}"
+    return known.parts[key]
+
+
+def _item_form(kind: Kind, form: list[str]) -> None:
+    if isinstance(kind, Tuple):
+        for each in kind.items:
+            _item_form(each, form)
+    elif isinstance(kind, String):
+        form.append(_CONSTANT if kind.form is Form.CONSTANT else _TEXT)
+    elif isinstance(kind, Short):
+        form.append(_NAME)
+    elif isinstance(kind, Stack):
+        form.append(_STACK)
+    else:
+        form.append(_WORD)
+
+
+def open_key(code: Coding, known: MapState, keys: list[Any] | None) -> str:
+    """Gather a key; the name of the map whose it is."""
+    part = part_of(code, known, keys)
+    given = list(keys or ())
+    texts = sum(_texts(kind_of(each)) for each in given)
+    most = STRING_BYTES // max(texts, 1)
+    for each in reversed(given):
+        _push_item(code, each, most)
+    for run in _runs([kind_of(each) for each in given]):
+        _add_items(code, run)
+    return part
+
+
+def _texts(kind: Kind) -> int:
+    """How many items of a key share the room of texts."""
+    if isinstance(kind, Tuple):
+        return sum(map(_texts, kind.items))
+    if isinstance(kind, String):
+        return int(kind.form is not Form.CONSTANT)
+    return int(isinstance(kind, Stack))
+
+
+def _push_item(code: Coding, one: Any, most: int) -> None:
+    """Push what an item of a key needs."""
+    kind = kind_of(one)
+    if isinstance(kind, Short | Stack):
+        return
+    if (
+        isinstance(one, tree.Call)
+        and one.name == "str"
+        and isinstance(kind, String)
+        and (kind.form is Form.TARGET)
+    ):
+        code.span = one.span
+        code.to.at = one.span.place
+        emit_str(code, one, min(kind.most, most))
+        return
+    if isinstance(one, tree.TupleOf):
+        for each in reversed(one.items):
+            _push_item(code, each, most)
+        return
+    code.expression(one)
+    if isinstance(kind, String) and kind.form is Form.TARGET and kind.most > most:
+        code.to.add("xchg")
+        code.least(most)
+        code.to.add("xchg")
+    if isinstance(kind, String) and kind.form is Form.EITHER:
+        code.state.problems.add(
+            one.span, "a text that is either a constant or of the process is no key yet"
+        )
+    if isinstance(kind, Tuple) and any(isinstance(each, Short | Stack) for each in kind.items):
+        code.state.problems.add(one.span, "this tuple is no key yet", "write its items as the key")
+
+
+def _runs(given: list[Kind]) -> list[list[Kind]]:
+    """Items that one instruction adds."""
+    flat: list[Kind] = []
+
+    def flatten(kind: Kind) -> None:
+        if isinstance(kind, Tuple):
+            for each in kind.items:
+                flatten(each)
+        else:
+            flat.append(kind)
+
+    for each in given:
+        flatten(each)
+    runs: list[list[Kind]] = []
+    for kind in flat:
+        plain = not isinstance(kind, Short | Stack) and not (
+            isinstance(kind, String) and kind.form is not Form.CONSTANT
+        )
+        if plain and runs and runs[-1] and _plain(runs[-1][-1]):
+            runs[-1].append(kind)
+        else:
+            runs.append([kind])
+    return runs
+
+
+def _plain(kind: Kind) -> bool:
+    return not isinstance(kind, Short | Stack) and not (
+        isinstance(kind, String) and kind.form is not Form.CONSTANT
+    )
+
+
+def _add_items(code: Coding, run: list[Kind]) -> None:
+    to, first = code.to, run[0]
+    if isinstance(first, Short):
+        to.add("key comm")
+    elif isinstance(first, Stack):
+        if first.depth >= 127:
+            to.add("key ustack")
+        else:
+            to.add("key ustack,depth", first.depth)
+    elif _plain(first):
+        to.add("key count", len(run))
+    else:
+        to.add("key str")
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_map(code: Coding, one: tree.MapValue) -> None:
+    """Push what a map has at a key."""
+    known: MapState = one.type
+    if known.is_value:
+        part = open_key(code, known, one.keys)
+        code.to.add("mget map", part)
+        return
+    code.fetched(one)
+
+
+def has_key(code: Coding, one: tree.MapValue) -> None:
+    """1 if a key is in a map, else 0."""
+    known: MapState = one.type
+    if known.is_value:
+        part = open_key(code, known, one.keys)
+        code.to.add("mhas map", part)
+        return
+    code.fetched(one, has=True)
+
+
+def delete_key(code: Coding, one: tree.MapValue) -> None:
+    """Forget a key; 1 if it was there, else 0."""
+    known: MapState = one.type
+    if not known.is_value:
+        keys = one.keys or []
+        values = tuple(value_of(code.types, kind_of(each)) for each in keys)
+        if keys:
+            log_action(code, bundle.Delete(known.number, values), keys)
+        else:
+            log_action(code, bundle.Clear(known.number), [])
+        code.to.push(1)
+        return
+    part = open_key(code, known, one.keys)
+    code.to.add("mhas map", part)
+    part = open_key(code, known, one.keys)
+    code.to.add("mdel map", part)
+
+
+def measure(code: Coding, one: tree.MapValue) -> None:
+    """How many keys a map has (in a block)."""
+    code.measured(one)
+
+
+# -- setting --------------------------------------------------------------------------------------
+
+
+def set_map(code: Coding, one: tree.Assign) -> None:
+    """``@x[k] = v``, ``@x[k] += v``"""
+    target, known = one.target, one.target.type
+    to = code.to
+    if isinstance(one.value, tree.Call) and one.operator == "=" and not known.is_value:
+        _aggregate(code, known, target, one.value)
+        return
+    if one.operator == "=":
+        code.as_kind(one.value, known.value_kind)
+    else:
+        operator = one.operator[:-1]
+        read_map(code, target)
+        left, right = known.value_kind, kind_of(one.value)
+        code.expression(one.value)
+        code.scaled(operator, left, right)
+        code.operate(operator, left, right)
+    part = open_key(code, known, target.keys)
+    to.add("mset map", part)
+
+
+def _aggregate(code: Coding, known: MapState, target: tree.MapValue, call: tree.Call) -> None:
+    to = code.to
+    if call.name == "count":
+        part = open_key(code, known, target.keys)
+        to.add("minc map", part)
+        return
+    code.expression(call.arguments[0])
+    part = open_key(code, known, target.keys)
+    to.add("madd map", part)
+
+
+def step_map(code: Coding, one: tree.Step, *, wanted: bool = True) -> None:
+    """``@x[k]++``, ``--@x[k]``; ``wanted``: its value is pushed."""
+    target, known = one.target, one.target.type
+    to = code.to
+    kind = known.value_kind
+    by = code.types.size(kind.to) if isinstance(kind, kinds.Pointer) else 1
+    if one.operator == "++" and not wanted and by == 1:
+        part = open_key(code, known, target.keys)
+        to.add("minc map", part)
+        return
+    part = open_key(code, known, target.keys)
+    to.add("mget map", part)
+    if wanted and not one.prefix:
+        to.add("dup count", 1)
+    to.push(by)
+    to.add("add" if one.operator == "++" else "sub")
+    if wanted and one.prefix:
+        to.add("dup count", 1)
+    part = open_key(code, known, target.keys)
+    to.add("mset map", part)

@@ -1,0 +1,405 @@
+"""Code that compares texts, letter by letter, and looks into them.
+
+A text in the target is read a byte at a time, up to the first difference: reading more at once
+could go beyond the end of what is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dprobed.program.bt import tree
+from dprobed.program.bt.facts import kind_of, parameter_text, positional_text
+from dprobed.program.bt.kinds import CONSTANT_MARK, Form, Kind, Short, String
+from dprobed.program.bt.protocols import Coding
+
+
+def constant_text(code: Coding, one: Any) -> str | None:
+    """The text that an expression is before the script runs; None: it is not known."""
+    if isinstance(one, tree.Text):
+        return one.value
+    if isinstance(one, tree.Positional):
+        return positional_text(code.state, one.number)
+    kind = kind_of(one)
+    if (
+        isinstance(kind, String)
+        and kind.form is Form.CONSTANT
+        and not isinstance(
+            one, tree.Variable | tree.MapValue | tree.Choice | tree.Field | tree.Index
+        )
+    ):
+        # What pushes it is one number.
+        mark, depth = len(code.to.ops), code.to.depth
+        code.expression(one)
+        if len(code.to.ops) == mark + 1 and code.to.ops[-1].key == "push word":
+            number = code.to.ops[-1].operand
+            del code.to.ops[mark:]
+            code.to.depth = depth
+            assert isinstance(number, int)
+            return code.state.strings[number]
+        del code.to.ops[mark:]
+        code.to.depth = depth
+    return None
+
+
+def emit_str(code: Coding, call: tree.Call, most: int) -> None:
+    """A text: most bytes, 0 where it cannot be read, and its address."""
+    to = code.to
+    text = parameter_text(code.state, call.arguments[0])
+    if text is not None:
+        to.push(code.state.string(text))
+        return
+    kind = kind_of(call.arguments[0])
+    code.expression(call.arguments[0])
+    if isinstance(kind, String | Short):
+        return
+    to.add("dup count", 1)
+    to.add("vfy r")
+    to.push(1)
+    to.add("xor")
+    number = code.inference.constant(call.arguments[1]) if len(call.arguments) > 1 else 0
+    if number is None:
+        # The shorter of what is asked for, less its NUL, and the most.
+        code.expression(call.arguments[1])
+        to.push(1)
+        to.add("sub")
+        code.least(most)
+    else:
+        to.push(most)
+    to.add("mul")
+    to.add("xchg")
+
+
+def compare_texts(code: Coding, one: tree.Binary) -> None:
+    """1 where two texts are equal (or are not), else 0."""
+    texts_differ(code, one.left, one.right, None)
+    if one.operator == "==":
+        code.is_zero()
+    else:
+        code.is_not_zero()
+
+
+def texts_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
+    """Not 0 where two texts differ; ``most``: in their first letters."""
+    one, other = constant_text(code, left), constant_text(code, right)
+    if one is not None and other is not None:
+        code.to.push(int(one.encode()[:most] != other.encode()[:most]))
+        return
+    if one is not None:
+        left, right, other = right, left, one
+    kind = kind_of(left)
+    if other is not None:
+        _with_constant(code, left, kind, other.encode(), most)
+    elif isinstance(kind, String) and kind.form is Form.CONSTANT == _form(kind_of(right)):
+        # Two constants, which one is not known: their numbers, as every text has one.
+        code.expression(left)
+        code.expression(right)
+        code.to.add("xor")
+    else:
+        _with_other(code, left, right, most)
+
+
+def _form(kind: Kind) -> Form | None:
+    return kind.form if isinstance(kind, String) else None
+
+
+def _with_constant(code: Coding, one: Any, kind: Kind, data: bytes, most: int | None) -> None:
+    to = code.to
+    data = data.split(b"\0")[0]
+    if isinstance(kind, Short):
+        code.expression(one)
+        _short_differs(code, data, most)
+        return
+    assert isinstance(kind, String)
+    code.expression(one)
+    if kind.form is Form.CONSTANT:
+        _number_differs(code, data, most)
+        return
+    if kind.form is Form.TARGET:
+        _target_differs(code, data, most)
+        return
+    # Either a constant's number or in the target.
+    target, done = to.label(), to.label()
+    to.pick(1)
+    to.push(CONSTANT_MARK)
+    to.add("xor")
+    to.add("jnz label", target)
+    to.drop()
+    _number_differs(code, data, most)
+    to.add("xchg")
+    to.drop()
+    to.add("jmp label", done)
+    to.place(target, to.depth + 2)
+    to.drop()
+    _target_differs(code, data, most)
+    to.place(done)
+
+
+def _number_differs(code: Coding, data: bytes, most: int | None) -> None:
+    """A constant's number against a text: only a text with this number is the same."""
+    same = [
+        number
+        for number, text in enumerate(code.state.strings)
+        if text.encode()[:most] == data[:most]
+    ] or [code.state.string(data.decode("utf-8", "replace"))]
+    to = code.to
+    to.push(same[0])
+    to.add("xor")
+    for number in same[1:]:
+        # Not 0 only if it is not that one either.
+        to.add("dup count", 1)
+        to.push(same[0] ^ number)
+        to.add("xor")
+        to.add("mul")
+
+
+def _short_differs(code: Coding, data: bytes, most: int | None) -> None:
+    """16 bytes against a text."""
+    to = code.to
+    padded = data[:15].ljust(16, b"\0")
+    masks = [(1 << 64) - 1] * 2
+    if most is not None and most <= len(data):
+        padded = data[:most].ljust(16, b"\0")
+        masks = [(1 << 8 * min(8, most)) - 1, (1 << 8 * max(0, most - 8)) - 1]
+    for half, mask in zip((padded[:8], padded[8:16]), masks, strict=True):
+        to.push(int.from_bytes(half, "little"))
+        to.add("xor")
+        if mask != (1 << 64) - 1:
+            to.push(mask)
+            to.add("and")
+        to.add("xchg")
+    to.add("or")
+    if len(data) > 15 and most is None:
+        to.drop()
+        to.push(1)
+
+
+def _target_differs(code: Coding, data: bytes, most: int | None) -> None:
+    """A text in the target (most bytes, address) against a constant: the difference of the first
+    letters that differ."""
+    to = code.to
+    wanted = data if most is None or most > len(data) else data[:most]
+    ends = most is None or most > len(data)
+    differ, done = to.label(), to.label()
+    # A text that cannot be read, or of no length, is empty.
+    empty = to.label()
+    to.pick(1)
+    to.add("jz label", empty)
+    to.drop()
+    depth = to.depth
+    for number, letter in enumerate([*wanted, *([0] if ends else [])]):
+        to.add("dup count", 1)
+        if number:
+            to.push(number)
+            to.add("add")
+        code.load(1)
+        if letter:
+            to.push(letter)
+            to.add("xor")
+        to.add("jnz label", differ)
+        to.drop()
+    to.push(0)
+    to.add("jmp label", differ)
+    to.place(empty, depth + 1)
+    to.drop()
+    to.push(int(bool(wanted)))
+    to.place(differ)
+    to.add("xchg")
+    to.drop()
+    to.add("xchg")
+    to.drop()
+    to.place(done)
+
+
+def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
+    """Two texts in the target, letter by letter."""
+    to = code.to
+    for each in (left, right):
+        kind = kind_of(each)
+        if not isinstance(kind, String) or kind.form is not Form.TARGET:
+            code.state.problems.add(
+                each.span,
+                "these two texts are not compared yet",
+                "compare a text of the process with another one or with a constant",
+            )
+            to.push(0)
+            return
+    code.expression(left)
+    to.add("xchg")
+    to.drop()
+    code.expression(right)
+    to.add("xchg")
+    to.drop()
+    to.push(code.state.max_string if most is None else most)
+    again, differ, same = to.label(), to.label(), to.label()
+    # The two addresses and how many letters are left.
+    to.place(again)
+    to.add("jz label", same)
+    to.pick(2)
+    code.load(1)
+    to.add("dup count", 1)
+    to.pick(3)
+    code.load(1)
+    to.add("xor")
+    to.add("jnz label", differ)
+    to.drop()
+    # The same letter: the end of both, where it is a NUL.
+    end = to.label()
+    to.add("jz label", end)
+    to.drop()
+    to.push(1)
+    to.add("sub")
+    _step_addresses(code)
+    to.add("jmp label", again)
+    to.place(end, to.depth + 1)
+    to.add("jmp label", differ2 := to.label())
+    to.place(same, to.depth - 1)
+    to.push(0)
+    to.add("jmp label", differ2)
+    to.place(differ, to.depth + 1)
+    to.add("xchg")
+    to.drop()
+    to.place(differ2)
+    # Two addresses, what is left, the difference.
+    for _ in range(3):
+        to.add("xchg")
+        to.drop()
+
+
+def _step_addresses(code: Coding) -> None:
+    """The two addresses below the word on top, each one further."""
+    to = code.to
+    slots = [to.reserve(1) for _ in range(3)]
+    for slot in slots:
+        to.store(slot)
+    for slot, by in zip(reversed(slots), (1, 1, 0), strict=True):
+        to.load(slot)
+        if by:
+            to.push(by)
+            to.add("add")
+
+
+def text_length(code: Coding, one: Any) -> None:
+    """How many bytes a text has."""
+    to = code.to
+    text = constant_text(code, one)
+    kind = kind_of(one)
+    if text is not None:
+        to.push(len(text.encode()))
+        return
+    if isinstance(kind, String) and kind.form is not Form.TARGET:
+        code.state.problems.add(one.span, "how long this text is, is not known yet")
+        to.push(0)
+        return
+    code.expression(one)
+    if isinstance(kind, Short):
+        _short_length(code)
+        return
+    if not isinstance(kind, String):
+        to.push(code.state.max_string)
+        to.add("xchg")
+    # Most bytes, address → where it begins, how many are left, address.
+    begin = to.reserve(1)
+    to.add("dup count", 1)
+    to.store(begin)
+    again, end = to.label(), to.label()
+    to.place(again)
+    to.pick(1)
+    to.add("jz label", end)
+    to.drop()
+    to.add("dup count", 1)
+    code.load(1)
+    to.add("jz label", end)
+    to.drop()
+    to.push(1)
+    to.add("add")
+    to.add("xchg")
+    to.push(1)
+    to.add("sub")
+    to.add("xchg")
+    to.add("jmp label", again)
+    to.place(end, to.depth + 1)
+    to.drop()
+    to.load(begin)
+    to.add("sub")
+    to.add("xchg")
+    to.drop()
+
+
+def _short_length(code: Coding) -> None:
+    """How many letters the thread's name has: of its bytes, those that are not 0."""
+    to = code.to
+    slots = (to.reserve(1), to.reserve(1))
+    for slot in slots:
+        to.store(slot)
+    to.push(0)
+    for slot in slots:
+        for shift in range(0, 64, 8):
+            to.load(slot)
+            if shift:
+                to.add("shr bits", shift)
+            to.push(0xFF)
+            to.add("and")
+            code.is_not_zero()
+            to.add("add")
+
+
+def find_text(code: Coding, haystack: Any, needle: Any) -> None:
+    """Where a text of the target has a constant in it, -1: nowhere."""
+    to = code.to
+    data = (constant_text(code, needle) or "").encode()
+    text = constant_text(code, haystack)
+    if text is not None:
+        to.push(text.encode().find(data))
+        return
+    kind = kind_of(haystack)
+    if not isinstance(kind, String) or kind.form is not Form.TARGET:
+        code.state.problems.add(haystack.span, "this text is not searched yet")
+        to.push(0)
+        return
+    code.expression(haystack)
+    if not data:
+        to.drop(2)
+        to.push(0)
+        return
+    at, left, begin = (to.reserve(1) for _ in range(3))
+    to.add("dup count", 1)
+    to.store(begin)
+    to.store(at)
+    to.store(left)
+    again, other, found, nowhere, done = (to.label() for _ in range(5))
+    depth = to.depth
+    to.place(again)
+    to.load(left)
+    to.add("jz label", nowhere)
+    to.drop()
+    for number, letter in enumerate(data):
+        to.load(at)
+        if number:
+            to.push(number)
+            to.add("add")
+        code.load(1)
+        if not number:
+            to.add("jz label", nowhere)
+        to.push(letter)
+        to.add("xor")
+        to.add("jnz label", other)
+        to.drop()
+    to.add("jmp label", found)
+    to.place(other, depth + 1)
+    to.drop()
+    for slot, operation in ((at, "add"), (left, "sub")):
+        to.load(slot)
+        to.push(1)
+        to.add(operation)
+        to.store(slot)
+    to.add("jmp label", again)
+    to.place(nowhere, depth + 1)
+    to.drop()
+    to.push(-1)
+    to.add("jmp label", done)
+    to.place(found, depth)
+    to.load(at)
+    to.load(begin)
+    to.add("sub")
+    to.place(done)

@@ -1,0 +1,109 @@
+"""What passes ask of expressions, parameters and places, once they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dprobed.program.bt import kinds, tree
+from dprobed.program.bt.folding import folded
+from dprobed.program.bt.kinds import (
+    INT64,
+    Integer,
+    Kind,
+)
+from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
+from dprobed.program.bt.type_table import TypeTable
+from dprobed.program.bt.world import Parameter
+
+
+def kind_of(one: Any) -> Kind:
+    """The kind of an expression that was looked at."""
+    if isinstance(one.type, VariableState):
+        return one.type.kind or INT64
+    if isinstance(one.type, MapState):
+        known = one.type
+        return known.value_kind if known.is_value else Integer(8, known.signed)
+    kind: Kind = one.type
+    return kind
+
+
+def positional_text(state: ScriptState, number: int) -> str:
+    """The text of ``$1``; empty: it was not given."""
+    given = state.options.positional
+    return given[number - 1] if 0 < number <= len(given) else ""
+
+
+def positional_number(state: ScriptState, number: int) -> int | None:
+    """The number that ``$1`` is; None: it is none."""
+    if number < 0:
+        return len(state.options.positional)
+    text = positional_text(state, number)
+    if not text:
+        return 0 if number > len(state.options.positional) or number == 0 else None
+    try:
+        value = int(text, 0) if not text.lstrip("-").isdecimal() else int(text)
+    except ValueError:
+        return None
+    return value if -(1 << 63) <= value < 1 << 64 else None
+
+
+def parameters_of(state: ScriptState, firing: Firing) -> Any:
+    """The parameters of the function at which a probe is; None: not known."""
+    if not firing.asked:
+        firing.asked = True
+        if firing.function:
+            found = state.world.parameters(firing.module, firing.function)
+            firing.parameters = None if found is None else tuple(found)
+    return firing.parameters
+
+
+def pure(one: Any) -> bool:
+    """Whether it does not matter when an expression is evaluated."""
+    if isinstance(one, tree.Step | tree.Call | tree.BlockValue):
+        if isinstance(one, tree.Call):
+            return one.name in ("str", "buf", "ustack", "usym", "strftime", "reg", "ntop") and all(
+                map(pure, one.arguments)
+            )
+        return False
+    for name in one.__struct_fields__:
+        value = getattr(one, name)
+        if isinstance(value, tree.Expression) and name != "type" and not pure(value):
+            return False
+        if isinstance(value, list) and not all(
+            pure(each) for each in value if isinstance(each, tree.Expression)
+        ):
+            return False
+    return True
+
+
+def parameter_text(state: ScriptState, one: Any) -> str | None:
+    """The text that ``str($1)`` or ``str($1 + 2)`` is; None: it is no parameter."""
+    if isinstance(one, tree.Positional) and one.number > 0:
+        return positional_text(state, one.number)
+    if (
+        isinstance(one, tree.Binary)
+        and one.operator == "+"
+        and isinstance(one.left, tree.Positional)
+        and one.left.number > 0
+    ):
+        skip = folded(one.right)
+        text = positional_text(state, one.left.number)
+        if skip is None or not 0 <= skip <= len(text):
+            state.problems.add(
+                one.span, "only a number up to its length can be added to a parameter"
+            )
+            return ""
+        return text[skip:]
+    return None
+
+
+def argument_number(types: TypeTable, parameters: Sequence[Parameter], number: int) -> int | None:
+    """Which of the integer arguments, or of the floating ones, a parameter is; None: what comes
+    before it is passed in a way that is not known."""
+    before = [kinds.of_type(types, types.take(each.type)) for each in parameters[: number + 1]]
+    if any(each is None or isinstance(each, kinds.Object) for each in before):
+        return None
+    floating = isinstance(before[-1], kinds.Float)
+    count = sum(isinstance(each, kinds.Float) == floating for each in before[:-1])
+    return None if floating and count > 7 else count

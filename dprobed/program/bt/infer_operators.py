@@ -1,0 +1,256 @@
+"""Kinds of what operators make."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from dprobed.program.bt import kinds, tree
+from dprobed.program.bt.facts import (
+    kind_of,
+)
+from dprobed.program.bt.infer_base import Scopes
+from dprobed.program.bt.kinds import (
+    BOOLEAN,
+    INT64,
+    LITERAL,
+    UINT64,
+    Boolean,
+    Float,
+    Integer,
+    Kind,
+    Object,
+    Pointer,
+    String,
+    Tuple,
+    is_number,
+    is_signed,
+    is_word,
+)
+from dprobed.program.bt.locations import located
+from dprobed.program.bt.source import TextSpan
+from dprobed.program.types import ArrayType, StructType
+
+_COMPARE: Final = ("==", "!=", "<", ">", "<=", ">=")
+
+
+class Operators(Scopes):
+    """Finds the kinds of what operators make."""
+
+    def condition(self, one: Any) -> None:
+        """Something that is true or not."""
+        kind = self.expression(one)
+        if not is_word(kind):
+            self.wrong(
+                one.span,
+                f"a condition is a number, not {self.shown(kind)}",
+                "compare it with something",
+            )
+
+    def _unary(self, one: tree.Unary) -> Kind:
+        kind = self.expression(one.operand)
+        if one.operator == "!":
+            if not is_word(kind):
+                self.wrong(one.span, f"`!` takes a number, not {self.shown(kind)}")
+            return BOOLEAN
+        if one.operator == "*":
+            return self._pointed(one, kind)
+        if one.operator == "&":
+            return self._address(one)
+        if not is_number(kind):
+            return self.wrong(one.span, f"`{one.operator}` takes a number, not {self.shown(kind)}")
+        if isinstance(kind, Integer):
+            if kind.literal:
+                return LITERAL
+            return Integer(8, kind.signed or one.operator == "-")
+        return INT64
+
+    def _pointed(self, one: tree.Unary, kind: Kind) -> Kind:
+        if isinstance(kind, Pointer):
+            found = kinds.of_type(self.types, kind.to)
+            if found is None:
+                return self.wrong(
+                    one.span,
+                    f"what {self.shown(kind)} points to has no known type",
+                    "cast it: *(uint32 *)x",
+                )
+            return found
+        if isinstance(kind, Integer):
+            return UINT64
+        return self.wrong(one.span, f"{self.shown(kind)} points to nothing")
+
+    def _address(self, one: tree.Unary) -> Kind:
+        operand = one.operand
+        if isinstance(operand, tree.Name) and self.firing.hit:
+            found = located(self.state, self.firing, operand.name)
+            if found is None:
+                return UINT64
+            if found.location.kind != "memory":
+                return self.wrong(one.span, f"`{operand.name}` has no address here")
+            return Pointer(self.types.take(found.type))
+        if isinstance(operand, tree.Field | tree.Index):
+            index = self.lvalue_type(operand)
+            if index is not None:
+                return Pointer(index)
+        if isinstance(operand, tree.Unary) and operand.operator == "*":
+            return operand.operand.type or UINT64
+        return self.wrong(one.span, "this has no address", "members of structs have")
+
+    def lvalue_type(self, one: Any) -> int | None:
+        """The C type of a member or an element."""
+        if isinstance(one, tree.Field):
+            found = self.member(kind_of(one.object), one.name)
+            return None if found is None or found[1].bits else found[1].type
+        kind = kind_of(one.object)
+        if isinstance(kind, Pointer):
+            return kind.to
+        if isinstance(kind, Object):
+            plain = self.types.plain(kind.of)
+            return plain.of if isinstance(plain, ArrayType) else None
+        return None
+
+    def _step(self, one: tree.Step) -> Kind:
+        target = one.target
+        if isinstance(target, tree.MapValue):
+            known = self.map(target)
+            if known.kind not in (None, "value", "count"):
+                return self.wrong(
+                    target.span, f"{known.name} is a {known.kind}(), which cannot be counted up"
+                )
+            if known.kind == "count" and not known.steps:
+                return self.wrong(
+                    target.span, f"{known.name} is a count()", f"write {known.name} = count()"
+                )
+            known.steps = True
+            if one.operator == "--" or not self.firing.hit:
+                known.other = True
+            if not self.firing.hit:
+                known.set_in_blocks = True
+            if self.firing.hit:
+                known.value_modules.setdefault(self.firing.module, target.span)
+            if known.kind is None:
+                known.kind = "value"
+                self.state.changed = True
+            if known.value is None:
+                self.assign_map(known, INT64, one.span)
+            if not is_word(known.value_kind):
+                self.wrong(one.span, f"{known.name} is no number")
+            return known.value_kind
+        kind = self.expression(target)
+        if not isinstance(target, tree.Variable):
+            return self.wrong(one.span, f"`{one.operator}` is for variables and maps")
+        if not is_word(kind):
+            return self.wrong(one.span, f"{target.name} is {self.shown(kind)}, no number")
+        if isinstance(kind, Integer) and not kind.literal:
+            kind = Integer(8, kind.signed)
+            target.type.kind = kind
+        return kind
+
+    def _binary(self, one: tree.Binary) -> Kind:
+        left, right = self.expression(one.left), self.expression(one.right)
+        if one.operator in ("&&", "||"):
+            for kind, node in ((left, one.left), (right, one.right)):
+                if not is_word(kind):
+                    self.wrong(
+                        node.span,
+                        f"a condition is a number, not {self.shown(kind)}",
+                        "compare it with something",
+                    )
+            return BOOLEAN
+        if one.operator in _COMPARE:
+            return self._compare(one, left, right)
+        return self.arithmetic(one.span, one.operator, one.left, one.right, left, right)
+
+    def _compare(self, one: tree.Binary, left: Kind, right: Kind) -> Kind:
+        texts = (String, kinds.Short)
+        if isinstance(left, texts) or isinstance(right, texts):
+            if not (isinstance(left, texts) and isinstance(right, texts)):
+                self.wrong(
+                    one.span,
+                    f"{self.shown(left)} is not compared with {self.shown(right)}",
+                    "use str() for an address of a text",
+                )
+            elif one.operator not in ("==", "!="):
+                self.wrong(one.span, "texts are equal or not, and are not greater or less")
+            return BOOLEAN
+        if isinstance(left, Tuple) and isinstance(right, Tuple):
+            if one.operator not in ("==", "!=") or len(left.items) != len(right.items):
+                self.wrong(one.span, "tuples of the same length are equal or not")
+            elif not all(is_word(each) for each in (*left.items, *right.items)):
+                self.wrong(one.span, "only tuples of numbers are compared")
+            return BOOLEAN
+        if not (is_word(left) and is_word(right)):
+            bad = right if is_word(left) else left
+            hint = "floating-point numbers are only shown so far" if isinstance(bad, Float) else ""
+            self.wrong(one.span, f"`{one.operator}` does not take {self.shown(bad)}", hint)
+        return BOOLEAN
+
+    def arithmetic(
+        self,
+        span: TextSpan,
+        operator: str,
+        left_node: Any,
+        right_node: Any,
+        left: Kind,
+        right: Kind,
+    ) -> Kind:
+        """The kind of the result of an operator on two values."""
+        if isinstance(left, Pointer) and is_number(right) and operator in ("+", "-"):
+            return left
+        if isinstance(right, Pointer) and is_number(left) and operator == "+":
+            return right
+        if isinstance(left, Pointer) and isinstance(right, Pointer) and operator == "-":
+            return INT64
+        for kind, node in ((left, left_node), (right, right_node)):
+            if not is_word(kind):
+                hint = "floating-point numbers are only shown so far"
+                return self.wrong(
+                    node.span,
+                    f"`{operator}` does not take {self.shown(kind)}",
+                    hint if isinstance(kind, Float) else "",
+                )
+        if operator in ("<<", ">>"):
+            signed = is_signed(left)
+            literal = isinstance(left, Integer) and left.literal
+            other = isinstance(right, Integer) and right.literal
+            return LITERAL if literal and other else Integer(8, signed)
+        return self.result(left, right)
+
+    def result(self, left: Kind, right: Kind) -> Kind:
+        """Of arithmetic: 64 bits; unsigned if one is and the other is not below 0."""
+        one = left if isinstance(left, Integer) else INT64
+        other = right if isinstance(right, Integer) else INT64
+        if isinstance(left, Boolean) or isinstance(right, Boolean):
+            one = one if isinstance(left, Integer) else other
+            other = other if isinstance(right, Integer) else one
+        if one.literal and other.literal:
+            return LITERAL
+        if one.literal:
+            return Integer(8, other.signed)
+        if other.literal:
+            return Integer(8, one.signed)
+        return Integer(8, kinds.integers(one, other).signed)
+
+    def _choice(self, one: tree.Choice) -> Kind:
+        self.condition(one.condition)
+        yes, no = self.expression(one.yes), self.expression(one.no)
+        common = kinds.met(yes, no)
+        if common is None:
+            return self.wrong(
+                one.span,
+                f"one of the two is {self.shown(yes)}, the other one {self.shown(no)}",
+                "both are of the same type",
+            )
+        return common
+
+    def member(self, kind: Kind, name: str) -> tuple[int, Any] | None:
+        """The struct that a kind is or points to, and its member of a name."""
+        index = kind.of if isinstance(kind, Object) else getattr(kind, "to", None)
+        if index is None:
+            return None
+        for _ in range(2):
+            plain = self.types.plain(index)
+            if isinstance(plain, StructType):
+                found = self.types.member(index, name)
+                return None if found is None else (index, found)
+            break
+        return None

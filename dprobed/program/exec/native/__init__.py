@@ -1,0 +1,1 @@
+"""Native code: a probe's intermediate representation as machine code that runs in its target."""

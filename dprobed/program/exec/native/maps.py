@@ -1,0 +1,310 @@
+"""The maps of a program where native code keeps them: in memory that it shares with who reads them.
+
+All of it is relative to the beginning, whose address ``Data.MAPS`` has, and zeros at first but for
+``CAPACITY``::
+
+    USED       bytes that were taken so far, these and the tables included
+    CAPACITY   bytes that there are
+    of each map, 64 bytes: lost, number of keys, and nothing
+    of each map, its table: of each slot a sequence number and where its first entry is, 0: none
+    entries    next (where, 0: none), what it is, key, cell
+
+*What it is*: bytes of the key; of a ``value`` also, from bit 16, how many bytes it has room for,
+and, bit 32, whether it is there. A key is, for each item, a word ``IS_WORD`` and the word itself,
+or the number of bytes and the bytes, with zeros up to a whole number of words.
+
+Keys of maps that are no ``value`` stay. An entry is whole before it is put in front of its slot by
+one compare-and-swap; what its cell counts is added in one piece. Nobody waits for anybody, and
+nothing is lost of what threads do at the same time. Sums have two words, and are right once those
+who add to them have done so.
+
+A slot of a ``value`` is changed by one thread at a time: its sequence number is odd meanwhile. Who
+finds it odd for too long (its thread was suspended, or left the probe for ever) does without, which
+is counted as lost. An entry that was deleted is used again for another key of its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import Final
+
+from dprobed.program.maps import (
+    COUNT,
+    PROGRAM_BYTES,
+    VALUE,
+    Entry,
+    Item,
+    MapContents,
+    MapDefinition,
+    linear_bucket,
+    power_bucket,
+)
+
+USED: Final = 0
+CAPACITY: Final = 8
+_HEADERS: Final = 64
+HEADER_BYTES: Final = 64
+#: Of a map's header.
+LOST: Final = 0
+KEYS: Final = 8
+SLOT_BYTES: Final = 16
+#: Of an entry.
+NEXT: Final = 0
+WHAT: Final = 8
+KEY: Final = 16
+ROOM_SHIFT: Final = 16
+THERE: Final = 1 << 32
+LENGTH_MASK: Final = 0xFFFF
+IS_WORD: Final = (1 << 64) - 1
+
+_WORD: Final = (1 << 64) - 1
+_HALF: Final = 1 << 63
+#: Of the hash of a key: `h = (h ^ word) * FACTOR; h ^= h >> SHIFT`, for each of its words.
+HASH_FACTOR: Final = 0x9E3779B97F4A7C15
+HASH_SHIFT: Final = 29
+#: How often a reader looks again at a slot that was changed meanwhile.
+_LOOKS: Final = 1000
+
+_ONE: Final = Struct("<Q")
+
+
+class MapLayout:
+    """Where one map of a program is. ``slots``: a power of two."""
+
+    def __init__(self, definition: MapDefinition, number: int, table: int) -> None:
+        self.definition: Final = definition
+        self.header: Final = _HEADERS + number * HEADER_BYTES
+        self.table: Final = table
+        self.slots: Final = 1 if not definition.keys else 1 << definition.size.bit_length()
+        self.is_value: Final = definition.kind == VALUE
+        self.cell_words: Final = _cell_words(definition)
+
+    @property
+    def end(self) -> int:
+        """Behind its table."""
+        return self.table + self.slots * SLOT_BYTES
+
+
+def _cell_words(one: MapDefinition) -> int:
+    match one.kind:
+        case "hist":
+            return power_bucket(_WORD, *one.arguments) + 2
+        case "lhist":
+            low, high, step = one.arguments
+            return linear_bucket(high, low, high, step) + 2
+        case kind:
+            return {VALUE: 1, COUNT: 1, "sum": 2, "min": 2, "max": 2}.get(kind, 5)
+
+
+def layouts(definitions: Sequence[MapDefinition]) -> list[MapLayout]:
+    """Where each map is."""
+    found: list[MapLayout] = []
+    at = _HEADERS + len(definitions) * HEADER_BYTES
+    for number, one in enumerate(definitions):
+        found.append(MapLayout(one, number, at))
+        at = found[-1].end
+    return found
+
+
+def bytes_of(definitions: Sequence[MapDefinition]) -> int:
+    """How many bytes all maps take at most; most of them are never touched."""
+    found = layouts(definitions)
+    return (found[-1].end if found else _HEADERS) + PROGRAM_BYTES
+
+
+def begin(view: memoryview, definitions: Sequence[MapDefinition]) -> None:
+    """Make empty maps of bytes that are all zeros."""
+    found = layouts(definitions)
+    _ONE.pack_into(view, USED, found[-1].end if found else _HEADERS)
+    _ONE.pack_into(view, CAPACITY, len(view))
+
+
+def packed_key(items: Sequence[Item]) -> bytes:
+    """A key as it stands in an entry."""
+    found = bytearray()
+    for item in items:
+        if isinstance(item, int):
+            found += _ONE.pack(IS_WORD) + _ONE.pack(item)
+        else:
+            found += _ONE.pack(len(item)) + item.ljust(len(item) + 7 & ~7, b"\0")
+    return bytes(found)
+
+
+def key_items(data: bytes) -> list[Item]:
+    """The items of a key."""
+    found: list[Item] = []
+    at = 0
+    while at < len(data):
+        (size,) = _ONE.unpack_from(data, at)
+        at += 8
+        if size == IS_WORD:
+            found.append(_ONE.unpack_from(data, at)[0])
+            at += 8
+        else:
+            found.append(data[at : at + size])
+            at += size + 7 & ~7
+    return found
+
+
+def _hash(key: bytes) -> int:
+    found = 0
+    for (word,) in _ONE.iter_unpack(key):
+        found = (found ^ word) * HASH_FACTOR & _WORD
+        found ^= found >> HASH_SHIFT
+    return found
+
+
+class SharedMap:
+    """``KeyedMap`` in memory that native code works on; ``view``: all of it."""
+
+    def __init__(self, view: memoryview, layout: MapLayout) -> None:
+        self._view = view
+        self._layout = layout
+
+    @property
+    def definition(self) -> MapDefinition:
+        """What it is."""
+        return self._layout.definition
+
+    @property
+    def lost(self) -> int:
+        """Updates for which there was no room."""
+        return self._word(self._layout.header + LOST)
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return self._word(self._layout.header + KEYS)
+
+    def contents(self) -> MapContents:
+        """All that is in it."""
+        return MapContents(self.lost, [entry for slot in self._slots() for entry in self._in(slot)])
+
+    def load(self, contents: MapContents) -> None:
+        """Begin with what another of the same definition has had; no program runs meanwhile."""
+        self.clear()
+        for items, cell in contents.entries:
+            self._add(packed_key(items), cell)
+        self._put(self._layout.header + LOST, contents.lost)
+
+    def clear(self) -> None:
+        """Forget all keys, and what was lost."""
+        for slot in self._slots():
+            self._put(slot + 8, 0)
+        self._put(self._layout.header + LOST, 0)
+        self._put(self._layout.header + KEYS, 0)
+
+    def zero(self) -> None:
+        """Keep the keys, and begin anew at each; forget what was lost."""
+        for slot in self._slots():
+            for at in self._chain(slot):
+                self._put_cell(at, [])
+        self._put(self._layout.header + LOST, 0)
+
+    # -- entries ------------------------------------------------------------------------------
+
+    def _word(self, at: int) -> int:
+        found: int = _ONE.unpack_from(self._view, at)[0]
+        return found
+
+    def _put(self, at: int, word: int) -> None:
+        _ONE.pack_into(self._view, at, word & _WORD)
+
+    def _slots(self) -> list[int]:
+        """Where the slots are that have entries."""
+        layout = self._layout
+        heads = self._view[layout.table : layout.end].cast("Q").tolist()[1::2]
+        return [layout.table + n * SLOT_BYTES for n, head in enumerate(heads) if head]
+
+    def _chain(self, slot: int) -> Iterator[int]:
+        """Where the entries of a slot are."""
+        at = self._word(slot + 8)
+        while 0 < at < len(self._view) - KEY:
+            yield at
+            at = self._word(at + NEXT)
+
+    def _in(self, slot: int) -> list[Entry]:
+        """The entries of a slot, as they were at one time."""
+        found: list[Entry] = []
+        for _ in range(_LOOKS):
+            before = self._word(slot)
+            found = [entry for at in self._chain(slot) for entry in self._entry(at)]
+            if not before & 1 and self._word(slot) == before:
+                break
+        return found
+
+    def _entry(self, at: int) -> list[Entry]:
+        what = self._word(at + WHAT)
+        if self._layout.is_value and not what & THERE:
+            return []
+        length = what & LENGTH_MASK
+        cell = at + KEY + (self._room(what) if self._layout.is_value else length)
+        count = self._layout.cell_words
+        words = Struct(f"<{count}Q").unpack_from(self._view, cell)
+        key = bytes(self._view[at + KEY : at + KEY + length])
+        return [(key_items(key), self._told(words))]
+
+    @staticmethod
+    def _room(what: int) -> int:
+        return what >> ROOM_SHIFT & LENGTH_MASK
+
+    def _told(self, words: Sequence[int]) -> list[int]:
+        """A cell as it is sent."""
+        match self.definition.kind:
+            case "value" | "count" | "sum":
+                return list(words)
+            case "min" | "max":
+                return [words[1]] if words[0] else []
+            case "avg":
+                return list(words[:3]) if words[0] else []
+            case "stats":
+                return list(words) if words[0] else []
+            case _:
+                pairs = [(n - 1, count) for n, count in enumerate(words) if count]
+                return [number for pair in pairs for number in pair]
+
+    def _kept(self, cell: Sequence[int]) -> list[int]:
+        """What was sent of a cell as it is kept; empty: as if nothing had been added."""
+        one = self.definition
+        least, most = (_HALF - 1, _HALF) if one.signed else (_WORD, 0)
+        match one.kind:
+            case "value" | "count" | "sum":
+                return list(cell) or [0] * self._layout.cell_words
+            case "min" | "max":
+                return [1, *cell] if cell else [0, least if one.kind == "min" else most]
+            case "avg":
+                return [*cell, 0, 0] if cell else [0] * 5
+            case "stats":
+                return list(cell) or [0, 0, 0, least, most]
+            case _:
+                words = [0] * self._layout.cell_words
+                for bucket, count in zip(cell[::2], cell[1::2], strict=True):
+                    words[bucket + 1] = count
+                return words
+
+    def _put_cell(self, at: int, cell: Sequence[int]) -> None:
+        what = self._word(at + WHAT)
+        length = self._room(what) if self._layout.is_value else what & LENGTH_MASK
+        for n, word in enumerate(self._kept(cell)):
+            self._put(at + KEY + length + 8 * n, word)
+
+    def _add(self, key: bytes, cell: Sequence[int]) -> None:
+        layout = self._layout
+        size = KEY + len(key) + 8 * layout.cell_words
+        at = self._word(USED)
+        if len(self) >= layout.definition.size or at + size > self._word(CAPACITY):
+            return
+        slot = layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
+        more = len(key) << ROOM_SHIFT | THERE if layout.is_value else 0
+        self._put(at + NEXT, self._word(slot + 8))
+        self._put(at + WHAT, len(key) | more)
+        self._view[at + KEY : at + KEY + len(key)] = key
+        self._put_cell(at, cell)
+        self._put(slot + 8, at)
+        self._put(USED, at + size)
+        self._put(layout.header + KEYS, len(self) + 1)
+
+
+def shared_maps(view: memoryview, definitions: Sequence[MapDefinition]) -> list[SharedMap]:
+    """The maps of a program, which ``begin`` has made of these bytes."""
+    return [SharedMap(view, layout) for layout in layouts(definitions)]

@@ -1,0 +1,352 @@
+"""Operations on words, registers, memory, variables and the stack as LLVM's representation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dprobed.program.exec import ir
+from dprobed.program.exec.ir import Fact, Space, WordOp
+from dprobed.program.exec.native.abi import Data, Flags, Hit, Needs
+from dprobed.program.exec.native.code import Value, word
+from dprobed.program.exec.native.emitter import Emitter, emits
+from dprobed.program.isa import STACK_WORDS, WORD_BITS, WORD_MASK
+
+_INDEX: Final = STACK_WORDS - 1
+_PLAIN: Final = {
+    WordOp.ADD: "add",
+    WordOp.SUB: "sub",
+    WordOp.MUL: "mul",
+    WordOp.AND: "and_",
+    WordOp.OR: "or_",
+    WordOp.XOR: "xor",
+}
+
+
+@emits(ir.Compute)
+def _compute(to: Emitter, op: ir.Compute) -> None:
+    left, right = to.word(op.left), to.word(op.right)
+    if op.op in _PLAIN:
+        found = getattr(to.c.b, _PLAIN[op.op])(left, right)
+    elif op.op in (WordOp.ROL, WordOp.ROR, WordOp.SHL, WordOp.SHR):
+        found = _shifted(to, op.op, left, right)
+    else:
+        found = _spread(to, op.op, left, right)
+    to.give(op.result, found)
+
+
+def _shifted(to: Emitter, op: WordOp, left: Value, count: Value) -> Value:
+    b = to.c.b
+    # A shift by as many bits as a word has is undefined.
+    by = b.and_(count, word(WORD_BITS - 1))
+    if op in (WordOp.SHL, WordOp.SHR):
+        shifted = b.shl(left, by) if op is WordOp.SHL else b.lshr(left, by)
+        return to.c.choose(to.c.test("<", count, WORD_BITS), shifted, 0)
+    back = b.and_(b.sub(word(WORD_BITS), by), word(WORD_BITS - 1))
+    if op is WordOp.ROL:
+        return b.or_(b.shl(left, by), b.lshr(left, back))
+    return b.or_(b.lshr(left, by), b.shl(left, back))
+
+
+def _spread(to: Emitter, op: WordOp, operand: Value, bit: Value) -> Value:
+    b = to.c.b
+    above = b.and_(b.sub(word(WORD_BITS), bit), word(WORD_BITS - 1))
+    below = b.and_(b.sub(bit, word(1)), word(WORD_BITS - 1))
+    match op:
+        case WordOp.COPY_LEFT:
+            return b.ashr(b.shl(operand, above), above)
+        case WordOp.ZERO_LEFT:
+            return b.lshr(b.shl(operand, above), above)
+        case WordOp.ZERO_RIGHT:
+            return b.shl(b.lshr(operand, below), below)
+        case _:
+            mask = b.sub(b.shl(word(1), below), word(1))
+            is_set = b.trunc(b.lshr(operand, below), to.c.test("==", operand, 0).type)
+            return to.c.choose(is_set, b.or_(operand, mask), b.and_(operand, b.not_(mask)))
+
+
+@emits(ir.Divide)
+def _divide(to: Emitter, op: ir.Divide) -> None:
+    c, b = to.c, to.c.b
+    dividend, divisor = to.word(op.dividend), to.word(op.divisor)
+    if not op.signed:
+        to.give(op.quotient, b.udiv(dividend, divisor))
+        to.give(op.remainder, b.urem(dividend, divisor))
+        return
+    # By magnitude: the least number divided by -1 is a fault of the processor's.
+    negative = c.test("s<", dividend, 0)
+    opposite = c.test("s<", b.xor(dividend, divisor), 0)
+    dividend = c.choose(negative, b.neg(dividend), dividend)
+    divisor = c.choose(c.test("s<", divisor, 0), b.neg(divisor), divisor)
+    quotient, remainder = b.udiv(dividend, divisor), b.urem(dividend, divisor)
+    to.give(op.quotient, c.choose(opposite, b.neg(quotient), quotient))
+    to.give(op.remainder, c.choose(negative, b.neg(remainder), remainder))
+
+
+@emits(ir.Guard)
+def _guard(to: Emitter, op: ir.Guard) -> None:
+    c, b = to.c, to.c.b
+    value = to.word(op.word)
+    # A depth may be below 0, and is then below every bound.
+    sign = "s" if isinstance(op.word, ir.Depth) else ""
+    bad = []
+    if op.low is not None:
+        bad.append(c.test(f"{sign}<", value, op.low))
+    if op.high is not None:
+        high = to.word(op.high)
+        bad.append(c.test(f"{sign}>", value, high))
+        if isinstance(op.high, ir.Depth):
+            bad.append(c.test("s<", high, 0))
+    condition = bad[0]
+    for each in bad[1:]:
+        condition = b.or_(condition, each)
+    to.fail_if(condition, op.fault)
+
+
+@emits(ir.Fail)
+def _fail(to: Emitter, op: ir.Fail) -> None:
+    to.fail(op.fault)
+
+
+# -- the thread -------------------------------------------------------------------------------
+
+_FACTS: Final = {
+    Fact.TID: (Hit.TID, Needs.TID),
+    Fact.PID: (Hit.PID, Needs.PID),
+    Fact.CPU: (Hit.CPU, Needs.CPU),
+    Fact.NOW: (Hit.TIME, Needs.TIME),
+}
+
+
+#: The number of the system call that says it.
+_ASKED: Final = {Fact.UID: (102, Needs.UID), Fact.GID: (104, Needs.GID)}
+
+
+@emits(ir.ReadFact)
+def _read_fact(to: Emitter, op: ir.ReadFact) -> None:
+    if op.fact in _ASKED:
+        number, need = _ASKED[op.fact]
+        to.needs |= need
+        to.give(op.result, to.c.b.and_(to.c.system_call(number), word(0xFFFF_FFFF)))
+        return
+    field, need = _FACTS[op.fact]
+    to.needs |= need
+    to.give(op.result, to.c.load(to.hit, field))
+
+
+@emits(ir.ReadName)
+def _read_name(to: Emitter, op: ir.ReadName) -> None:
+    to.needs |= Needs.COMM
+    name = to.c.call(to.library("name"))
+    to.give(op.low, to.c.first(name))
+    to.give(op.high, to.c.second(name))
+
+
+@emits(ir.ReadRegister)
+def _read_register(to: Emitter, op: ir.ReadRegister) -> None:
+    to.reads |= 1 << op.index
+    value = to.c.load(to.hit, Hit.REGS + 8 * op.index)
+    to.give(op.result, value if op.mask == WORD_MASK else to.c.b.and_(value, word(op.mask)))
+
+
+@emits(ir.WriteRegister)
+def _write_register(to: Emitter, op: ir.WriteRegister) -> None:
+    to.reads |= 1 << op.index
+    to.writes |= 1 << op.index
+    value = to.c.b.and_(to.word(op.word), word(op.mask))
+    to.c.store(value, to.hit, Hit.REGS + 8 * op.index)
+
+
+@emits(ir.ReadFxsave)
+def _read_fxsave(to: Emitter, op: ir.ReadFxsave) -> None:
+    to.needs |= Needs.FXSAVE
+    image = to.c.load_pointer(to.hit, Hit.FXSAVE)
+    to.give(op.result, to.c.load(image, op.offset, op.size))
+
+
+#: Intel SDM vol. 1, 11.6.6: an image that gives no MXCSR mask means this one.
+_DEFAULT_MXCSR_MASK: Final = 0xFFBF
+_MXCSR_MASK_OFFSET: Final = 28
+
+
+@emits(ir.WriteFxsave)
+def _write_fxsave(to: Emitter, op: ir.WriteFxsave) -> None:
+    c, b = to.c, to.c.b
+    to.needs |= Needs.FXSAVE | Needs.FLAGS
+    image = c.load_pointer(to.hit, Hit.FXSAVE)
+    value = to.word(op.word)
+    if op.mxcsr:
+        mask = c.load(image, _MXCSR_MASK_OFFSET, 4)
+        mask = c.choose(c.test("==", mask, 0), _DEFAULT_MXCSR_MASK, mask)
+        value = b.and_(b.and_(value, mask), word(0xFFFF))
+    c.store(value, image, op.offset, op.size)
+    _flag(to, Flags.FP_DIRTY)
+
+
+def _flag(to: Emitter, flag: Flags) -> None:
+    to.needs |= Needs.FLAGS
+    to.c.set(to.flags, to.c.b.or_(to.c.get(to.flags), word(flag)))
+
+
+@emits(ir.Suspend)
+def _suspend(to: Emitter, op: ir.Suspend) -> None:
+    _flag(to, Flags.SUSPEND)
+
+
+@emits(ir.Resume)
+def _resume(to: Emitter, op: ir.Resume) -> None:
+    _flag(to, Flags.RESUME)
+
+
+@emits(ir.Load)
+def _load(to: Emitter, op: ir.Load) -> None:
+    to.needs |= Needs.MEMORY
+    read = to.library(f"read_{op.width}")
+    found = to.c.call(read, to.hit, to.data, to.word(op.address))
+    to.fail_if(to.c.test("==", to.c.second(found), 0), op.fault)
+    to.give(op.result, to.c.first(found))
+
+
+@emits(ir.Store)
+def _store(to: Emitter, op: ir.Store) -> None:
+    to.needs |= Needs.MEMORY | Needs.STORES
+    write = to.library(f"write_{op.width}")
+    done = to.c.call(write, to.hit, to.word(op.address), to.word(op.word))
+    to.fail_if(to.c.test("==", done, 0), op.fault)
+
+
+@emits(ir.CheckAccess)
+def _check_access(to: Emitter, op: ir.CheckAccess) -> None:
+    to.needs |= Needs.MEMORY
+    found = to.c.call(to.library("read_1"), to.hit, to.data, to.word(op.address))
+    to.give(op.result, to.c.b.xor(to.c.second(found), word(1)))
+
+
+@emits(ir.ReadArgument)
+def _read_argument(to: Emitter, op: ir.ReadArgument) -> None:
+    to.needs |= Needs.MEMORY
+    bad = to.c.variable(word(0))
+    argument = to.library("argument")
+    found = to.c.call(argument, to.hit, to.data, to.place, op.index, bad)
+    to.give(op.address, to.c.get(bad))
+    to.fail_if(to.c.test("==", to.c.second(found), 0), op.fault)
+    to.give(op.result, to.c.first(found))
+
+
+def _kept(to: Emitter, index: int) -> Value:
+    to.needs |= Needs.KEPT
+    return to.c.at(to.c.load_pointer(to.hit, Hit.KEPT), 8 * index)
+
+
+@emits(ir.ReadKept)
+def _read_kept(to: Emitter, op: ir.ReadKept) -> None:
+    to.give(op.result, to.c.load(_kept(to, op.index)))
+
+
+@emits(ir.WriteKept)
+def _write_kept(to: Emitter, op: ir.WriteKept) -> None:
+    to.c.store(to.word(op.word), _kept(to, op.index))
+
+
+@emits(ir.ReadSymbol)
+def _read_symbol(to: Emitter, op: ir.ReadSymbol) -> None:
+    offset = Data.LOCALS + 8 * (to.header.vars + op.index)
+    to.give(op.result, to.c.load(to.data, offset))
+
+
+# -- variables --------------------------------------------------------------------------------
+
+
+def _variable(to: Emitter, space: Space, index: ir.Word) -> Value:
+    c = to.c
+    first = (
+        c.at(to.data, Data.LOCALS)
+        if space is Space.LOCAL
+        else c.load_pointer(to.data, Data.GLOBALS)
+    )
+    return c.at(first, c.b.shl(to.word(index), word(3)))
+
+
+@emits(ir.ReadVariable)
+def _read_variable(to: Emitter, op: ir.ReadVariable) -> None:
+    place = _variable(to, op.space, op.index)
+    to.give(op.result, to.c.load_whole(place))
+
+
+@emits(ir.WriteVariable)
+def _write_variable(to: Emitter, op: ir.WriteVariable) -> None:
+    place = _variable(to, op.space, op.index)
+    to.c.store_whole(to.word(op.word), place)
+
+
+@emits(ir.AddToVariable)
+def _add_to_variable(to: Emitter, op: ir.AddToVariable) -> None:
+    place = _variable(to, op.space, op.index)
+    to.c.b.atomic_rmw("add", place, word(op.number), "monotonic")
+
+
+@emits(ir.GuardRun)
+def _guard_run(to: Emitter, op: ir.GuardRun) -> None:
+    c, b = to.c, to.c.b
+    index, count = to.word(op.index), to.word(op.count)
+    over = b.or_(c.test(">", index, op.size), c.test(">", count, b.sub(word(op.size), index)))
+    to.give(op.bad, c.most(index, op.size))
+    to.fail_if(b.and_(over, c.test("!=", count, 0)), op.fault)
+
+
+# -- the stack --------------------------------------------------------------------------------
+
+
+@emits(ir.StackLoad)
+def _stack_load(to: Emitter, op: ir.StackLoad) -> None:
+    to.give(op.result, to.load_stack(to.position(op.base, op.plus, op.index)))
+
+
+@emits(ir.StackStore)
+def _stack_store(to: Emitter, op: ir.StackStore) -> None:
+    to.store_stack(to.position(op.base, op.plus, op.index), to.word(op.word))
+
+
+@emits(ir.MoveDepth)
+def _move_depth(to: Emitter, op: ir.MoveDepth) -> None:
+    to.c.add_to(to.depth, word(op.words))
+
+
+@emits(ir.DropWords)
+def _drop_words(to: Emitter, op: ir.DropWords) -> None:
+    c, b = to.c, to.c.b
+    depth, count = c.get(to.depth), to.word(op.count)
+    below = b.or_(c.test("s<", depth, 0), c.test(">", count, depth))
+    left = b.sub(depth, count)
+    c.set(to.depth, c.choose(below, b.and_(left, word(_INDEX)), left))
+
+
+@emits(ir.SetDepth)
+def _set_depth(to: Emitter, op: ir.SetDepth) -> None:
+    to.c.set(to.depth, to.c.b.and_(to.word(op.word), word(_INDEX)))
+
+
+@emits(ir.PushCopies)
+def _push_copies(to: Emitter, op: ir.PushCopies) -> None:
+    count, value = to.word(op.count), to.word(op.word)
+    with to.c.each(count):
+        to.store_stack(to.position(ir.Base.DEPTH, 0), value)
+        to.c.add_to(to.depth, word(1))
+
+
+@emits(ir.ReadFrameBase)
+def _read_frame_base(to: Emitter, op: ir.ReadFrameBase) -> None:
+    sbp = to.c.load(to.scratch, to.layout.sbp)
+    to.give(op.result, to.c.b.and_(sbp, word(_INDEX)))
+
+
+@emits(ir.SetFrameBase)
+def _set_frame_base(to: Emitter, op: ir.SetFrameBase) -> None:
+    sbp = to.c.b.and_(to.word(op.word), word(_INDEX))
+    to.c.store(sbp, to.scratch, to.layout.sbp)
+
+
+@emits(ir.MoveSlots)
+def _move_slots(to: Emitter, op: ir.MoveSlots) -> None:
+    words = [to.word(each) for each in op.words]
+    for slot, value in zip(op.slots, words, strict=True):
+        to.c.set(to.slot(slot.number), value)

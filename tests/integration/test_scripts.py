@@ -1,0 +1,272 @@
+"""Scripts on real processes: what they print, to the byte, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client_support import PATIENCE, Cat, cat, dprobe, tracer_of
+from tests.integration.script_support import bpftrace, built, started
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that scripts are about."""
+    return built(tmp_path_factory.mktemp("script"))
+
+
+@pytest.fixture
+def worker(work: Path) -> Iterator[Cat]:
+    """One that calls when it is told to."""
+    with cat((work, "3")) as one:
+        yield one
+
+
+def printed(work: Path, script: str, *options: object) -> str:
+    """What a script prints of the program's run; nothing goes to standard error."""
+    done = bpftrace("-q", *options, "-e", script.replace("WORK", str(work)), "-c", work)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.removesuffix("\n\n") if done.stdout.endswith("\n\n\n") else done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        (
+            'uprobe:WORK:inner { printf("%d %s %s\\n", arg0, str(arg1), func); }',
+            "0 zero inner\n1 one inner\n2 two inner\n",
+        ),
+        ("uprobe:WORK:inner /arg0 > 0/ { print(arg0); }", "1\n2\n"),
+        ('uprobe:WORK:inner /str(arg1) == "one"/ { print(arg0); }', "1\n"),
+        ("uprobe:WORK:inner { print((arg0, str(arg1))); }", "(0, zero)\n(1, one)\n(2, two)\n"),
+        ("uretprobe:WORK:outer { print(retval); }", "10\n20\n30\n"),
+        (
+            "uprobe:WORK:inner { if (arg0 == 1) { print(1); } else { print(0); } }",
+            "0\n1\n0\n",
+        ),
+        (
+            'uprobe:WORK:inner { $i = 0; while ($i < arg0) { printf("%d,", $i); $i++; } }',
+            "0,0,1,",
+        ),
+        (
+            'BEGIN { print("first"); } uprobe:WORK:inner { print(arg0); } END { print("last"); }',
+            "first\n0\n1\n2\nlast\n",
+        ),
+        ("uprobe:WORK:inner { print(comm); }", "work\n" * 3),
+        ("uprobe:WORK:inner /pid == cpid/ { print(arg0); }", "0\n1\n2\n"),
+        ("uprobe:WORK:inner { print(probe); exit(); }", "uprobe:WORK:inner\n"),
+        (
+            "struct point { int x; unsigned char tag; short y; }; uprobe:WORK:take "
+            '{ $p = (struct point *)arg0; printf("%d %d %d\\n", $p->x, $p->tag, $p->y); }',
+            "-3 7 500\n",
+        ),
+        (
+            "struct point { int x; unsigned char tag; short y; }; uprobe:WORK:take "
+            "{ print(*(struct point *)arg0); }",
+            "{ .x = -3, .tag = 7, .y = 500 }\n",
+        ),
+    ],
+)
+def test_what_is_printed_at_hits(work: Path, script: str, wanted: str) -> None:
+    assert printed(work, script).rstrip("\n") == wanted.replace("WORK", str(work)).rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        ("uprobe:WORK:inner { @ = count(); }", "@: 3\n"),
+        ("uprobe:WORK:inner { @[str(arg1)] = sum(arg0); }", "@[zero]: 0\n@[one]: 1\n@[two]: 2\n"),
+        ("uprobe:WORK:inner { @x++; }", "@x: 3\n"),
+        ("uprobe:WORK:inner { @s[comm] = stats(arg0); }",
+         "@s[work]: count 3, average 1, total 3\n\n"),
+        ("uprobe:WORK:inner { @[arg0, comm] = max(arg0 * 2); }",
+         "@[0, work]: 0\n@[1, work]: 2\n@[2, work]: 4\n"),
+        ("uretprobe:WORK:outer { @ = lhist(retval, 0, 100, 10); }",
+         "".join(["@:\n",
+                  f"[10, 20)               1 |{'@' * 52}|\n",
+                  f"[20, 30)               1 |{'@' * 52}|\n",
+                  f"[30, 40)               1 |{'@' * 52}|\n\n"])),
+        ("BEGIN { @t = 10; } uprobe:WORK:inner { @t++; @n = @t; }", "@n: 13\n@t: 13\n"),
+        ("uprobe:WORK:inner { @a = count(); @b = count(); } END { clear(@a); }", "@a: 0\n@b: 3\n"),
+    ],
+)  # fmt: skip
+def test_what_maps_have_at_the_end(work: Path, script: str, wanted: str) -> None:
+    assert printed(work, script) == "\n\n" + wanted
+
+
+def test_a_stack_is_shown_by_its_functions(work: Path) -> None:
+    shown = printed(work, "uprobe:WORK:inner { @[ustack(3)] = count(); }")
+    lines = shown.strip("\n").split("\n")
+    assert lines[0] == "@["
+    assert lines[1] == "    inner+0"
+    assert lines[2].startswith("    outer+")
+    assert lines[3].startswith("    main+")
+    assert lines[4] == "]: 3"
+
+
+def test_json_has_an_object_a_line(work: Path) -> None:
+    script = (
+        'uprobe:WORK:inner /arg0 == 1/ { printf("%s\\n", str(arg1)); print((1, "a")); '
+        "@ = count(); }"
+    )
+    shown = [json.loads(line) for line in printed(work, script, "-f", "json").split("\n") if line]
+    assert shown == [
+        {"type": "printf", "data": "one\n"},
+        {"type": "value", "data": [1, "a"]},
+        {"type": "map", "data": {"@": 1}},
+    ]
+
+
+def test_a_script_ends_itself_and_the_command_with_it(work: Path) -> None:
+    script = f"uprobe:{work}:inner {{ exit(7); }}"
+    done = bpftrace("-e", script, "-c", f"{work} 3", stdin=subprocess.DEVNULL)
+    assert done.stdout.startswith("Attached 1 probe\n")
+    done = bpftrace("-e", "BEGIN { exit(69); }")
+    assert (done.returncode, done.stdout) == (69, "Attached 1 probe\n\n\n")
+
+
+def test_a_command_that_is_run_keeps_its_output_and_status(work: Path) -> None:
+    script = f"uprobe:{work}:inner {{ @ = count(); }}"
+    done = dprobe("run", "-e", script, "--", "sh", "-c", f"echo out; exec {work}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "@: 3\n")
+
+
+def test_a_script_from_its_file_with_parameters(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.bt"
+    path.write_text(
+        f'uprobe:{work}:inner /arg0 >= $1/ {{ printf("%s %d %d\\n", str($2), arg0, $#); }}\n'
+    )
+    done = dprobe("run", path, "1", "text", "--", work)
+    assert (done.returncode, done.stderr) == (0, "text 1 2\ntext 2 2\n")
+
+
+def test_a_running_process_goes_on_without_probes(worker: Cat, work: Path) -> None:
+    script = f"uprobe:{work}:inner {{ @[arg0] = count(); }} interval:ms:10 {{ @t = 1; }}"
+    script += f' uprobe:{work}:outer /arg0 == 2/ {{ printf("all\\n"); }}'
+    traced = started("attach", "-e", script, "-p", worker.pid)
+    assert traced.stderr is not None
+    assert traced.stdout is not None
+    assert "until Ctrl-C" in traced.stderr.readline()
+    worker.say("go")
+    assert traced.stdout.readline() == "all\n"
+    traced.send_signal(signal.SIGINT)
+    out, err = traced.communicate(timeout=PATIENCE)
+    assert (traced.returncode, err) == (0, "")
+    counts = [line for line in out.split("\n") if line.startswith("@[")]
+    # The last call may not have got to its inner one when the signal came; ``say`` waited for it.
+    assert counts == ["@[0]: 1", "@[1]: 1", "@[2]: 1"]
+    assert tracer_of(worker.pid) == 0
+    worker.say("still there")
+
+
+def test_blocks_see_what_hits_have_set_and_hits_what_blocks_have(worker: Cat, work: Path) -> None:
+    script = (
+        f"uprobe:{work}:inner {{ @seen = arg0; if (@want == 5) {{ @done = 1; }} }} "
+        "interval:ms:20 { if (@seen == 2) { @want = 5; } "
+        'if (@done == 1) { printf("done\\n"); exit(); } if (!@told) { print("in"); @told = 1; } }'
+    )
+    traced = started("attach", "-e", script, "-p", worker.pid)
+    assert traced.stdout is not None
+    assert traced.stdout.readline() == "in\n"
+    while traced.poll() is None:
+        worker.say("go")
+    out, _ = traced.communicate(timeout=PATIENCE)
+    assert traced.returncode == 0
+    assert out.startswith("done\n")
+    assert "@want: 5\n" in out
+
+
+def test_a_signal_is_a_block_of_its_own(worker: Cat, work: Path) -> None:
+    script = (
+        f'uprobe:{work}:inner {{ @ = count(); }} self:signal:SIGUSR1 {{ print("user"); exit(); }} '
+        'interval:ms:10 { if (!@said) { @said = 1; printf("in\\n"); } }'
+    )
+    traced = started("attach", "-e", script, "-p", worker.pid)
+    assert traced.stdout is not None
+    assert traced.stdout.readline() == "in\n"
+    worker.say("go")
+    traced.send_signal(signal.SIGUSR1)
+    out, _ = traced.communicate(timeout=PATIENCE)
+    assert (traced.returncode, out) == (0, "user\n@: 3\n@said: 1\n")
+
+
+def test_every_process_that_maps_the_module_now_or_later(worker: Cat, work: Path) -> None:
+    script = (
+        f'uprobe:{work}:inner {{ printf("%d %d\\n", pid, arg0); @[pid] = count(); }} '
+        'interval:ms:20 { printf(".\\n"); }'
+    )
+    traced = started("bpftrace", "-e", script)
+    assert traced.stdout is not None
+    seen: set[int] = set()
+
+    def wait_for(pid: int, one: Cat) -> None:
+        while pid not in seen:
+            one.say("go")
+            line = traced.stdout.readline() if traced.stdout else ""
+            assert line
+            if line[0].isdigit():
+                seen.add(int(line.split()[0]))
+
+    assert traced.stdout.readline() == "Attached 2 probes\n"
+    wait_for(worker.pid, worker)
+    with cat((work, "3")) as later:
+        wait_for(later.pid, later)
+        traced.send_signal(signal.SIGINT)
+        out, _ = traced.communicate(timeout=PATIENCE)
+        assert traced.returncode == 0
+        assert f"@[{worker.pid}]: " in out
+        assert f"@[{later.pid}]: " in out
+        assert (tracer_of(worker.pid), tracer_of(later.pid)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--version"], 0, "bpftrace v0.26.0"),
+        (["-h"], 0, "USAGE:"),
+        (["-idonotexist"], 1, "USAGE:"),
+        ([], 1, "USAGE:"),
+        (["--info"], 0, "uprobe: yes"),
+        (["nofile.bt"], 1, "ERROR: failed to open file 'nofile.bt': No such file or directory"),
+        (["-p", "a1", "x.bt"], 1, "ERROR: Failed to parse pid: pid 'a1' is not a valid decimal"),
+        (["-p", "5000000", "x.bt"], 1, "out of valid pid range [1,4194304]"),
+        (["-f", "jsonx", "-e", "BEGIN { }"], 1, 'ERROR: Invalid output format "jsonx"'),
+        (["-e", "BEGIN { x }"], 1, "stdin:1:9: error: "),
+        (["-e", "kprobe:do_nanosleep { }"], 1, "error: "),
+        (["--dry-run", "-e", 'BEGIN { printf("hello"); @ = 0; }'], 0, "Attached 1 probe\n"),
+        (["-l", "interval:*"], 0, "interval:hz:\ninterval:us:\ninterval:ms:\ninterval:s:\n"),
+        (["-l", "uprobe:libc:mallo?"], 0, "libc.so.6:malloc\n"),
+        (["-e", 'BEGIN { system("echo hi"); }'], 1, "unsafe"),
+    ],
+)
+def test_what_bpftrace_would_say(arguments: list[str], status: int, said: str) -> None:
+    done = bpftrace(*arguments)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "hello" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_who_waits_for_the_probes_is_told() -> None:
+    told = os.environ | {"__BPFTRACE_NOTIFY_PROBES_ATTACHED": "1"}
+    done = bpftrace("-q", "-e", "BEGIN { exit(); }", env=told)
+    assert done.stderr == "__BPFTRACE_NOTIFY_PROBES_ATTACHED\n"
+
+
+def test_a_place_that_is_not_there_is_refused_before_the_command_runs(work: Path) -> None:
+    done = dprobe("run", "-e", f"uprobe:{work}:nothing {{ }}", "--", "sh", "-c", "echo ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing" in done.stderr
+
+
+def test_output_goes_to_a_file_and_a_command_may_be_run(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    done = bpftrace("-q", "--unsafe", "-o", path, "-e", 'BEGIN { system("echo hi"); exit(); }')
+    assert (done.returncode, done.stdout) == (0, "")
+    assert path.read_text() == "hi\n\n\n"

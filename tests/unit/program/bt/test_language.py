@@ -1,0 +1,310 @@
+"""The top of scripts: macros, directives, imports, settings, comments; and what is wrong with
+scripts, all at once, with its place."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dprobed.program.bt.compiler import Options, compile_script
+from dprobed.program.bt.world import NoWorld
+from dprobed.program.model import ProgramError
+from tests.unit.program.bt.running import Running, refused, said
+
+MACROS = """
+macro add(x, $y) { $y += x; $y }
+macro one() { 1 }
+macro two() { one() + one }
+macro inc(@m) { @m++ }
+macro twice(x) { x; x; }
+macro own(x) { let $x = x; $x + 1 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("$a = 3; print(add(arg0, $a)); print($a)", [8, 8]),
+        ("print(one); print(one()); print(two)", [1, 1, 2]),
+        ("inc(@z); inc(@z); print(@z + 0)", [2]),
+        ("twice({ print(4) })", [4, 4]),
+        ("$x = 5; print(own($x)); print(own(2))", [6, 3]),
+    ],
+)
+def test_macros(body: str, wanted: list[Any]) -> None:
+    found = said(f"{MACROS}uprobe:m:f {{ {body} }}", rdi=5)
+    assert [each[1] for each in found] == wanted
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("macro a() { @x++ } uprobe:m:f { a() }", "@x is not among the macro's parameters"),
+        ("macro a($x) { $x++ } uprobe:m:f { a(1) }", "`a` takes a variable as its $x"),
+        ("macro a() { a() } uprobe:m:f { a() }", "`a` goes round"),
+        ("macro a(x) { x } uprobe:m:f { a() }", "no macro `a` takes 0 arguments"),
+    ],
+)
+def test_macros_that_are_wrong(script: str, message: str) -> None:
+    assert message in refused(script)
+
+
+def test_directives() -> None:
+    script = """#!/usr/bin/env bpftrace
+#include <errno.h>
+#define N 3   // a comment
+#define M (N + 1)
+#ifdef NOBODY
+this is nothing at all
+#elif 1
+#define Q 4
+#else
+nor is this
+#endif
+#ifndef BPFTRACE_HAVE_BTF
+#define R 5
+#endif
+uprobe:m:f { print((N * M, Q, R)) /* a comment
+   of two lines */ }
+"""
+    assert said(script) == [("Print", (12, 4, 5))]
+
+
+class Files(NoWorld):
+    """A world with some files."""
+
+    def text(self, name: str, beside: str) -> tuple[str, str] | None:
+        found = {
+            "a.h": "struct point { int x; int y; };\n#define SIZE 7\n",
+            "lib.bt": 'import "more.bt"\nmacro three() { 3 }\n',
+            "more.bt": 'import "lib.bt"\nmacro four() { 4 }\nuprobe:m:g { print(four) }\n',
+        }.get(name)
+        return None if found is None else (found, f"/files/{name}")
+
+
+def test_other_files() -> None:
+    running = Running(
+        '#include "a.h"\nimport "lib.bt";\n'
+        "uprobe:m:f { print((sizeof(struct point), SIZE, three, four)) }",
+        None,
+        Files(),
+    )
+    running.thread()
+    assert running.hit(1) == [("Print", (8, 7, 3, 4))]
+    assert running.hit(0) == [("Print", 4)]
+    assert "there is no file `none.h`" in refused('#include "none.h"\nbegin { }', Files())
+
+
+def test_settings() -> None:
+    script = (
+        "config = { max_strlen=3; BPFTRACE_STACK_MODE=perf\nprint_maps_on_exit=0;\n"
+        'str_trunc_trailer="" }\nuprobe:m:f { @ = count() }'
+    )
+    bundle = compile_script(script, "x")
+    assert bundle.config == {
+        "max_strlen": 3,
+        "stack_mode": "perf",
+        "print_maps_on_exit": 0,
+        "str_trunc_trailer": "",
+    }
+    assert not bundle.maps[0].shown
+    given_by_environment = Options(config={"max_strlen": "9", "nobody": "1"})
+    assert compile_script(script, "x", given_by_environment).config["max_strlen"] == 9
+    found = refused("config = { max_strlen=0; stack_mod=perf; cpp_demangle=7 } begin { }")
+    assert "`max_strlen` is 1 to 16384, not `0`" in found
+    assert "there is no setting `stack_mod`" in found
+    assert "did you mean `stack_mode`?" in found
+    assert "`cpp_demangle` is true or false" in found
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    found = refused(
+        "uprobe:m:f { $x = ; print(nobody); }\n"
+        "uprobe:m:g { if ($y { } }\n"
+        "kprobe:h { print(1) }\n"
+        "uprobe:m:i { print(arg99) }\n"
+    )
+    lines = [each for each in found.splitlines() if "error:" in each]
+    assert lines == [
+        "test.bt:1:19: error: an expression is missing before `;`",
+        "test.bt:1:27: error: there is nothing called `nobody`",
+        "test.bt:2:21: error: `)` is missing before `{`",
+        "test.bt:3:1: error: `kprobe` is in the kernel: probes of scripts are in processes so far",
+        "test.bt:4:20: error: there is nothing called `arg99`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("", "the script has no probe"),
+        ("uprobe:m:f", "a probe's place is followed by { … }"),
+        ("uprobe:m:f { ", "`}` is missing before the end"),
+        ('uprobe:m:f { print("abc) }', "this string has no end"),
+        ('uprobe:m:f { print("\\q") }', "`\\q` means nothing in a string"),
+        ("uprobe:m:f { /* }", "this comment has no end"),
+        ("uprobe:m:f { print(12abc) }", "`12abc` is not a number"),
+        ("uprobe:m:f { print(0x1ffffffffffffffff) }", "is not a number of 64 bits"),
+        ("uprobe:m:f { print(1); ` }", "means nothing"),
+        ("uprobe:m:f { print(" + "(" * 200 + "1" + ")" * 200 + ") }", "more than 100 brackets"),
+        ("#if 1\nbegin { }", "an `#if` has no `#endif`"),
+        ("#nobody\nbegin { }", "there is no directive `#nobody`"),
+        ("uprobe:m:f { let x = 1; }", "`let` is followed by a variable"),
+        ("uprobe:m:f { $a = (1 + ; }", "an expression is missing before `;`"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(script: str, message: str) -> None:
+    assert message in refused(script)
+
+
+_WORDS = st.sampled_from(
+    [
+        "uprobe:m:f",
+        "begin",
+        "interval:s:1",
+        "malloc",
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        ";",
+        ",",
+        ":",
+        "/",
+        "//",
+        "/*",
+        "*/",
+        "$x",
+        "$y",
+        "@a",
+        "@b",
+        "@",
+        "arg0",
+        "comm",
+        "pid",
+        "retval",
+        "str(",
+        "print(",
+        "printf(",
+        "hist(",
+        "count()",
+        "if",
+        "else",
+        "while",
+        "for",
+        "(",
+        "$i",
+        ":",
+        "0..3",
+        ")",
+        "unroll(2)",
+        "break",
+        "continue",
+        "return",
+        "let",
+        "=",
+        "+=",
+        "++",
+        "--",
+        "==",
+        "!=",
+        "<",
+        ">>",
+        "&&",
+        "||",
+        "!",
+        "~",
+        "-",
+        "+",
+        "*",
+        "%",
+        "?",
+        '"%d"',
+        '"a"',
+        "1",
+        "0x10",
+        "-1",
+        "struct",
+        "s",
+        "union",
+        "enum",
+        "{",
+        "int",
+        "x:3;",
+        "}",
+        ";",
+        "(uint8)",
+        "(struct",
+        "s",
+        "*)",
+        "->",
+        ".",
+        ".0",
+        "sizeof(",
+        "macro",
+        "m(x)",
+        "{",
+        "x",
+        "}",
+        "#define",
+        "A",
+        "1",
+        "\n",
+        "config",
+        "=",
+        "{",
+        "max_strlen=3",
+        "}",
+        "import",
+        '"x"',
+        "true",
+        "ustack(",
+        "delete(",
+        "clear(",
+        "exit()",
+        "'",
+        "\\",
+        "`",
+        "\x00",
+        "é",
+    ]
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.lists(_WORDS, max_size=60))
+def test_no_text_hangs_or_crashes_the_compiler(words: list[str]) -> None:
+    for text in (" ".join(words), "uprobe:m:f { " + " ".join(words) + " }"):
+        try:
+            compile_script(text, "x.bt")
+        except ProgramError as error:
+            assert all(one.message for one in error.diagnostics)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=80))
+def test_no_letters_hang_or_crash_the_compiler(text: str) -> None:
+    try:
+        compile_script(text, "x.bt")
+    except ProgramError as error:
+        assert str(error)
+
+
+def test_a_script_of_fifty_lines_compiles_at_once() -> None:
+    """Not a measurement: it only must not be slow by an order of magnitude."""
+    lines = [
+        f"uprobe:libc:f{number} /pid == {number} && arg0 > 10/ "
+        "{ $x = (uint32)arg1; if ($x < 7) { @a[comm, arg0] = count(); @h = hist($x); } "
+        'printf("%d %s\\n", $x, str(arg2)); }'
+        for number in range(50)
+    ]
+    compile_script("\n".join(lines), "x.bt")
+    began = time.process_time()
+    compile_script("\n".join(lines), "x.bt")
+    assert time.process_time() - began < 5

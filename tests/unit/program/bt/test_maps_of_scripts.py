@@ -1,0 +1,145 @@
+"""Maps: what is in them after hits, in the script's own terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.program.bt.running import AT, Running, refused, text
+
+HELLO = [text("hello")]
+
+CASES: list[tuple[str, str, str, int, Any]] = [
+    ("count by keys", "@[comm, arg0] = count()", "@", 3, {("target", AT): 3}),
+    ("count without a key", "@ = count()", "@", 2, {(): 2}),
+    ("counted up only", "@c++", "@c", 3, {(): 3}),
+    ("set and read", "@c += 2; @c *= 3", "@c", 2, {(): 24}),
+    ("sum", "@[1] = sum(arg1)", "@", 2, {1: 12}),
+    ("min and max", "@a = min(arg1); @b = max(-(int64)arg1)", "@b", 2, {(): -6}),
+    ("avg", "@a = avg(arg1)", "@a", 2, {(): [2, 12, 0]}),
+    ("stats", "@a = stats(arg1)", "@a", 2, {(): [2, 12, 0, 6, 6]}),
+    ("hist", "@a = hist(arg1, 1)", "@a", 2, {(): [5, 2]}),
+    ("tseries", '@a = tseries(arg1, 1s, 5, "sum")', "@a", 2, {(): [5, 12, 0]}),
+    ("lhist", "@a = lhist(arg1, 0, 10, 5)", "@a", 2, {(): [1, 2]}),
+    ("a text of the process", '@[str(arg0), "k", 3] = count()', "@", 2, {("hello", "k", 3): 2}),
+    ("a text of so many letters", "@[str(arg0, 3)] = count()", "@", 1, {"he": 1}),
+    ("a stack", "@[ustack(2), comm] = count()", "@", 1, {("stack", "target"): 1}),
+    ("a tuple", "@[(1, arg1)] = count(); @[1, arg1] = count()", "@", 1, {(1, 6): 2}),
+    ("a tuple in a tuple", "@[1, (arg1, 2)] = count()", "@", 1, {(1, (6, 2)): 1}),
+    ("a constant as a value", '@[tid] = "x"; @[tid] = "yy"', "@", 1, {101: "yy"}),
+    ("a name of one letter more", "@_ = count(); @ = count()", "@_", 1, {(): 1}),
+    ("counted down", "@c++; @c--; --@c", "@c", 1, {(): -1}),
+    ("the pointer type is kept", "@p = (uint32 *)arg0; @p++", "@p", 1, {(): AT + 4}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "of", "hits", "wanted"), CASES, ids=[each[0] for each in CASES]
+)
+def test_a_map_has(name: str, body: str, of: str, hits: int, wanted: dict[Any, Any]) -> None:
+    running = Running(f"uprobe:m:f {{ {body} }}")
+    running.thread(HELLO, rdi=AT, rsi=6)
+    for _ in range(hits):
+        running.hit()
+    assert running.map(of) == wanted
+
+
+def test_one_map_has_keys_that_are_written_in_several_ways() -> None:
+    running = Running(
+        'uprobe:m:f { @["hello"] = count(); @[str(arg0)] = count(); @[comm] = count(); }'
+    )
+    running.thread(HELLO, rdi=AT)
+    running.hit()
+    (shown,) = running.bundle.maps
+    assert [(part.name, part.constant) for part in shown.parts] == [
+        ("_", (True,)),
+        ("___1", (False,)),
+        ("___2", (False,)),
+    ]
+    assert running.map("@") == {"hello": 1, "target": 1}
+
+
+def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
+    kinds = {
+        one.name: one.kind
+        for one in Running("uprobe:m:f { @a++; @b++; print(@b + 1); @c = 1 }").bundle.maps
+    }
+    assert kinds == {"@a": "count", "@b": "value", "@c": "value"}
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("@c[tid] = arg1; print(@c[tid] + 1)", [7]),
+        ("print(@c[5]); @c[5] = 1", [0]),
+        ("@c[1] = 1; print(delete(@c[1])); print(delete(@c, 1))", [True, False]),
+        ("@c[1, 2] = 1; print(has_key(@c, (1, 2))); print(has_key(@c, (1, 3)))", [True, False]),
+        ("print(@c++); print(++@c); print(@c--); print(@c + 0)", [0, 2, 2, 1]),
+        ("@a[1] = 2; @b[2] = 7; print(@b[@a[1]])", [7]),
+        ('@s = "x"; print(@s == "x"); print(@s == "y")', [True, False]),
+        (
+            "@a[1] = 2; let $v; print(find(@a, 1, $v)); print($v); print(find(@a, 3, $v)); "
+            "print($v)",
+            [True, 2, False, 2],
+        ),
+        ("@a[1] = 2; delete(@a, 1); print(@a[1])", [0]),
+    ],
+)
+def test_values_are_read_back(body: str, wanted: list[Any]) -> None:
+    running = Running(f"uprobe:m:f {{ {body} }}")
+    running.thread(rsi=6)
+    assert [one[1] for one in running.hit()] == wanted
+
+
+def test_whole_maps_are_for_whoever_shows() -> None:
+    running = Running("uprobe:m:f { @a = count(); print(@a); clear(@a); zero(@a); print(@b[1]); "
+                      "@b[1] = sum(3); delete(@b, 1) }")  # fmt: skip
+    running.thread()
+    assert running.hit() == [
+        ("PrintMap", "@a"),
+        ("Clear", "@a"),
+        ("Zero", "@a"),
+        ("PrintEntry", "@b", 1),
+        ("Delete", "@b", 1),
+    ]
+
+
+def test_declared_maps_have_their_size() -> None:
+    running = Running("let @a = lruhash(2);\nuprobe:m:f { @a[arg0] = count() }")
+    for number in range(4):
+        running.thread(rdi=number)
+        running.hit()
+    assert running.map("@a") == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("@a = count(); @a = sum(1)", "@a is a count() already"),
+        ("@a[1] = 1; @a = 2", "@a has 1 keys, not 0"),
+        ("@a[1] = 1; @a[comm] = 2", "a key of @a is int64, and cannot be string as well"),
+        ("@a = 1; @a = comm", "@a cannot keep string yet"),
+        ("@a = str(arg0)", "@a cannot keep a text of the process yet"),
+        ("@a = count(); print(@a + 1)", "@a is a count(), which is not read at hits"),
+        ("print(@nothing)", "nothing is ever put into @nothing"),
+        ("@a = lhist(1, 5, 5, 1)", "no steps of 1 from 5 to 5"),
+        ('@a["x"] = 1; print(@a[str(arg0)])', "which it does not know to be the same"),
+        ("@a = tseries(1, 1s, 5)", "only the sum of each interval can be kept so far"),
+        ('@a = tseries(1, 100ns, 5, "sum")', "an interval is a whole number of milliseconds"),
+        ("@a = hist(comm)", "`hist` takes a number, not string"),
+        ("@a = count(3)", "`count` takes"),
+        ("@a[buf(arg0, 2)] = count()", "buffer cannot be a key"),
+        ("@a[1,2,3,4,5,6,7,8,9] = count()", "a key has 8 items at most, not 9"),
+        ("for ($kv : @a) { } @a[1] = 1", "a loop over a map runs where output is shown"),
+        ("@a = 1; print(len(@a))", "how long a map is"),
+    ],
+)
+def test_what_cannot_be_is_refused(body: str, message: str) -> None:
+    assert message in refused(f"uprobe:m:f {{ {body} }}")
+
+
+def test_a_value_belongs_to_one_module() -> None:
+    script = "uprobe:a:f { @t[tid] = nsecs } uprobe:b:g { print(nsecs - @t[tid]) }"
+    assert "@t is read or set in a and in b" in refused(script)
+    Running("uprobe:a:f { @t[tid] = count() } uprobe:b:g { @t[tid] = count() }")

@@ -1,0 +1,156 @@
+"""Places of probes: what each becomes in a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import pytest
+
+from dprobed.program import bytecode
+from dprobed.program.bt.compiler import Options, compile_script
+from dprobed.program.bt.world import NoWorld
+from tests.unit.program.bt.running import refused
+
+
+class World(NoWorld):
+    """Some modules, with functions and static probes."""
+
+    MODULES = ("/lib/libc.so.6", "/lib/libm.so.6")
+    FUNCTIONS = ("malloc", "malloc_trim", "free", "_ZN2ns3runEi")
+    STATIC = ("pg:query__start", "pg:query__done", "libc:setjmp")
+
+    def module(self, function: str) -> str | None:
+        return None if function == "nowhere" else "/bin/srv"
+
+    def library(self, name: str) -> str | None:
+        return {"libc": "/lib/libc.so.6", "srv": "/bin/srv"}.get(name)
+
+    def modules(self, pattern: str) -> Sequence[str]:
+        return [each for each in self.MODULES if fnmatchcase(each, pattern)]
+
+    def functions(self, module: str, pattern: str, demangled: bool) -> Sequence[str]:
+        if demangled:
+            return ["_ZN2ns3runEi"] if pattern in ("ns::run", "ns::run(int)") else []
+        return [each for each in self.FUNCTIONS if fnmatchcase(each, pattern)]
+
+    def static_probes(self, module: str, pattern: str) -> Sequence[str]:
+        if module == "/lib/libc.so.6":
+            return [each for each in self.STATIC[2:] if fnmatchcase(each, pattern)]
+        if module == "/bin/srv":
+            return [each for each in self.STATIC[:2] if fnmatchcase(each, pattern)]
+        return []
+
+
+def places(place: str, body: str = "{ @ = count() }") -> list[tuple[str, str]]:
+    """Module and place of each probe; of watchpoints with how, of returns with a mark."""
+    bundle = compile_script(f"{place} {body}", "test.bt", Options(arguments=("free",)), World())
+    found = []
+    for each in bundle.programs:
+        program = bytecode.decode(each.code)
+        for probe in program.probes:
+            where = probe.offset or f"{probe.address} {probe.watchpoint}"
+            found.append((program.header.name, where + (" return" if probe.returns else "")))
+    return found
+
+
+LIBC = "/lib/libc.so.6"
+PLACES: list[tuple[str, list[tuple[str, str]]]] = [
+    ("uprobe:libc:malloc", [(LIBC, "malloc")]),
+    ("u:libc:malloc", [(LIBC, "malloc")]),
+    ("uprobe:/bin/bash:readline", [("/bin/bash", "readline")]),
+    ("uprobe:./a:f", [("./a", "f")]),
+    ("uprobe:libnone.so.2:f", [("libnone.so.2", "f")]),
+    ("uprobe:libc:malloc+0x4", [(LIBC, "malloc+0x4")]),
+    ("uprobe:libc:0x1234", [(LIBC, "0x1234")]),
+    ("uprobe:libc:src/malloc.c:120", [(LIBC, "src/malloc.c:120")]),
+    ("uprobe:libc:mal*", [(LIBC, "malloc"), (LIBC, "malloc_trim")]),
+    ("uprobe:/lib/*:free", [(LIBC, "free"), ("/lib/libm.so.6", "free")]),
+    ("uprobe:libc:$1", [(LIBC, "free")]),
+    ("uprobe:srv:cpp:ns::run", [("/bin/srv", "_ZN2ns3runEi")]),
+    ('uprobe:srv:cpp:"ns::run(int)"', [("/bin/srv", "_ZN2ns3runEi")]),
+    ("uprobe:srv:ns::run(int)", [("/bin/srv", "_ZN2ns3runEi")]),
+    ("uretprobe:libc:malloc", [(LIBC, "malloc return")]),
+    ("uprobe:libc:malloc, ur:libc:free", [(LIBC, "malloc"), (LIBC, "free return")]),
+    ("usdt:/bin/srv:pg:query__start", [("/bin/srv", "usdt:pg:query__start")]),
+    ("usdt:/bin/srv:query__done", [("/bin/srv", "usdt:pg:query__done")]),
+    ("usdt:/bin/srv:pg:query*",
+     [("/bin/srv", "usdt:pg:query__start"), ("/bin/srv", "usdt:pg:query__done")]),
+    ("usdt:libc:setjmp", [(LIBC, "usdt:libc:setjmp")]),
+    ("U:pg:query__start", [("/bin/srv", "usdt:pg:query__start")]),
+    ("watchpoint:0x10000000:8:rw", [("/bin/srv", "0x10000000:8 rw")]),
+    ("w:0x10:4:w", [("/bin/srv", "0x10:4 w")]),
+    ("watch counter", [("/bin/srv", "counter w")]),
+    ("watch counter:4:rw", [("/bin/srv", "counter:4 rw")]),
+    ("malloc", [("/bin/srv", "malloc")]),
+    ("malloc+0x10", [("/bin/srv", "malloc+0x10")]),
+    ("server.c:120", [("/bin/srv", "server.c:120")]),
+    ("src/server.c:120", [("/bin/srv", "src/server.c:120")]),
+    ("serve:return", [("/bin/srv", "serve return")]),
+    ('"ns::run"', [("/bin/srv", "_ZN2ns3runEi")]),
+    ("mal*", [("/bin/srv", "malloc"), ("/bin/srv", "malloc_trim")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "wanted"), PLACES, ids=[each for each, _ in PLACES])
+def test_a_place_is(place: str, wanted: list[tuple[str, str]]) -> None:
+    assert places(place) == wanted
+    if "watch" not in place and not place.startswith("w:"):
+        assert places(place, "/pid == 1/ { @ = count() }") == wanted
+        assert places(place, "if pid == 1 { @ = count() }") == wanted
+
+
+def test_probes_have_their_names() -> None:
+    bundle = compile_script(
+        "uprobe:libc:mal*, ur:libc:free, usdt:srv:pg:query__done, begin { print(probe) } "
+        "serve:return { }", "test.bt", None, World(),
+    )  # fmt: skip
+    assert [(each.probes, each.found) for each in bundle.programs] == [
+        (
+            (
+                f"uprobe:{LIBC}:malloc",
+                f"uprobe:{LIBC}:malloc_trim",
+                f"uretprobe:{LIBC}:free",
+            ),
+            False,
+        ),
+        (("usdt:/bin/srv:pg:query__done", "uretprobe:/bin/srv:serve"), True),
+    ]
+    assert set(bundle.strings) >= {f"uprobe:{LIBC}:malloc", "begin"}
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("kprobe:f", "`kprobe` is in the kernel"),
+        ("t:syscalls:sys_enter_open", "`t` is in the kernel"),
+        ("hardware:cycles:1", "`hardware` counts events"),
+        ("software:faults:1", "`software` counts events"),
+        ("profile:hz:99", "`profile` samples processors"),
+        ("iter:task", "`iter` walks tables"),
+        ("interval:s:0", "`interval:s:0` is no interval"),
+        ("interval:q:1", "`interval:q:1` is no interval"),
+        ("self:signal:SIGKILL", "is no signal of ours"),
+        ("uprobe:libc:none*", "no function of /lib/libc.so.6 is like `none*`"),
+        ("uprobe:/none/*:f", "no module is like `/none/*`"),
+        ("uprobe:srv:cpp:no::one", "/bin/srv has no function `no::one`"),
+        ("uretprobe:libc:malloc+4", "only a function can be left"),
+        ("usdt:/bin/srv:none", "/bin/srv has no static probe like `*:none`"),
+        ("watchpoint:0x10:3:w", "cannot be watched"),
+        ("watchpoint:f+arg1:4:w", "is no watchpoint that is possible"),
+        ("nowhere", "which module has `nowhere` is not known"),
+        ("some:thing", "`some:thing` is no place"),
+        ("uprobe:libc", "has no function"),
+        ("{", "is no place for a probe"),
+    ],
+)
+def test_what_is_no_place_is_refused(place: str, message: str) -> None:
+    assert message in refused(f"{place} {{ @ = count() }}", World())
+
+
+def test_the_first_thing_that_anybody_writes() -> None:
+    bundle = compile_script("uprobe:libc:malloc { @ = hist(arg0); }", "test.bt")
+    (program,) = bundle.programs
+    assert bytecode.decode(program.code).header.name == "libc.so.6"
+    (shown,) = bundle.maps
+    assert (shown.name, shown.kind, shown.key, shown.shown) == ("@", "hist", (), True)
