@@ -6,7 +6,7 @@ python := .venv/bin/python
 # (a seventh of test-quick), and what was changed since the setup is compiled at every start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo hunt test test-quick test-bare check bench faults drawn soak install deb clean
+.PHONY: help demo hunt test test-quick test-bare check bench faults stacks drawn soak install deb clean
 .PHONY: setup-demo setup-hunt setup-test setup-bench setup-install setup-deb
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make check       format, lint, types, layers, generated files'
 	@echo 'make bench       the figures that we promise, side by side with what we compare to'
 	@echo 'make faults      500 tracers and daemons are killed at random moments (ROUNDS=): nothing comes of it'
+	@echo 'make stacks      stacks of 23 real programs at 50 places each (PLACES=), and what gdb finds: the same frames'
 	@echo 'make drawn       100,000 drawn programs in Python and in C (DRAWN=), natively (DRAWN_NATIVE=), 2,000 in the kernel: the same'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
 	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
@@ -62,6 +63,9 @@ ROUNDS ?= 500
 
 faults: setup-test
 	@$(python) -m tests.faults $(ROUNDS)
+
+stacks: setup-test
+	@$(python) -m tests.stacks $(PLACES)
 
 DRAWN ?= 100000
 DRAWN_IN_KERNEL ?= 2000

@@ -13,16 +13,27 @@ from dprobe.lib.stacks import StackNames
 
 from tests.integration.client_support import dprobe
 
-#: Prints the frames that are not inlined: the address in its page, and the function's name.
+#: Prints the frames of each core: the address in its page, and the function's name. Those of tail
+#: calls have no frame; gdb infers them from what debug information says of calls.
 _FRAMES = """python
-frame = gdb.newest_frame()
-while frame is not None:
-    if frame.type() == gdb.SIGTRAMP_FRAME:
-        print("frame", "-", "<signal handler called>")
-    elif frame.type() != gdb.INLINE_FRAME:
-        print("frame", frame.pc() & 0xfff, frame.name() or "?")
-    frame = frame.older()
+for core in {cores}:
+    gdb.execute("core-file " + core, to_string=True)
+    print("core", core)
+    frame = gdb.newest_frame()
+    while frame is not None:
+        if frame.type() == gdb.SIGTRAMP_FRAME:
+            print("frame", "-", "<signal handler called>")
+        elif frame.type() == gdb.INLINE_FRAME:
+            print("frame", "inlined", frame.name())
+        elif frame.type() != gdb.TAILCALL_FRAME:
+            print("frame", frame.pc() & 0xfff, frame.name() or "?")
+        frame = frame.older()
 """
+
+
+#: Instead of an address: a signal's frame, and a function that is inlined in the next frame.
+_SIGNAL = -1
+_INLINED = -2
 
 
 class Frame(NamedTuple):
@@ -30,6 +41,11 @@ class Frame(NamedTuple):
 
     at: int
     name: str
+
+    @property
+    def is_inlined(self) -> bool:
+        """Whether the function has no frame of its own."""
+        return self.at == _INLINED
 
 
 class Pair(NamedTuple):
@@ -41,35 +57,42 @@ class Pair(NamedTuple):
 
 
 def frames_of(item: dict[str, Any]) -> list[Frame]:
-    """The frames of a stack, inlined functions left out."""
-    return [
-        Frame(-1, "<signal handler called>")
-        if each.get("signal")
-        else Frame(each.get("offset", each.get("address", 0)) & 0xFFF, each.get("function", "?"))
-        for each in item["ustack"]
-    ]
+    """The frames of a stack, inlined functions before those in which they are."""
+    found = []
+    for each in item["ustack"]:
+        if each.get("signal"):
+            found.append(Frame(_SIGNAL, "<signal handler called>"))
+            continue
+        found += [Frame(_INLINED, inlined["function"]) for inlined in each.get("inlined", ())]
+        at = each.get("offset", each.get("address", 0)) & 0xFFF
+        found.append(Frame(at, each.get("function", "?")))
+    return found
 
 
-def gdb_frames(program: str, core: Path) -> list[Frame]:
-    """The frames that gdb finds in a core."""
+def gdb_frames(program: str, cores: Sequence[Path]) -> list[list[Frame]]:
+    """The frames that gdb finds in each core."""
     settings = (
         "width 0",
         "backtrace past-main on",
         "backtrace past-entry on",
         "python print-stack full",
     )
-    script = core.with_suffix(".gdb")
-    script.write_text(_FRAMES)
+    script = cores[0].with_suffix(".gdb")
+    script.write_text(_FRAMES.format(cores=[str(each) for each in cores]))
     command = ["gdb", "-nx", "-batch", *(f"--eval-command=set {each}" for each in settings)]
     done = subprocess.run(
-        [*command, "-x", script, program, core], capture_output=True, text=True, check=False
+        [*command, "-x", script, program], capture_output=True, text=True, check=False
     )
-    found = []
+    found: list[list[Frame]] = []
     for line in done.stdout.splitlines():
         words = line.split(" ", 2)
-        if words[0] == "frame":
-            found.append(Frame(-1 if words[1] == "-" else int(words[1]), words[2]))
-    assert found, done.stdout + done.stderr
+        if words[0] == "core":
+            found.append([])
+        elif words[0] == "frame":
+            kinds = {"-": _SIGNAL, "inlined": _INLINED}
+            at = kinds[words[1]] if words[1] in kinds else int(words[1])
+            found[-1].append(Frame(at, words[2]))
+    assert len(found) == len(cores) and all(found), done.stdout + done.stderr
     return found
 
 
@@ -87,15 +110,29 @@ def compared(
     program.write_text("\n".join(source) + "\n")
     cores = folder / "cores"
     env = {**os.environ, "DPROBED_DUMPS": str(cores), "DPROBED_JOURNAL_SOCKET": str(folder / "no")}
-    done = dprobe("run", "-o", folder / "out", program, "--", *command, env=env, cwd=folder)
+    done = dprobe(
+        "run", "-o", folder / "out", program, "--", *command, env=env, cwd=folder, errors="replace"
+    )
     names = StackNames()
+    files = sorted(cores.glob("*.json"))
+    assert done.returncode == 0, done.stderr
+    if not files:
+        return []
     found = []
-    for about in sorted(cores.glob("*.json")):
+    theirs = gdb_frames(command[0], [each.with_suffix(".core") for each in files])
+    for about, gdb in zip(files, theirs, strict=True):
         hit = json.loads(about.read_text())["record"]
         names.name_frames(hit["log"], 0)
         (item,) = hit["log"]
-        gdb = gdb_frames(command[0], about.with_suffix(".core"))
         found.append(Pair(frames_of(item), gdb, item.get("ended", "")))
     names.close()
-    assert found, done.stderr
     return found
+
+
+def difference(pair: Pair) -> str:
+    """What differs between the two; nothing: they are the same."""
+    ours = [each.name if each.is_inlined else each.at for each in pair.ours]
+    theirs = [each.name if each.is_inlined else each.at for each in pair.gdb]
+    if ours == theirs and not pair.ended:
+        return ""
+    return f"  ours: {pair.ours} {pair.ended}\n  gdb:  {pair.gdb}"

@@ -133,8 +133,12 @@ def _sample(daemon: Connection, last: Sample | None, *, with_maps: bool = False)
     return Sample.take(status, time.monotonic(), last, _usage(daemon), maps)
 
 
-def _maps(daemon: Connection) -> list[SummaryMap]:
-    answer = daemon.request(lambda number: messages.Maps(id=number), messages.MapListing)
+def _maps(daemon: Connection) -> list[SummaryMap] | str:
+    """What is in maps, or why that cannot be told: there is too much of it."""
+    try:
+        answer = daemon.request(lambda number: messages.Maps(id=number), messages.MapListing)
+    except UserError as error:
+        return str(error)
     return of_programs(answer.maps)
 
 

@@ -125,9 +125,9 @@ class Sample(msgspec.Struct, frozen=True):
         at: float,
         last: Sample | None,
         usage: Sequence[messages.ProcessUsage] = (),
-        maps: Sequence[SummaryMap] | None = None,
+        maps: Sequence[SummaryMap] | str | None = None,
     ) -> Sample:
-        """Compare with the last one; without one all rates are 0."""
+        """Compare with the last one; without one all rates are 0. ``maps``: or why not."""
         seconds = at - last.at if last is not None else 0.0
         before_hits = {_key(each): each.hits for each in last.status.probes} if last else {}
         before_time = {each.pid: each.overhead_ns for each in last.status.targets} if last else {}
@@ -171,7 +171,11 @@ class Sample(msgspec.Struct, frozen=True):
             for own in [[row for row in probes if row["pid"] == target.pid]]
         ]
         own = _own(usage, last.usage if last else (), seconds)
-        in_maps = None if maps is None else map_rows(maps, _TOP)
+        in_maps: list[dict[str, object]] | None = None
+        if isinstance(maps, str):
+            in_maps = [{"program": "", "map": "", "pid": "", "key": "", "value": maps}]
+        elif maps is not None:
+            in_maps = map_rows(maps, _TOP)
         return cls(status, at, probes, processes, own, usage, in_maps)
 
     def summary(self) -> str:

@@ -348,11 +348,12 @@ have themselves (`pid`, `time`, `word_0`…).
 probe is, then its callers, at most {USUAL_FRAMES} or as many as are given. They are found by the
 unwinding information (CFI) of the files, by frame pointers where there is none, through the frames
 of signal handlers. Each is an address in a file, which the item names by path and build-id, so that
-it can be shown as function, file and line later, too. As many of the frames as fit are logged; only
-where not one does is it LOG_OVERFLOW. Why a stack has no more frames is in the item: it was whole,
-as deep as asked for, or could not be walked further (memory that cannot be read, code without
-unwinding information, a stack that is corrupt). A frame takes 8 bytes, each file that is named some
-60, once.
+it can be shown as function, file and line later, too. A function that has given its frame to
+another one (a tail call) is on no stack; gdb may infer it from debug information. As many of the
+frames as fit are logged; only where not one does is it LOG_OVERFLOW. Why a stack has no more frames
+is in the item: it was whole, as deep as asked for, or could not be walked further (memory that
+cannot be read, code without unwinding information, a stack that is corrupt). A frame takes 8 bytes,
+each file that is named some 60, once.
 
 | token | item | the count is of | then |
 | --- | --- | --- | --- |

@@ -179,3 +179,18 @@ def test_what_says_nothing_is_left_out_first() -> None:
         "dropped",
     }
     assert where.below == []
+
+
+def test_why_maps_cannot_be_told_is_a_row() -> None:
+    sample = Sample.take(status((1, 1, 1), (0, 0)), 1.0, None, maps="too much")
+    view = View(shows="maps")
+    assert [row["value"] for row in view.rows(sample)] == ["too much"]
+
+
+def test_tab_goes_through_all_tables() -> None:
+    view = View()
+    seen = []
+    for _ in range(4):
+        seen.append(view.shows)
+        view.press("\t")
+    assert seen == ["probes", "processes", "maps", "probes"]
