@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -51,8 +50,6 @@ _WORKING: Final = frozenset(
 _MAY_FIRE: Final = frozenset(
     {protocol.State.PENDING, protocol.State.ACTIVE, protocol.State.THROTTLED}
 )
-
-_log = logging.getLogger("dprobed")
 
 
 class Term(msgspec.Struct, frozen=True):

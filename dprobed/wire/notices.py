@@ -33,6 +33,8 @@ class NoticeKind(StrEnum):
     ORPHAN = "orphan"
     #: The process has ended, with programs in it that are kept.
     END = "end"
+    #: A registered handler has died.
+    HANDLER = "handler"
     #: The time of a program is over; none of its probes fires any more.
     OVER = "over"
     SPENT = "spent"

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,10 @@ from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
 from dprobed.durations import text
+
+if TYPE_CHECKING:
+    from dprobe.lib.session import Session
+    from dprobe.view.output import Output
 
 #: Seconds for which the daemon is waited for when the time is over.
 _LATE = 5.0
@@ -96,10 +101,10 @@ def attach_command(
         raise click.UsageError("say which processes, by -p", click.get_current_context())
     if script is not None:
         # Imported where there is one: what it needs, programs do without.
-        from dprobe.commands.scripts import How, attach_script
+        from dprobe.commands.scripts import ScriptOptions, attach_script
         from dprobed.wire import messages
 
-        how = How(
+        how = ScriptOptions(
             choice,
             not no_opcode_check,
             follow_forks,
@@ -113,6 +118,35 @@ def attach_command(
         return attach_script(socket, script, pids, how, selection)
     if not programs:
         raise click.UsageError("name at least one PROGRAM", click.get_current_context())
+    return _attach(
+        socket,
+        programs,
+        pids,
+        choice,
+        check_opcode=not no_opcode_check,
+        follow_forks=follow_forks,
+        missing=missing,
+        output=(form, path),
+        private=private,
+    )
+
+
+def _attach(
+    socket: Path | None,
+    programs: tuple[str, ...],
+    pids: tuple[int, ...],
+    choice: Choice,
+    *,
+    check_opcode: bool,
+    follow_forks: bool,
+    missing: str,
+    output: tuple[str, str | None],
+    private: bool,
+) -> int:
+    """Put programs in, show what they report, and take them out; the exit status.
+
+    ``output``: the format, and the file; None: standard output.
+    """
     stop = _Stop()
     with running_or_private(socket, options.complain, alone=private) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
@@ -121,46 +155,57 @@ def attach_command(
         from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
-        output = Output(form, path, 1, summary=2, live=True)
+        shown = Output(*output, 1, summary=2, live=True)
         connection = daemon.connect()
         session = Session(
-            connection, *pids, follow_forks=follow_forks, on_record=output.record, say=complain
+            connection, *pids, follow_forks=follow_forks, on_record=shown.record, say=complain
         )
         for pid in pids:
             check(connection, pid, loaded, missing)
-        count = session.insert(
-            [each.upload for each in loaded], launch=False, check_opcode=not no_opcode_check
-        )
+        uploads = [each.upload for each in loaded]
+        count = session.insert(uploads, launch=False, check_opcode=check_opcode)
         with Waker({number: stop.handler(number) for number in _ENDS}) as waker:
             _announce(count, pids, choice.seconds, connection)
-            # The daemon takes them out in time; where it does not, it is asked, and may be silent.
-            deadline = math.inf if choice.seconds is None else choice.seconds + _LATE
-            deadline += time.monotonic()
-            while not (session.over or stop.signal or output.broken):
-                left = deadline - time.monotonic()
-                # What stands at a probe would not do so any longer.
-                waits = session.spent and not session.timed and bool(session.standing())
-                if left <= 0 or (session.spent and not waits):
-                    break
-                left = min(left, session.next_look - time.monotonic())
-                if waker.wait(connection, max(0.0, min(left, _LOOK if waits else _LONGEST))):
-                    session.receive()
-                    output.flush()
-                session.look()
+            _show(session, connection, shown, waker, stop, choice.seconds)
             if session.spent and not session.over and not session.timed:
                 complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"
             stood = session.standing()
-            output.summary(session.detach())
+            shown.summary(session.detach())
             for pid in stood:
                 complain(f"process {pid} stood at a probe: it goes on")
-            output.close()
+            shown.close()
         if session.ended is not None and failed:
             complain(session.ended.reason)
         connection.close()
     if stop.signal in (signal.SIGTERM, signal.SIGHUP):
         return 128 + stop.signal
-    return 2 if session.vain else output.status or int(failed or session.cut_short)
+    return 2 if session.vain else shown.status or int(failed or session.cut_short)
+
+
+def _show(
+    session: Session,
+    connection: Connection,
+    shown: Output,
+    waker: Waker,
+    stop: _Stop,
+    seconds: float | None,
+) -> None:
+    """Show what is reported until the end of the session, or what ends it first."""
+    # The daemon takes them out in time; where it does not, it is asked, and may be silent.
+    deadline = math.inf if seconds is None else seconds + _LATE
+    deadline += time.monotonic()
+    while not (session.over or stop.signal or shown.broken):
+        left = deadline - time.monotonic()
+        # What stands at a probe would not do so any longer.
+        waits = session.spent and not session.timed and bool(session.standing())
+        if left <= 0 or (session.spent and not waits):
+            break
+        left = min(left, session.doubts.next_look - time.monotonic())
+        if waker.wait(connection, max(0.0, min(left, _LOOK if waits else _LONGEST))):
+            session.receive()
+            shown.flush()
+        session.look()
 
 
 def _announce(

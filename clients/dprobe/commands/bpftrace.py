@@ -58,7 +58,7 @@ Without -p and -c: every process that maps the module, those to come too.
 """
 
 
-class Line(msgspec.Struct):
+class CommandLine(msgspec.Struct):
     """A command line, taken apart."""
 
     options: dict[str, str] = {}
@@ -135,7 +135,7 @@ def run(socket: Path | None, arguments: list[str]) -> int:
     return _run_script(socket, line, pid, form)
 
 
-def taken_apart(arguments: list[str]) -> Line:
+def taken_apart(arguments: list[str]) -> CommandLine:
     """The options and the other words of a command line; raises GetoptError.
 
     What is behind ``--`` are words, whatever they look like.
@@ -143,7 +143,7 @@ def taken_apart(arguments: list[str]) -> Line:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     before, behind = arguments[:at], arguments[at + 1 :]
     pairs, words = getopt.gnu_getopt(before, _SHORT, _LONG)
-    return Line(dict(pairs), [*words, *behind])
+    return CommandLine(dict(pairs), [*words, *behind])
 
 
 def _pid(text: str | None) -> int | None:
@@ -158,7 +158,7 @@ def _pid(text: str | None) -> int | None:
     return int(text)
 
 
-def _run_script(socket: Path | None, line: Line, pid: int | None, form: str) -> int:
+def _run_script(socket: Path | None, line: CommandLine, pid: int | None, form: str) -> int:
     # Imported here: what only tells of versions and probes is quick without.
     from dprobe.commands import scripts
     from dprobe.lib.programs import Choice
@@ -174,7 +174,7 @@ def _run_script(socket: Path | None, line: Line, pid: int | None, form: str) -> 
     else:
         print(_USAGE, end="", file=sys.stderr)
         return 1
-    how = scripts.How(
+    how = scripts.ScriptOptions(
         Choice(),
         form=form,
         path=line.options.get("-o"),

@@ -17,7 +17,6 @@ from dprobed.program.bt.bundle import Bundle
 _UNITS: Final = ("hz", "us", "ms", "s")
 _FUNCTIONS: Final = {"uprobe": "uprobe", "u": "uprobe", "uretprobe": "uretprobe", "ur": "uretprobe"}
 _STATIC: Final = ("usdt", "U")
-_TIMED: Final = {"interval": "interval", "i": "interval", "profile": "profile", "p": "profile"}
 
 
 def list_probes(

@@ -108,7 +108,7 @@ class LaunchedCommand:
 
     def _left(self, deadline: float | None) -> float | None:
         """For how many seconds to wait at most; None: for ever."""
-        look = self._session.next_look if self._connection is not None else None
+        look = self._session.doubts.next_look if self._connection is not None else None
         times = [each for each in (deadline, self._output.next_time, look) if each is not None]
         first = min(times, default=math.inf)
         return None if first == math.inf else max(0.0, first - time.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
@@ -91,9 +92,9 @@ def run_command(
         raise click.UsageError("put -- and the COMMAND after the programs", ctx)
     if script is not None:
         # Imported where there is one: what it needs, programs do without.
-        from dprobe.commands.scripts import How, run_script
+        from dprobe.commands.scripts import ScriptOptions, run_script
 
-        how = How(
+        how = ScriptOptions(
             choice,
             not no_opcode_check,
             follow_forks,
@@ -104,6 +105,35 @@ def run_command(
             unsafe,
         )
         return run_script(socket, script, argv, how)
+    return _run(
+        socket,
+        programs,
+        argv,
+        choice,
+        check_opcode=not no_opcode_check,
+        follow_forks=follow_forks,
+        missing=missing,
+        output=(form, path),
+        private=private,
+    )
+
+
+def _run(
+    socket: Path | None,
+    programs: tuple[str, ...],
+    argv: list[str],
+    choice: Choice,
+    *,
+    check_opcode: bool,
+    follow_forks: bool,
+    missing: str,
+    output: tuple[str, str | None],
+    private: bool,
+) -> int:
+    """Start a command with probes in it, and show what they report; the exit status.
+
+    ``output``: the format, and the file; None: standard error.
+    """
     timers = take_timers()
     environment = original_environment()
     with running_or_private(socket, options.complain, alone=private) as daemon:
@@ -115,9 +145,9 @@ def run_command(
         loaded = load_programs(programs, choice)
         _look_for_places(loaded, command, environment, refuse=missing == "refuse")
         uploads = [each.upload for each in loaded]
-        output = Output(form, path, 2, live=True)
+        shown = Output(*output, 2, live=True)
         launched = Launched(command, argv, environment, take_signals(), timers, daemon.pid)
-        launched.keep_nothing(stdout=path != "-")
+        launched.keep_nothing(stdout=output[1] != "-")
         connection = None
         try:
             connection = daemon.connect()
@@ -127,20 +157,20 @@ def run_command(
                 connection,
                 launched.pid,
                 follow_forks=follow_forks,
-                on_record=output.record,
+                on_record=shown.record,
                 say=complain,
             )
-            session.insert(uploads, launch=True, check_opcode=not no_opcode_check)
+            session.insert(uploads, launch=True, check_opcode=check_opcode)
         except BaseException:
             launched.close_gate()
             if connection is not None:
                 connection.close()
             os.waitpid(launched.pid, 0)
             raise
-        status = LaunchedCommand(launched, connection, session, output).run()
+        status = LaunchedCommand(launched, connection, session, shown).run()
         if session.ended is not None or session.timed:
-            output.summary(session.detach())
-        output.close()
+            shown.summary(session.detach())
+        shown.close()
     return status
 
 

@@ -59,7 +59,7 @@ _GLOB: Final = frozenset("*?[]{}\\")
 _LONGEST: Final = 2_000_000
 
 
-class How(msgspec.Struct, frozen=True):
+class ScriptOptions(msgspec.Struct, frozen=True):
     """How a script is run, whatever it is. ``missing``: what to do about a place that is not there
     (``refuse`` or ``warn``); ``bare``, ``mode``, ``warnings``: as ``ScriptOutput`` has them;
     ``quiet``: nothing is said of what is in where; ``announce``: how many probes are in is printed;
@@ -113,7 +113,7 @@ class Show:
         self.runner.drain()
         self.output.flush()
 
-    def attached(self, how: How) -> None:
+    def attached(self, how: ScriptOptions) -> None:
         """The programs are in: say so, and begin."""
         self.output.attached(self.runner.probes, said=how.announce)
         self.output.flush()
@@ -139,7 +139,7 @@ class Show:
         self.output.close()
 
 
-def output_for(bundle: Bundle, how: How, descriptor: int) -> ScriptOutput:
+def output_for(bundle: Bundle, how: ScriptOptions, descriptor: int) -> ScriptOutput:
     """Where a script's output goes."""
     cat = bundle.config.get("max_cat_bytes")
     return ScriptOutput(
@@ -153,7 +153,7 @@ def output_for(bundle: Bundle, how: How, descriptor: int) -> ScriptOutput:
     )
 
 
-def warn(bundle: Bundle, how: How) -> None:
+def warn(bundle: Bundle, how: ScriptOptions) -> None:
     """Say what the compiler warns of."""
     for line in bundle.warnings if how.warnings else ():
         complain(line)
@@ -163,7 +163,12 @@ def warn(bundle: Bundle, how: How) -> None:
 
 
 def run_script(
-    socket: Path | None, script: Script, argv: list[str], how: How, *, of_bpftrace: bool = False
+    socket: Path | None,
+    script: Script,
+    argv: list[str],
+    how: ScriptOptions,
+    *,
+    of_bpftrace: bool = False,
 ) -> int:
     """Start a command with a script's probes in it; the exit status is the command's own.
 
@@ -254,7 +259,7 @@ def _refuse_missing(programs: list[Loaded], files: list[File]) -> None:
 # -- attach -----------------------------------------------------------------------------------
 
 
-class Stop:
+class StopRequest:
     """The first signal ends a script in good order, a second one at once."""
 
     def __init__(self) -> None:
@@ -275,14 +280,14 @@ def attach_script(
     socket: Path | None,
     script: Script,
     pids: tuple[int, ...],
-    how: How,
+    how: ScriptOptions,
     selection: messages.Selection | None = None,
 ) -> int:
     """Put a script's probes into running processes; the exit status is what it says.
 
     Without ``pids`` into every one that is selected, those to come too.
     """
-    stop = Stop()
+    stop = StopRequest()
     with running_or_private(socket, options.complain, alone=how.private) as daemon:
         files = _files_of(pids, selection)
         bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
@@ -323,7 +328,9 @@ def _files_of(pids: tuple[int, ...], selection: messages.Selection | None) -> li
     return list(loader.files_of_command(path, dict(os.environb)).files)
 
 
-def _alone(connection: Connection, pids: tuple[int, ...], how: How, show: Show, stop: Stop) -> None:
+def _alone(
+    connection: Connection, pids: tuple[int, ...], how: ScriptOptions, show: Show, stop: StopRequest
+) -> None:
     """A script that has only blocks: it ends with the processes, too."""
     show.attached(how)
     watch(connection, show, stop, lambda: not all(map(_goes_on, pids)), poll=bool(pids))
@@ -344,9 +351,9 @@ def _attached(
     connection: Connection,
     programs: list[Loaded],
     pids: tuple[int, ...],
-    how: How,
+    how: ScriptOptions,
     show: Show,
-    stop: Stop,
+    stop: StopRequest,
 ) -> None:
     """In these processes."""
     session = Session(
@@ -373,9 +380,9 @@ def _everywhere(
     connection: Connection,
     programs: list[Loaded],
     selection: messages.Selection,
-    how: How,
+    how: ScriptOptions,
     show: Show,
-    stop: Stop,
+    stop: StopRequest,
 ) -> None:
     """In every process that is selected and maps the modules, now or later."""
     if how.missing == "refuse":
@@ -399,7 +406,7 @@ def _everywhere(
 def watch(
     connection: Connection,
     show: Show,
-    stop: Stop,
+    stop: StopRequest,
     over: Callable[[], bool],
     *,
     poll: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -11,8 +10,8 @@ from typing import Final
 import msgspec
 
 from dprobe.lib.connection import Connection
-from dprobe.lib.ending import endings
 from dprobe.lib.errors import UserError
+from dprobe.lib.session_doubts import SessionDoubts
 from dprobe.lib.summary import Summary, SummaryEnd, summarize
 from dprobed.printable import located
 from dprobed.wire import messages
@@ -24,8 +23,6 @@ _QUIET = frozenset({"active", "pending", "disabled", "removed"})
 _ALIVE = frozenset({"active", "pending"})
 #: States of a probe that did what it was there for.
 _DONE = frozenset({"disabled", "removed"})
-#: Seconds after which a program that was executed has mapped its libraries, and calls them.
-_SETTLES = 0.5
 #: How a process can end, in words.
 _ENDS = {
     "exited": "exited with status {status}",
@@ -36,6 +33,22 @@ _ENDS = {
 _CORES: Final = frozenset({NoticeKind.DUMP, NoticeKind.DUMPING})
 _NOT_PROBED: Final = frozenset({NoticeKind.LOADER, NoticeKind.UNPROBED})
 _STANDS: Final = frozenset({NoticeKind.SUSPEND, NoticeKind.DEBUGGER})
+
+
+def _without(
+    maps: list[messages.MapInfo], names: Sequence[str], *, keep_keys: bool
+) -> list[messages.MapInfo]:
+    """Without what is in maps of these names, or with their keys alone."""
+    kept = [each for each in maps if each.map not in names]
+    if keep_keys:
+        kept += [
+            msgspec.structs.replace(
+                each, lost=0, entries=[messages.MapEntry(old.key, []) for old in each.entries]
+            )
+            for each in maps
+            if each.map in names
+        ]
+    return kept
 
 
 class Session:
@@ -81,9 +94,8 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[tuple[int, str]] = set()
-        #: When to ask again for doubts (monotonic), and of which processes.
-        self._doubt_at = math.inf
-        self._executed: set[int] = set()
+        #: Says why probes may never fire; ``look`` is to be called at its time.
+        self.doubts: Final = SessionDoubts(connection, say)
         #: A process was left, though nobody here asked for that: the daemon has ended.
         self.cut_short = False
         #: What became of the process.
@@ -121,37 +133,13 @@ class Session:
             first = first or numbers
             self._same.update(zip(numbers, first, strict=True))
             self._note(answer.probes)
-            self._doubt(answer.probes)
+            self.doubts.tell(answer.probes)
             count = len(answer.probes)
         return count
 
-    def _doubt(self, probes: Sequence[messages.ProbeInfo]) -> None:
-        """Say of probes that are in why they may never fire, and which end sooner than asked."""
-        for line in endings(probe for probe in probes if probe.end_rule):
-            self._say(line)
-        for probe in probes:
-            if probe.doubt:
-                name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-                self._say(f"{name}: {probe.state}: {probe.doubt}")
-
-    @property
-    def next_look(self) -> float:
-        """When to ``look`` next (monotonic); infinity: no time is known."""
-        return self._doubt_at
-
     def look(self) -> None:
-        """Say of processes that have executed another program why probes may never fire there."""
-        if time.monotonic() < self._doubt_at:
-            return
-        pids, self._executed, self._doubt_at = self._executed, set(), math.inf
-        for pid in pids & self._alive.keys():
-            there = self._connection.request(
-                lambda number, pid=pid: messages.Query(  # type: ignore[misc]
-                    id=number, select=messages.Select(pid=pid)
-                ),
-                messages.Status,
-            )
-            self._doubt([each for each in there.probes if each.number in self._same])
+        """Say what is to be said by now: call it at ``doubts.next_look``."""
+        self.doubts.look(self._alive, self._same)
 
     @property
     def spent(self) -> bool:
@@ -228,16 +216,7 @@ class Session:
 
     def forget_maps(self, names: Sequence[str], *, keep_keys: bool) -> None:
         """Forget what maps of these names had; ``keep_keys``: begin anew at each key."""
-        kept = [each for each in self._maps if each.map not in names]
-        if keep_keys:
-            kept += [
-                msgspec.structs.replace(
-                    each, lost=0, entries=[messages.MapEntry(old.key, []) for old in each.entries]
-                )
-                for each in self._maps
-                if each.map in names
-            ]
-        self._maps = kept
+        self._maps = _without(self._maps, names, keep_keys=keep_keys)
 
     def detach(self) -> Summary:
         """Take the programs out of all processes and detach from them; the summary."""
@@ -349,8 +328,7 @@ class Session:
             return
         now, program = time.monotonic_ns(), report.program
         self._ends.append(SummaryEnd(pid=report.pid, how="executed", time=now, program=program))
-        self._executed.add(report.pid)
-        self._doubt_at = time.monotonic() + _SETTLES
+        self.doubts.executed(report.pid)
         if not self._launched:
             self._say(f"{report.text} at {_now()}")
 

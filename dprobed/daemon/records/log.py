@@ -15,6 +15,7 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.records.dispatcher import Handler
 from dprobed.wire import messages
+from dprobed.wire.notices import NoticeKind
 
 #: Bytes of records kept for ``log``.
 LOG_BYTES: Final = 2 << 20
@@ -90,7 +91,7 @@ class RecordLog:
     def tell_death(self, handler: Handler) -> None:
         """Say to who follows that a handler has died."""
         text = f"handler {handler.name} of {handler.facility} has died ({handler.owner})"
-        notice = messages.Notice(kind="handler", pid=messages.KERNEL, tid=0, text=text)
+        notice = messages.Notice(kind=NoticeKind.HANDLER, pid=messages.KERNEL, tid=0, text=text)
         for follower in self.followers:
             follower.tell(notice)
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from dprobe.lib.script.values import Address, Buffer, Named, Shown, StackText
+from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
 from dprobed.program.bt import bundle as bt
 from dprobed.program.maps import STACK_MARK
 from dprobed.record.log import stack_value
@@ -174,7 +174,7 @@ class Decoder:
             case bt.Enum():
                 number = narrowed(word, value.size, signed=value.signed)
                 name = next((name for name, each in value.values if each == number), None)
-                return number if name is None else Named(number, name)
+                return number if name is None else NamedNumber(number, name)
             case bt.Symbol():
                 return self._names.symbol(reader.pid, word, reader.comm, offset=value.offset)
             case bt.Time():

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from dprobe.lib.script.decode import Decoder
-from dprobe.lib.script.values import Average, Counts, MapEntry, MapValue, Series, Shown, ShownMap
+from dprobe.lib.script.values import (
+    Average,
+    BucketCounts,
+    MapEntry,
+    MapValue,
+    Series,
+    Shown,
+    ShownMap,
+)
 from dprobe.lib.summary import definition_of
 from dprobed.program.bt import bundle as bt
 from dprobed.program.exec.maps import HeldMap
@@ -89,7 +97,7 @@ class ScriptMaps:
     def _value(self, script_map: bt.Map, definition: MapDefinition, cell: list[int]) -> MapValue:
         match script_map.kind:
             case "hist" | "lhist":
-                return Counts(dict(zip(cell[::2], cell[1::2], strict=True)))
+                return BucketCounts(dict(zip(cell[::2], cell[1::2], strict=True)))
             case "avg" | "stats":
                 if not cell:
                     return Average(0, 0)
@@ -152,7 +160,7 @@ class ScriptMaps:
         value = entry.value
         if isinstance(value, Average):
             return value.average
-        if isinstance(value, Counts):
+        if isinstance(value, BucketCounts):
             return sum(value.buckets.values())
         return value if isinstance(value, int) else getattr(value, "value", 0)
 

@@ -26,7 +26,7 @@ from dprobed.wire import messages
 _FAILED: Final = {"exception": "raised an exception", "budget": "did more than one hit may do"}
 
 
-class Printer(Protocol):
+class ScriptPrinter(Protocol):
     """Writes what a script prints."""
 
     def printf(self, act: bt.Printf, values: Sequence[Shown]) -> None:
@@ -57,7 +57,7 @@ class Printer(Protocol):
         """Before what is printed at the end."""
 
 
-class Processes(Protocol):
+class ScriptProcesses(Protocol):
     """The processes that the script's programs are in."""
 
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
@@ -84,7 +84,7 @@ class Runner:
     def __init__(
         self,
         bundle: bt.Bundle,
-        printer: Printer,
+        printer: ScriptPrinter,
         names: Names,
         say: Callable[[str], None],
     ) -> None:
@@ -103,7 +103,7 @@ class Runner:
             say=say,
         )
         self._maps: Final = ScriptMaps(bundle, self._decoder, self._blocks.maps)
-        self.processes: Processes = Nowhere()
+        self.processes: ScriptProcesses = Nowhere()
         self._queue: deque[bytes] = deque()
         self._decode: Final = msgspec.json.Decoder(Hit).decode
         #: When which block is due (monotonic nanoseconds).

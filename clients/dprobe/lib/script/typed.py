@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from dprobe.lib.script.values import Address, Named, Shown
+from dprobe.lib.script.values import Address, NamedNumber, Shown
 from dprobed.program.types import (
     AliasType,
     ArrayType,
@@ -65,7 +65,7 @@ def _enum(of: EnumType, data: bytes) -> Shown:
         return None
     number = int.from_bytes(data[: of.size], "little", signed=of.signed)
     name = next((name for name, each in of.values if each == number), None)
-    return number if name is None else Named(number, name)
+    return number if name is None else NamedNumber(number, name)
 
 
 def _array(types: Types, of: ArrayType, data: bytes, depth: int) -> Shown:

@@ -17,7 +17,7 @@ class Address(msgspec.Struct, frozen=True):
     value: int
 
 
-class Named(msgspec.Struct, frozen=True):
+class NamedNumber(msgspec.Struct, frozen=True):
     """A number with a name: that of an enumeration."""
 
     value: int
@@ -42,7 +42,7 @@ Shown: TypeAlias = (
     | float
     | str
     | Address
-    | Named
+    | NamedNumber
     | Buffer
     | StackText
     | tuple["Shown", ...]
@@ -52,7 +52,7 @@ Shown: TypeAlias = (
 )
 
 
-class Counts(msgspec.Struct, frozen=True):
+class BucketCounts(msgspec.Struct, frozen=True):
     """A histogram: how many in each bucket, by its number (``program.maps.bounds``)."""
 
     buckets: dict[int, int]
@@ -77,7 +77,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 #: What a map has at a key.
-MapValue: TypeAlias = Shown | Counts | Average | Series
+MapValue: TypeAlias = Shown | BucketCounts | Average | Series
 
 
 class MapEntry(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from dprobe.lib.mapped import File, open_file
 from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.binary.places import resolve
 from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed
 from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.program.types import Types

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from dprobe.lib.script.values import Address, Buffer, Named, Shown
+from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown
 from dprobe.view.script.values import escaped, hexadecimal, spaced, text
 
 _CONVERSION: Final = re.compile(
@@ -98,7 +98,7 @@ def _dot(part: _Part) -> str:
 
 
 def _number(value: Shown) -> int | None:
-    if isinstance(value, Address | Named):
+    if isinstance(value, Address | NamedNumber):
         return value.value
     if isinstance(value, float):
         return int(value)

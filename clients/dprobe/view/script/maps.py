@@ -7,9 +7,9 @@ from typing import Any, Final
 from dprobe.lib.script.values import (
     Address,
     Average,
-    Counts,
+    BucketCounts,
     MapEntry,
-    Named,
+    NamedNumber,
     Series,
     ShownMap,
     StackText,
@@ -36,7 +36,7 @@ def text(shown: ShownMap, top: int = 0, divisor: int = 1, now: int = 0) -> str:
     for entry in _chosen(shown, top):
         label = f"{shown.name}{_key(entry) if shown.keyed else ''}:"
         match entry.value:
-            case Counts():
+            case BucketCounts():
                 found = histograms.lines(
                     shown.kind, shown.arguments, entry.value.buckets, divisor or 1
                 )
@@ -78,20 +78,22 @@ def _chosen(shown: ShownMap, top: int) -> list[MapEntry]:
 
 def _is_weighed(shown: ShownMap) -> bool:
     return all(
-        isinstance(entry.value, int | float | Address | Named | Counts | Average | Series)
+        isinstance(
+            entry.value, int | float | Address | NamedNumber | BucketCounts | Average | Series
+        )
         for entry in shown.entries
     )
 
 
 def _weight(entry: MapEntry) -> float:
     match entry.value:
-        case Counts():
+        case BucketCounts():
             return sum(entry.value.buckets.values())
         case Average():
             return entry.value.average
         case Series():
             return sum(entry.value.values.values())
-        case Address() | Named():
+        case Address() | NamedNumber():
             return entry.value.value
         case int() | float():
             return entry.value
@@ -119,7 +121,7 @@ def _json_key(entry: MapEntry) -> str:
 
 def _plain(item: Any) -> str:
     """An item of a key in JSON: without the names of numbers."""
-    if isinstance(item, Address | Named):
+    if isinstance(item, Address | NamedNumber):
         return str(item.value)
     return values.text(item)
 
@@ -138,7 +140,7 @@ def _scalar(kind: str, value: Any, divisor: int) -> str:
 def _json_value(shown: ShownMap, entry: MapEntry, divisor: int, now: int) -> str:
     value = entry.value
     match value:
-        case Counts():
+        case BucketCounts():
             return histograms.as_json(shown.kind, shown.arguments, value.buckets, divisor)
         case Series():
             return histograms.series_json(shown.arguments, value.values, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from dprobe.lib.script.values import Address, Buffer, Named, Shown, StackText
+from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
 
 #: What a stack's lines begin with: as a value, and within the key of a map.
 _INDENT: Final = " " * 8
@@ -21,7 +21,7 @@ def text(value: Shown, *, key: bool = False) -> str:
             return "true" if value else "false"
         case Address():
             return f"{value.value:#x}"
-        case Named():
+        case NamedNumber():
             return value.name
         case Buffer():
             return escaped(value.data)
@@ -45,7 +45,7 @@ def as_json(value: Shown) -> str:
     match value:
         case bool():
             return "true" if value else "false"
-        case Address() | Named():
+        case Address() | NamedNumber():
             return str(value.value)
         case int() | float():
             return json.dumps(value)

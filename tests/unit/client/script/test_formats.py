@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dprobe.lib.script.values import Address, Buffer, Named, Shown, StackText
+from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
 from dprobe.view.script.formats import formatted
 
 
@@ -47,8 +47,8 @@ from dprobe.view.script.formats import formatted
         ("%p", 4096, "0x1000"),
         ("%p", 0, "(nil)"),
         ("%lx", Address(4096), "1000"),
-        ("%s", Named(3, "THREE"), "THREE"),
-        ("%d", Named(3, "THREE"), "3"),
+        ("%s", NamedNumber(3, "THREE"), "THREE"),
+        ("%d", NamedNumber(3, "THREE"), "3"),
         ("%d", True, "1"),
         ("%s", True, "true"),
         ("%s", (1, "a"), "(1, a)"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dprobe.lib.script.decode import Decoder, moment
 from dprobe.lib.script.runner import Runner
-from dprobe.lib.script.values import Address, Buffer, Named, Shown, StackText
+from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
 from dprobe.view.script.output import ScriptOutput
 
 from dprobed.program.bt import bundle as bt
@@ -101,7 +101,7 @@ def decoded(arguments: tuple[bt.Value, ...], *log: dict[str, Any]) -> list[Shown
         (bt.Boolean(), [{"words": [1]}], True),
         (bt.Pointer(), [{"words": [16]}], Address(16)),
         (bt.Float(), [{"words": [0x3FF8000000000000]}], 1.5),
-        (bt.Enum("e", (("ONE", 1),)), [{"words": [1]}], Named(1, "ONE")),
+        (bt.Enum("e", (("ONE", 1),)), [{"words": [1]}], NamedNumber(1, "ONE")),
         (bt.Enum("e", (("ONE", 1),)), [{"words": [2]}], 2),
         (bt.String(), [{"string": "text"}], "text"),
         (bt.String(), [{"words": [0]}], "constant"),

@@ -9,11 +9,11 @@ import pytest
 from dprobe.lib.script.values import (
     Address,
     Average,
+    BucketCounts,
     Buffer,
-    Counts,
     MapEntry,
     MapValue,
-    Named,
+    NamedNumber,
     Series,
     Shown,
     ShownMap,
@@ -35,11 +35,11 @@ def keyed(*pairs: tuple[Shown, MapValue], kind: str = "count") -> ShownMap:
     return ShownMap("@b", kind, [MapEntry((key,), value) for key, value in pairs], keyed=True)
 
 
-def power(*numbers: int) -> Counts:
+def power(*numbers: int) -> BucketCounts:
     counts: dict[int, int] = {}
     for number in numbers:
         counts[power_bucket(number, 0)] = counts.get(power_bucket(number, 0), 0) + 1
-    return Counts(counts)
+    return BucketCounts(counts)
 
 
 def hist(*numbers: int) -> ShownMap:
@@ -51,7 +51,9 @@ def lhist(low: int, high: int, step: int, *numbers: int) -> ShownMap:
     for number in numbers:
         bucket = linear_bucket(number, low, high, step)
         counts[bucket] = counts.get(bucket, 0) + 1
-    return ShownMap("@l", "lhist", [MapEntry((), Counts(counts))], arguments=(low, high, step))
+    return ShownMap(
+        "@l", "lhist", [MapEntry((), BucketCounts(counts))], arguments=(low, high, step)
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def lhist(low: int, high: int, step: int, *numbers: int) -> ShownMap:
         ((1, "a", (2, 3)), "@a: (1, a, (2, 3))\n"),
         ([1, 2], "@a: [1,2]\n"),
         ({"m": 2, "n": [3]}, "@a: { .m = 2, .n = [3] }\n"),
-        (Named(1, "ONE"), "@a: ONE\n"),
+        (NamedNumber(1, "ONE"), "@a: ONE\n"),
         (Address(5), "@a: 0x5\n"),
         (Buffer(b"a\1"), "@a: a\\x01\n"),
         (StackText(("f+1",)), "@a: \n        f+1\n\n"),
@@ -81,7 +83,7 @@ def test_a_map_without_keys_is_a_line(value: Shown, wanted: str) -> None:
         ('say "hi" \\', '"say \\"hi\\" \\\\"'),
         ((1, 2, "string", (4, 5)), '[1,2,"string",[4,5]]'),
         ({"y": {"m": [2]}, "f": None}, '{"y": {"m": [2]}, "f": null}'),
-        (Named(333, "FOO"), "333"),
+        (NamedNumber(333, "FOO"), "333"),
         (Address(50), "50"),
         (True, "true"),
         (Buffer(b"a\1"), '"a\\\\x01"'),
@@ -125,7 +127,7 @@ def test_keys_in_json_have_commas_and_no_names() -> None:
     shown = ShownMap(
         "@b",
         "count",
-        [MapEntry(("y", 1), 1), MapEntry(("x", Named(2, "TWO")), 3)],
+        [MapEntry(("y", 1), 1), MapEntry(("x", NamedNumber(2, "TWO")), 3)],
         keyed=True,
     )
     assert maps.as_json(shown) == '{"type": "map", "data": {"@b": {"y,1": 1, "x,2": 3}}}\n'
@@ -198,9 +200,9 @@ def test_a_histogram_in_json() -> None:
 
 def test_a_histogram_that_was_zeroed_is_empty() -> None:
     assert maps.text(hist()) == "@h:\n\n"
-    assert maps.text(ShownMap("@h", "hist", [MapEntry((), Counts({1: 0}))], arguments=(0,))) == (
-        "@h:\n\n"
-    )
+    assert maps.text(
+        ShownMap("@h", "hist", [MapEntry((), BucketCounts({1: 0}))], arguments=(0,))
+    ) == ("@h:\n\n")
 
 
 def test_histograms_by_key_come_by_how_much_is_in_them() -> None:
