@@ -34,7 +34,7 @@ class InlineCounts:
     def sync(self, placer: Placer, reader: RecordReader, *, final: bool) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
-        retired = self._fail_filtered(placer)
+        retired = self._fail_filtered(placer) | self._fail_damaged(placer)
         if placer.rings is not None and placer.clock is not None:
             began = time.monotonic_ns()
             placer.clock.look()
@@ -43,7 +43,8 @@ class InlineCounts:
             now = time.monotonic_ns()
             self._rests_until = now + _REST * (now - began)
         for probe, counter in placer.counters.items():
-            hits = min(counter.hits, probe.last)
+            # The target can write there, and could have them fall.
+            hits = max(probe.hits, min(counter.hits, probe.last))
             new, probe.hits = hits - probe.hits, hits
             if probe.over or probe.state is State.FAILED:
                 continue
@@ -72,6 +73,16 @@ class InlineCounts:
             placer.end(probe)
             probe.set(State.FAILED, FILTERED)
         return True
+
+    @staticmethod
+    def _fail_damaged(placer: Placer) -> bool:
+        """Fail the probes whose records' memory the target has written over; whether it has."""
+        reason = placer.rings.damage if placer.rings is not None else ""
+        failing = [each for each in placer.counters if each.attachments] if reason else []
+        for probe in failing:
+            placer.end(probe)
+            probe.set(State.FAILED, reason)
+        return bool(failing)
 
     def _charge(self, probe: Probe, hits: int) -> None:
         now = time.monotonic_ns()

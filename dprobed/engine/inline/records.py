@@ -97,8 +97,9 @@ class RecordPlaces:
     def __setitem__(self, number: int, attachment: Attachment) -> None:
         self._places[number] = attachment
 
-    def __getitem__(self, number: int) -> Attachment:
-        return self._places[number]
+    def of(self, number: int) -> Attachment | None:
+        """The place with a number that a record has; None: no record of ours has it."""
+        return self._places[number] if number < len(self._places) else None
 
     def copy(self, twins: dict[Attachment, Attachment]) -> RecordPlaces:
         """The same numbers in a copy of the address space."""
@@ -121,7 +122,9 @@ class RecordReader:
     def take(self, records: Iterable[RingRecord], places: RecordPlaces, clock: TimeStamps) -> None:
         """Pass these on."""
         for each in records:
-            attachment = places[each.site]
+            attachment = places.of(each.site)
+            if attachment is None:
+                continue
             probe = attachment.probe
             tid = self._pointers.tid(each.thread)
             room = -(-each.raw_count // 2) * 8

@@ -35,6 +35,7 @@ LONGEST: Final = 1 << 16
 # exception.
 _RECORD: Final = struct.Struct("<IIQQQQqQQQQQQQQ")  # 112 bytes
 _MASK: Final = SIZE - 1
+_DAMAGE: Final = "the process has written over the memory of its records"
 
 
 class RingRecord(NamedTuple):
@@ -55,6 +56,15 @@ class RingRecord(NamedTuple):
     body: bytes
 
 
+def _words(piece: bytes, at: int, size: int) -> tuple[int, ...] | None:
+    """The words of a record of so many bytes; None: it is none."""
+    if not RECORD_DATA <= size <= len(piece) - at:
+        return None
+    words = _RECORD.unpack_from(piece, at)
+    log_size, raw_count = words[8:10]
+    return words if log_size + -(-raw_count // 2) * 8 <= size - RECORD_DATA else None
+
+
 class RingMemory:
     """The rings of one address space."""
 
@@ -62,6 +72,10 @@ class RingMemory:
         self.shared: Final = shared
         self.count: Final = count
         self.layout: Final = Rings(shared.address, count, SIZE, _STRIDE)
+        #: Why a ring is not read any more: what the target wrote there is no record.
+        self.damage = ""
+        #: What was read of each, ever.
+        self._tails: Final = [0] * count
         view = shared.view
         file_stride = RING_DATA + SIZE
         self._words: Final = [
@@ -93,36 +107,41 @@ class RingMemory:
         """What is whole, in the order of time. ``final``: nobody writes any more, so what is not
         whole never will be."""
         found: list[RingRecord] = []
-        for words, data in zip(self._words, self._data, strict=True):
-            head, tail = words[RING_HEAD // 8], words[RING_TAIL // 8]
-            if head != tail:
-                start, length = tail & _MASK, head - tail
-                piece = bytes(data[start : start + length])
-                piece += bytes(data[: length - len(piece)])
-                read = self._parse(piece, found, final)
-                first = min(read, SIZE - start)
-                data[start : start + first] = bytes(first)
-                data[: read - first] = bytes(read - first)
-                words[RING_TAIL // 8] = tail + read
+        for number, (words, data) in enumerate(zip(self._words, self._data, strict=True)):
+            # The target can write there as well as its trampolines: nothing is taken for granted.
+            head, tail = words[RING_HEAD // 8], self._tails[number]
+            if head == tail or self.damage:
+                continue
+            start, length = tail & _MASK, head - tail
+            if not 0 < length <= SIZE:
+                self.damage = _DAMAGE
+                continue
+            piece = bytes(data[start : start + length])
+            piece += bytes(data[: length - len(piece)])
+            read = self._parse(piece, found, final)
+            first = min(read, SIZE - start)
+            data[start : start + first] = bytes(first)
+            data[: read - first] = bytes(read - first)
+            words[RING_TAIL // 8] = self._tails[number] = tail + read
         found.sort()
         return found
 
-    @staticmethod
-    def _parse(piece: bytes, found: list[RingRecord], final: bool) -> int:
+    def _parse(self, piece: bytes, found: list[RingRecord], final: bool) -> int:
         """Append what is whole; how many bytes were read."""
         at = 0
-        unpack = _RECORD.unpack_from
         end = len(piece)
         while at < end:
             size, state = int.from_bytes(piece[at : at + 4], "little"), piece[at + 4]
             if not state or not size:
                 if not final or not size:
                     break
+            elif (words := _words(piece, at, size)) is None:
+                self.damage = _DAMAGE
+                break
             else:
-                words = unpack(piece, at)
                 body = piece[at + RECORD_DATA : at + size]
                 found.append(
                     RingRecord._make((words[3], words[2], *words[4:12], words[12:15], body))
                 )
             at += size
-        return at
+        return min(at, end)

@@ -7,6 +7,7 @@ it. So what was written last is read also when the process was killed meanwhile.
 from __future__ import annotations
 
 import array
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
 _MFD_CLOEXEC: Final = 1
+_MFD_ALLOW_SEALING: Final = 2
+#: With these nobody can cut the file, under us, who would die of SIGBUS (memfd_create(2)).
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PROT_READ_WRITE: Final = 3
 _MAP_SHARED: Final = 1
 _MAP_FIXED: Final = 0x10
@@ -73,7 +77,7 @@ class SharedMemory:
         def call(number: int, *arguments: int) -> int:
             return space.calls.call(group, thread, number, *arguments)
 
-        descriptor = call(SYS_MEMFD_CREATE, name, _MFD_CLOEXEC)
+        descriptor = call(SYS_MEMFD_CREATE, name, _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
         if descriptor < 0:
             raise SpaceError(f"the target cannot make a memfd: {os.strerror(-descriptor)}")
         begun = at
@@ -138,14 +142,20 @@ def _checked(result: int) -> int:
 
 def _mapped(tid: int, descriptor: int, size: int) -> memoryview:
     try:
-        ours = os.open(f"/proc/{tid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        # Another thread may have put something else there, which need not be a file.
+        ours = os.open(f"/proc/{tid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise Gone(tid) from None
     except OSError as error:
         raise SpaceError(f"the target's memfd cannot be opened: {error.strerror}") from None
     try:
         os.ftruncate(ours, size)
+        fcntl.fcntl(ours, fcntl.F_ADD_SEALS, _SEALS)
+        if os.fstat(ours).st_size != size:
+            raise SpaceError("the target has cut its memfd")
         return memoryview(mmap.mmap(ours, size))
+    except OSError as error:
+        raise SpaceError(f"the target's memfd cannot be used: {error.strerror}") from None
     finally:
         os.close(ours)
 

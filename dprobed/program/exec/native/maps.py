@@ -29,6 +29,7 @@ is counted as lost. An entry that was deleted is used again for another key of i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from struct import Struct
 from typing import Final
 
@@ -69,8 +70,8 @@ NS: Final = 1_000_000
 #: Of the hash of a key: `h = (h ^ word) * FACTOR; h ^= h >> SHIFT`, for each of its words.
 HASH_FACTOR: Final = 0x9E3779B97F4A7C15
 HASH_SHIFT: Final = 29
-#: How often a reader looks again at a slot that was changed meanwhile.
-_LOOKS: Final = 1000
+#: How many entries a reader looks at again in all, because their slots were changed meanwhile.
+_LOOKS: Final = 10_000
 
 _ONE: Final = Struct("<Q")
 
@@ -143,10 +144,12 @@ def key_items(data: bytes) -> list[Item]:
     """The items of a key."""
     found: list[Item] = []
     at = 0
-    while at < len(data):
+    while at + 8 <= len(data):
         (size,) = _ONE.unpack_from(data, at)
         at += 8
         if size == IS_WORD:
+            if at + 8 > len(data):
+                break
             found.append(_ONE.unpack_from(data, at)[0])
             at += 8
         else:
@@ -185,8 +188,17 @@ class SharedMap:
         return self._word(self._layout.header + KEYS)
 
     def contents(self) -> MapContents:
-        """All that is in it."""
-        return MapContents(self.lost, [entry for slot in self._slots() for entry in self._in(slot)])
+        """All that is in it. A target that writes there has lost its counts, and nothing else."""
+        found: list[Entry] = []
+        looks = _LOOKS
+        for slot in self._slots():
+            room = self.definition.size - len(found)
+            before, entries = self._word(slot), self._in(slot, room)
+            while looks > 0 and (before & 1 or self._word(slot) != before):
+                looks -= 1 + len(entries)
+                before, entries = self._word(slot), self._in(slot, room)
+            found += entries
+        return MapContents(self.lost, found)
 
     def load(self, contents: MapContents) -> None:
         """Begin with what another of the same definition has had; no program runs meanwhile."""
@@ -227,19 +239,15 @@ class SharedMap:
     def _chain(self, slot: int) -> Iterator[int]:
         """Where the entries of a slot are."""
         at = self._word(slot + 8)
-        while 0 < at < len(self._view) - KEY:
+        for _ in range(self.definition.size):
+            if not 0 < at < len(self._view) - KEY:
+                break
             yield at
             at = self._word(at + NEXT)
 
-    def _in(self, slot: int) -> list[Entry]:
-        """The entries of a slot, as they were at one time."""
-        found: list[Entry] = []
-        for _ in range(_LOOKS):
-            before = self._word(slot)
-            found = [entry for at in self._chain(slot) for entry in self._entry(at)]
-            if not before & 1 and self._word(slot) == before:
-                break
-        return found
+    def _in(self, slot: int, most: int) -> list[Entry]:
+        """The entries of a slot, at most so many."""
+        return [entry for at in islice(self._chain(slot), most) for entry in self._entry(at)]
 
     def _entry(self, at: int) -> list[Entry]:
         what = self._word(at + WHAT)
@@ -248,9 +256,11 @@ class SharedMap:
         length = what & LENGTH_MASK
         cell = at + KEY + (self._room(what) if self._layout.is_value else length)
         count = self._layout.cell_words
+        if cell + 8 * count > len(self._view):
+            return []
         words = Struct(f"<{count}Q").unpack_from(self._view, cell)
-        key = bytes(self._view[at + KEY : at + KEY + length])
-        return [(key_items(key), self._told(words))]
+        key = key_items(bytes(self._view[at + KEY : at + KEY + length]))
+        return [(key, self._told(words))] if len(key) == self.definition.keys else []
 
     @staticmethod
     def _room(what: int) -> int:
@@ -308,8 +318,10 @@ class SharedMap:
     def _put_cell(self, at: int, cell: Sequence[int]) -> None:
         what = self._word(at + WHAT)
         length = self._room(what) if self._layout.is_value else what & LENGTH_MASK
-        for n, word in enumerate(self._kept(cell)):
-            self._put(at + KEY + length + 8 * n, word)
+        words = self._kept(cell)
+        if at + KEY + length + 8 * len(words) <= len(self._view):
+            for n, word in enumerate(words):
+                self._put(at + KEY + length + 8 * n, word)
 
     def _add(self, key: bytes, cell: Sequence[int]) -> None:
         layout = self._layout
