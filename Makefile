@@ -33,7 +33,7 @@ hunt: setup-hunt
 
 # What has one daemon and one machine runs in one process, the kernel's tests in another.
 test: check
-	@$(python) -m pytest --durations=20 --numprocesses=logical --maxprocesses=4 --dist=loadgroup
+	@$(python) -m pytest --durations=20 --numprocesses=logical --maxprocesses=4 --dist=loadscope
 
 # The tests of the parts do not disturb each other; the others have one daemon and one machine.
 test-quick: setup-test

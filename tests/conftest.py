@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.leftovers import leaving_nothing
 
@@ -33,18 +34,31 @@ settings.load_profile("any machine")
 
 #: Tests that may not run beside others of their kind: they share one machine's daemon, services and
 #: policies, or one virtual machine. All others run beside these, each file by itself.
-_ALONE = ("kernel", "benchmarks", "integration", "service", "system")
+_ALONE = {
+    "benchmarks": "machine",
+    "integration": "machine",
+    "service": "machine",
+    "system": "machine",
+    "kernel": "kernel",
+}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What ``--dist=loadgroup`` runs one after the other."""
-    here = Path(__file__).parent
-    for item in items:
-        room = item.path.relative_to(here).parts[0]
-        alone = room if room == "kernel" else "machine"
-        group = alone if room in _ALONE else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class SideBySide(LoadScopeScheduling):  # type: ignore[misc]
+    """Which tests one process runs, of the processes of ``--dist=loadscope``.
+
+    (Groups of ``--dist=loadgroup`` are not seen with pytest 9: it keeps names elsewhere.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        parts = file.split("/")
+        return _ALONE.get(parts[1], file) if len(parts) > 2 else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SideBySide | None:
+    """For ``--dist=loadscope`` alone."""
+    return SideBySide(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_collection_finish() -> None:

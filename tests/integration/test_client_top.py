@@ -156,11 +156,12 @@ def test_maps_are_tables(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     with top(daemon, "--interval", "0.1") as screen:
         screen.until("q quit")
         screen.press("\t\t")
-        screen.until(r"program +map +pid +value +key")
+        screen.until(r"program +map +pid +value")
         screen.until(r"sizes +sizes +count 2, most in \[4, 8\): 2")
-        screen.until(r"sizes +stacks +10 +cat, write < ")
+        # Beside it, or in a line of its own: as many frames fit as the machine's libraries have.
+        screen.until(r"sizes +stacks +10\s+(key )?cat, write < ")
         target.say("more")
-        screen.until(r"sizes +stacks +15 +cat, write < ")
+        screen.until(r"sizes +stacks +15\s+(key )?cat, write < ")
         screen.press("d")  # of what one looks at nothing is removed
         screen.press("q")
         assert screen.end() == 0

@@ -42,7 +42,7 @@ examples:
   dprobe attach -p $(pidof nginx) --for 10s --json alloc.rpn
   dprobe attach -p 1234 - < alloc.rpn
   dprobe attach -e 'malloc { @ = hist(arg0); }' -p redis-server
-  dprobe attach slow.bt 10 --exe nginx     # a script, with $1; later ones, too
+  dprobe attach slow.bt 10 --exe nginx   # a script with $1; later ones, too
 """,
 )
 @options.script

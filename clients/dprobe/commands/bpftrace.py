@@ -53,8 +53,13 @@ OPTIONS:
     -v               say more
     -V, --version    the version
 
-What is behind the script are its parameters: $1, $2…, and behind -- also --NAME=VALUE.
+What is behind the script are its parameters: $1, $2…; behind -- also
+--NAME=VALUE.
 Without -p and -c: every process that maps the module, those to come too.
+
+examples:
+    bpftrace -e 'uprobe:libc:open { printf("%s\\n", str(arg0)) }' -c 'cat /etc/hostname'
+    bpftrace -l 'uprobe:libc:mall*'
 """
 
 
