@@ -58,7 +58,7 @@ What is behind the script are its parameters: $1, $2…; behind -- also
 Without -p and -c: every process that maps the module, those to come too.
 
 examples:
-    bpftrace -e 'uprobe:libc:open { printf("%s\\n", str(arg0)) }' -c 'cat /etc/hostname'
+    bpftrace -e 'uprobe:libc:open { printf("%s\\n", str(arg0)) }' -c 'cat FILE'
     bpftrace -l 'uprobe:libc:mall*'
 """
 

@@ -52,10 +52,10 @@ _STATIC = Listing(
 examples:
   dprobe places libc.so.6 'mem*'
   dprobe places /usr/bin/python3 --json
-  dprobe places -v ./server handle       # its arguments, types, inlined copies
-  dprobe places -v ./server server.c:120 # every variable there, and where it is
+  dprobe places -v ./server handle       # arguments, types, inlined copies
+  dprobe places -v ./server server.c:120 # every variable there, and where
   dprobe places --usdt libstdc++.so.6    # static probes
-  dprobe places --engine libc.so.6       # how much of it each engine can serve
+  dprobe places --engine libc.so.6       # what each engine can serve of it
   dprobe places --kernel 'vfs_*'         # functions and data of the kernel
   dprobe places --kernel 'loop:*'        # of its module loop
   dprobe places --kernel 'tracepoint:*'
