@@ -90,6 +90,8 @@ demo | hunt | install | deb) ;;
     need systemd-container command -v systemd-nspawn
     need mmdebstrap command -v mmdebstrap
     need strace command -v strace
+    need bpftrace command -v bpftrace
+    need libjemalloc2 test -e /usr/lib/x86_64-linux-gnu/libjemalloc.so.2
     need zsh command -v zsh
     need fish command -v fish
     need btrfs-progs command -v mkfs.btrfs
