@@ -9,6 +9,7 @@ that had it open could not even end.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -83,6 +84,16 @@ def open_writing(path: str, *, new: bool = False) -> BinaryIO:
     except ValueError as error:
         raise OSError(str(error)) from None
     return cast(BinaryIO, _FarFile(descriptor, path, writes=True))
+
+
+def remove(path: str) -> None:
+    """Remove a file that could not be finished; where that cannot be done either, it stays."""
+    with contextlib.suppress(OSError, ValueError):
+        if files.is_near(os.path.dirname(path) or "."):  # noqa: PTH120
+            os.unlink(path)  # noqa: PTH108
+        else:
+            whole = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
+            helper.HELPER.do(path, _remove, (os.fsencode(whole),))
 
 
 def regular_files(folder: str) -> list[str]:
@@ -218,6 +229,16 @@ def _create(
         return [], os.open(f"/proc/self/fd/{made}", os.O_PATH | os.O_CLOEXEC)
     finally:
         os.close(made)
+
+
+@helper.job
+def _remove(
+    values: Sequence[helper.Value], _descriptors: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    (path,) = values
+    assert isinstance(path, bytes)
+    os.unlink(path)  # noqa: PTH108
+    return [], -1
 
 
 @helper.job

@@ -98,7 +98,7 @@ def test_an_output_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> N
             assert (done.returncode, done.stdout) == (2, "")
             assert done.stderr == f"dprobe: {output}: its file system does not answer\n"
             done = dprobe("compile", "-o", output, source)
-            assert (done.returncode, done.stdout) == (2, "")
+            assert (done.returncode, done.stdout) == (1, "")
     finally:
         files.answer()
 

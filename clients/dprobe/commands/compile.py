@@ -89,12 +89,13 @@ def _write(code: bytes, output: str | None, target: Path) -> None:
     if output == "-":
         sys.stdout.buffer.write(code)
         return
-    there = target.exists()
+    there = True
     try:
+        there = far.kind(str(target)) != 0
         with far.open_writing(str(target)) as file:
             file.write(code)
     except OSError as error:
         if not there:
             # Half a program is none.
-            target.unlink(missing_ok=True)
+            far.remove(str(target))
         raise DprobeError(f"{target}: {os_error_text(error)}") from None

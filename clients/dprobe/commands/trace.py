@@ -455,5 +455,5 @@ def _write_lines(records: Iterator[messages.Record], path: Path, form: lines.For
     except OSError:
         if str(path) != "-":
             # A part of a trace is none, and is in the way of the next try.
-            path.unlink(missing_ok=True)
+            far.remove(str(path))
         raise

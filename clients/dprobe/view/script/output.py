@@ -113,7 +113,7 @@ class ScriptOutput:
         """The contents of a file."""
         name = formatted(act.format, arguments)
         try:
-            with open(name, "rb") as file:
+            with far.open_reading(name) as file:
                 data = file.read(self._cat_bytes)
         except OSError as error:
             self.flush()
