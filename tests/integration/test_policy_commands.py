@@ -129,7 +129,7 @@ def test_who_may_not_read_a_process_is_told(
     """Root's daemon may: then another policy decides than the test says."""
     from dprobe.commands import policy
 
-    from dprobed.proc import procfs
+    from dprobed.proc import executables
 
     path = rule(tmp_path, '[[policy]]\nname = "p"\nmatch.exe = "**"\n')
     said: list[str] = []
@@ -137,7 +137,7 @@ def test_who_may_not_read_a_process_is_told(
     assert policy.test_command.callback is not None
     policy.test_command.callback(path, os.getpid(), form=None, as_json=True)
     assert said == []
-    monkeypatch.setattr(procfs, "executable", lambda pid: "")
+    monkeypatch.setattr(executables, "path", lambda pid: "")
     policy.test_command.callback(path, os.getpid(), form=None, as_json=True)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rule"] == "default"
     (line,) = said

@@ -127,7 +127,12 @@ def test_every_command_and_every_child_is_counted(
     assert [line.split(",")[0] for line in output.splitlines()[-2:]] == ['"SET"', '"GET"']
     after = int(server.info("total_commands_processed"))
     assert after - before > 2 * REQUESTS
-    wait_until(lambda: all(row["state"] == "active" for row in probes(daemon, "processCommand")))
+
+    def states() -> dict[int, str]:
+        return {row["pid"]: row["state"] for row in probes(daemon, "processCommand")}
+
+    wait_until(lambda: sorted(states().values()) == ["active", *["ended"] * SAVES])
+    assert states()[server.pid] == "active"
     hits = {row["pid"]: row["hits"] for row in probes(daemon, "processCommand")}
     assert hits.pop(server.pid) == after - before + 1
     assert set(hits.values()) == {0}

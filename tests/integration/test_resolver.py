@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from dprobed.binary.elf import ElfFile
-from dprobed.resolver import client
+from dprobed.resolver import caution
 from tests.integration.client_support import Cat, Daemon, resolvers
 from tests.integration.conftest import Trace
 from tests.integration.harness import TracerProcess, counting
@@ -163,8 +163,8 @@ def test_a_stopped_resolver_does_not_hold_up_each_dlopen(
 ) -> None:
     # The tracer is a fork of ours. It waits for the first one, for none as long as that again.
     patience = 4.0
-    monkeypatch.setattr(client, "PATIENCE", patience)
-    monkeypatch.setattr(client, "_SILENCE", patience)
+    monkeypatch.setattr(caution, "PATIENCE", patience)
+    monkeypatch.setattr(caution, "_SILENCE", patience)
     libraries = [wanted(tmp_path, name) for name in ("first", "second", "third")]
     with started(built(tmp_path, "opens", OPENS), *libraries) as process:
         assert process.stdout is not None
