@@ -265,6 +265,30 @@ def test_every_shows_them_again(daemon: Daemon, target: Cat, tmp_path: Path) -> 
     assert lines[1:3] == ["@lengths[2]: 1\n", "\n"]
 
 
+def test_what_is_taken_while_we_are_interrupted_is_shown(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    """It is nowhere else."""
+    daemon.json("insert", program(tmp_path, SIZES, "sizes"), "-p", target.pid)
+    command = [DPROBE, "--socket", daemon.socket, "maps", "lengths", "--every", "1s", "--clear"]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)][1] == "@lengths: nothing yet\n"
+        target.say("abc")
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            sleeping = {"35", "230"}  # nanosleep and clock_nanosleep
+            call = "running"
+            while call in {"running", *sleeping}:
+                (call, *_) = Path(f"/proc/{process.pid}/syscall").read_text().split()
+            process.send_signal(signal.SIGINT)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        rest, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert rest.splitlines()[1:] == ["@lengths[4]: 1", ""]
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

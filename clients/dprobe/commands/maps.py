@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import click
 
@@ -81,22 +83,57 @@ def maps_command(
     if form in _GRAPHS and every is not None:
         raise click.UsageError(f"--format {form} is one graph: it has no --every", ctx)
     reset: Reset = "clear" if clear else "zero" if zero else ""
-    with options.running(ctx.obj) as daemon:
-        while True:
-            now = time.time()
+    with options.running(ctx.obj) as daemon, _Rounds(every) as rounds:
+        for now in rounds:
             found = _read(daemon, name, pids, by_process=by_process, reset=reset)
             if every is not None and form == "text":
                 print(time.strftime("%H:%M:%S", time.localtime(now)))
             _show(found, top, by_process=by_process or bool(pids), form=form)
-            if every is None:
-                return
-            if form == "text":
+            if every is not None and form == "text":
                 print()
             sys.stdout.flush()
-            try:
-                time.sleep(max(0.0, every - math.fmod(time.time() - now, every)))
-            except KeyboardInterrupt:
-                return  # as everything that goes on until then
+
+
+class _Rounds:
+    """The times at which to look: once, or every so many seconds until Ctrl-C.
+
+    What a look has taken with --clear is nowhere else: Ctrl-C ends us when it has been shown. A
+    second one ends us at once.
+    """
+
+    def __init__(self, every: float | None) -> None:
+        self._every = every
+        self._before = signal.getsignal(signal.SIGINT)
+        self._is_waiting = False
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        if self._every is not None and self._before != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def __iter__(self) -> Iterator[float]:
+        yield (now := time.time())
+        while self._every is not None:
+            with contextlib.suppress(KeyboardInterrupt):  # as everything that goes on until then
+                self._wait(max(0.0, self._every - math.fmod(time.time() - now, self._every)))
+            if self._is_over:
+                return
+            yield (now := time.time())
+
+    def _wait(self, seconds: float) -> None:
+        self._is_waiting = True
+        if not self._is_over:
+            time.sleep(seconds)
+        self._is_waiting = False
+
+    def _interrupted(self, *_: object) -> None:
+        again, self._is_over = self._is_over, True
+        if again or self._is_waiting:
+            raise KeyboardInterrupt
 
 
 def _read(
