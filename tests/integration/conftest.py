@@ -76,9 +76,15 @@ def target() -> Iterator[Cat]:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+def everybodys() -> Iterator[Path]:
+    """A folder that every user can enter: those of pytest are its user's alone."""
+    with tempfile.TemporaryDirectory(prefix="dprobed-test-", dir="/tmp") as name:
         Path(name).chmod(0o755)
-        found = Place(Path(name))
-        yield found
-        found.journal.close()
+        yield Path(name)
+
+
+@pytest.fixture
+def place(everybodys: Path) -> Iterator[Place]:
+    found = Place(everybodys)
+    yield found
+    found.journal.close()

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -328,7 +329,7 @@ def test_too_many_bytes(
 
 @pytest.mark.parametrize("uid", [0, 65534])
 def test_reserved_memory_of_which_little_is_used(
-    tmp_path: Path,
+    everybodys: Path,
     monkeypatch: pytest.MonkeyPatch,
     build_target: BuildTarget,
     start: Start,
@@ -339,16 +340,12 @@ def test_reserved_memory_of_which_little_is_used(
 
     A user has no way to what is of System V, and it is read whole.
     """
-    folder = tmp_path / "cores"
+    folder = everybodys / "cores"
     folder.mkdir(mode=0o700)
     os.chown(folder, uid, uid)
-    for above in folder.parents[:3]:
-        above.chmod(0o755)
     monkeypatch.setenv("DPROBED_DUMPS", str(folder))
-    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "no journal"))
-    program = build_target("reserves.c")
-    for above in program.parents[:3]:
-        above.chmod(0o755)
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(everybodys / "no journal"))
+    program = Path(shutil.copy(build_target("reserves.c"), everybodys))
     target = start(program, user=uid, group=uid, extra_groups=[])
     tracer = trace(target, uid)
     found = dump(tracer)
@@ -380,7 +377,7 @@ def test_reserved_memory_of_which_little_is_used(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("is_own", [True, False])
 def test_the_folder_of_a_user(
-    tmp_path: Path,
+    everybodys: Path,
     monkeypatch: pytest.MonkeyPatch,
     build_target: BuildTarget,
     start: Start,
@@ -390,14 +387,12 @@ def test_the_folder_of_a_user(
     """XDG_STATE_HOME says where, if it is the user's: in a daemon of his own, not in root's."""
     uid = 65534
     home = pwd.getpwuid(uid).pw_dir
-    state = tmp_path / "state"
+    state = everybodys / "state"
     state.mkdir()
     os.chown(state, uid, uid)
-    program = build_target("reserves.c")
-    for above in (*state.parents[:3], *program.parents[:3]):
-        above.chmod(0o755)
+    program = Path(shutil.copy(build_target("reserves.c"), everybodys))
     monkeypatch.delenv("DPROBED_DUMPS", raising=False)
-    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "no journal"))
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(everybodys / "no journal"))
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
     monkeypatch.setenv("HOME", home if is_own else "/root")
     target = start(program, user=uid, group=uid, extra_groups=[])

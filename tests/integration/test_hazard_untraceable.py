@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +21,6 @@ from tests.integration.test_engine_threads import await_child, await_state, stal
 
 NOBODY = 65534
 SOMEBODY = 65533
-
-
-@pytest.fixture
-def everybodys() -> Iterator[Path]:
-    """A folder from which every user can run a program."""
-    with tempfile.TemporaryDirectory(prefix="dprobed-test-") as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 @pytest.fixture
