@@ -108,7 +108,7 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
     rounds, calls, fewer = (1, 1000, 200) if smoke else (7, 20_000_000, 20_000)
     cpu, *_, other = by_load() * 2
     times: dict[str, list[float]] = {name: [] for name in ("none", "count", "record", "trap")}
-    with compiled("tick") as tick, kept_to(other):
+    with compiled("tick", "-DLONG_ENTRY") as tick, kept_to(other):
         runs = {
             "count": ours(tick, _COUNT, "inline", rounds, calls, cpu),
             "record": ours(tick, _RECORD, "inline", 5 * rounds, min(calls, _BURST), cpu),

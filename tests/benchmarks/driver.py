@@ -23,6 +23,7 @@ from dprobed.resolver.service import main as resolver_main
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
+from dprobed.wire.protocol import State
 
 #: Three instructions, at the function that ``tick.c`` calls.
 TICK_PROGRAM = """
@@ -37,15 +38,14 @@ HERE = Path(__file__).parent
 
 
 @contextlib.contextmanager
-def compiled(name: str) -> Iterator[Path]:
+def compiled(name: str, *options: str) -> Iterator[Path]:
     """The C program ``name`` of this folder, compiled for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="dprobed-bench-") as folder:
         Path(folder).chmod(0o755)  # It may run as another user.
         binary = Path(folder) / name
         source = HERE / f"{name}.c"
-        subprocess.run(
-            ["gcc", "-O2", "-g", "-pthread", "-Wall", "-o", binary, source], check=True, timeout=60
-        )
+        words = ["gcc", "-O2", "-g", "-pthread", "-Wall", *options, "-o", str(binary), str(source)]
+        subprocess.run(words, check=True, timeout=60)
         yield binary
 
 
@@ -180,9 +180,12 @@ class Tracer:
                     return message
 
     def insert(self, source: str, engine: str = "auto", **facilities: int) -> protocol.Ok:
-        """Put in the program with this source text; ``facilities``: what it can end with."""
+        """Put in the program with this source text; ``facilities``: what it can end with.
+
+        Raises RuntimeError if one of its probes cannot fire.
+        """
         bytecode = encode(assemble(source, "bench.rpn"))
-        return self.ask(
+        done = self.ask(
             protocol.Insert(
                 seq=self._next(),
                 pid=self._target,
@@ -192,6 +195,10 @@ class Tracer:
                 engine=engine,
             )
         )
+        for probe in done.probes:
+            if probe.state != State.ACTIVE:
+                raise RuntimeError(f"{probe.place}: {probe.state.value}: {probe.reason}")
+        return done
 
     def remove(self) -> protocol.Ok:
         """Take all programs out."""

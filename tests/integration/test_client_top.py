@@ -121,7 +121,8 @@ def test_the_live_screen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
         screen.until("no program has maps")
         screen.press("\t")
         screen.until("write")
-        screen.until(rf"daemon {daemon.process.pid}: [0-9.]+ % CPU, \d+ MB .*tracer \d+: ")
+        used = r"[0-9.]+ % CPU, \d+ MB"
+        screen.until(rf"daemon {daemon.process.pid}: {used} +resolver \d+: {used}\s+tracer \d+: ")
         screen.press("d")
         screen.until(rf"y: remove program 1 \(writes\) from process {target.pid};")
         assert tracer_of(target.pid)

@@ -59,6 +59,8 @@ _COLUMNS: Final[dict[str, Sequence[tuple[str, str]]]] = {
 }
 #: Keys of a map that are shown.
 _TOP: Final = 20
+#: A space at which a line does not break.
+_UNBROKEN: Final = "\N{NO-BREAK SPACE}"
 #: Of dprobed's own processes.
 OWN_COLUMNS: Final = (
     ("pid", "pid"),
@@ -388,7 +390,7 @@ def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
     summary = ("paused   " if view.paused else "") + sample.summary()
     lines = [line(each, "bold") for each in stands]
     lines += [line(each, "bold" if view.paused else "") for each in _wrapped(summary, width)]
-    lines += [*map(line, _wrapped(sample.usage_text(), width)), line("")]
+    lines += [*map(line, _wrapped(sample.usage_text(), width, at="   ")), line("")]
     help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
     foot = [line(each, "dim") for each in _wrapped(printable(view.note) or help_, width)]
     columns = [
@@ -433,6 +435,9 @@ def _rows(
     return [Text(text, style, no_wrap=True, overflow="crop") for style, text in lines[: room + 1]]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of whole words, as far as these fit."""
-    return textwrap.wrap(text, max(1, width)) or [""]
+def _wrapped(text: str, width: int, at: str = " ") -> list[str]:
+    """The text in lines of whole words, or of what is between ``at``, as far as these fit."""
+    lines = textwrap.wrap(
+        at.join(part.replace(" ", _UNBROKEN) for part in text.split(at)), max(1, width)
+    )
+    return [each.replace(_UNBROKEN, " ") for each in lines] or [""]
