@@ -17,7 +17,7 @@ from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.copies import take_over, undo_in_copy
-from dprobed.engine.inline.counting import InlineCounts
+from dprobed.engine.inline.counting import COST_NS, InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
 from dprobed.engine.inline.placing import Placer
@@ -32,9 +32,6 @@ from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.protocol import State
-
-#: Of a hit, with a short program.
-_COST_NS: Final = 15
 
 
 class InlineEngine:
@@ -83,7 +80,7 @@ class InlineEngine:
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
         if reason := why_not(probe, location.address, self.placer, self.is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
-        return Plan(self.name, probe, location, _COST_NS)
+        return Plan(self.name, probe, location, COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""

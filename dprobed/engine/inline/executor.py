@@ -123,7 +123,8 @@ class InlineExecutor:
 
     def bind_maps(self, view: memoryview) -> None:
         """From now on its maps are in these bytes, with what is in them."""
-        used = int.from_bytes(view[:8], "little")  # when it was there before
+        # When it was there before; the target can write there.
+        used = min(int.from_bytes(view[:8], "little"), len(view))
         view[:used] = bytes(used)
         begin(view, self.program.header.map)
         self._take_maps(shared_maps(view, self.program.header.map))

@@ -155,7 +155,7 @@ class Placer(InlineRoom):
             assert self.rings is not None
             record = RecordShape(
                 self.rings.layout,
-                self.places.number(attachment),
+                self.places.number(attachment, exits),
                 raw_room(blob),
                 log_room(blob),
                 native.program.header.major,

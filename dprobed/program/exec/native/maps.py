@@ -73,6 +73,9 @@ HASH_SHIFT: Final = 29
 #: How many entries a reader looks at again in all, because their slots were changed meanwhile.
 _LOOKS: Final = 10_000
 
+#: Lost updates that are told at most: a target can write there what it likes.
+_MOST: Final = 1 << 48
+
 _ONE: Final = Struct("<Q")
 
 
@@ -181,11 +184,11 @@ class SharedMap:
     @property
     def lost(self) -> int:
         """Updates for which there was no room."""
-        return self._word(self._layout.header + LOST)
+        return min(self._word(self._layout.header + LOST), _MOST)
 
     def __len__(self) -> int:
         """How many keys there are."""
-        return self._word(self._layout.header + KEYS)
+        return min(self._word(self._layout.header + KEYS), self.definition.size)
 
     def contents(self) -> MapContents:
         """All that is in it. A target that writes there has lost its counts, and nothing else."""
@@ -203,9 +206,9 @@ class SharedMap:
     def load(self, contents: MapContents) -> None:
         """Begin with what another of the same definition has had; no program runs meanwhile."""
         self.clear()
+        self._put(self._layout.header + LOST, contents.lost)
         for items, cell in contents.entries:
             self._add(packed_key(items), cell)
-        self._put(self._layout.header + LOST, contents.lost)
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""
@@ -327,7 +330,9 @@ class SharedMap:
         layout = self._layout
         size = KEY + len(key) + 8 * layout.cell_words
         at = self._word(USED)
-        if len(self) >= layout.definition.size or at + size > self._word(CAPACITY):
+        # Not as CAPACITY says: the target can write there.
+        if len(self) >= layout.definition.size or at < layout.end or at + size > len(self._view):
+            self._put(layout.header + LOST, self.lost + 1)
             return
         slot = layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
         more = len(key) << ROOM_SHIFT | THERE if layout.is_value else 0
