@@ -99,6 +99,10 @@ class EngineListener:
         """See Listener."""
         self._target.throttle.note(account)
 
+    def unremoved(self, what: str) -> None:
+        """See Listener."""
+        self._target.tell(NoticeKind.STAYS, what)
+
     def unwatched(self, reason: str) -> None:
         """See Listener."""
         self._target.programs.places.note_unwatched(reason)

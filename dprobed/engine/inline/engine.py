@@ -33,6 +33,9 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.protocol import State
 
+#: Places that a message names.
+_NAMED: Final = 5
+
 
 class InlineEngine:
     """The inline engine of one target."""
@@ -53,6 +56,8 @@ class InlineEngine:
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
         self._ready: Final[dict[int, Prepared]] = {}
         self._released: Final[set[JumpSite]] = set()
+        #: Without probes, but still there, because nothing can be written there.
+        self._stuck: Final[set[JumpSite]] = set()
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
@@ -61,6 +66,7 @@ class InlineEngine:
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
+        self._stuck.clear()
 
     def _reader_of(self, space: AddressSpace) -> RecordReader:
         pointers = ThreadPointers(space.tgid, self._registers)
@@ -131,11 +137,17 @@ class InlineEngine:
     def _write(self, site: JumpSite, made: JumpTrampoline) -> str:
         """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
         placer = self.placer
-        owner = placer.space.owner_of(site.address, site.owned - site.address)
+        length = site.owned - site.address
+        owner = placer.space.owner_of(site.address, length)
         if owner not in (None, site.address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
-        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+        if self.is_displaced(site.address, length):
+            return "another engine has a breakpoint there"
+        # Before anything is written over that a jump of ours leads to.
+        if not placer.sites.is_as_expected(site):
             return f"the code at {site.address:#x} changed meanwhile"
+        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+            return f"the code at {site.address:#x} cannot be written"
         placer.sites.by_address[site.address] = site
         return ""
 
@@ -170,16 +182,31 @@ class InlineEngine:
 
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
+        self._take_out([site for site in self._released if not site.attachments])
         for site in self._released:
-            if not site.attachments:
-                self.placer.sites.disarm(site)
-                continue
-            with suppress(SpaceError):  # what was built before goes on, without those that ended
-                self._rewrite(site)
+            if site.attachments:
+                # Else what was built before goes on, without those that ended.
+                with suppress(SpaceError):
+                    self._rewrite(site)
         self._released.clear()
+        self._released.update(self._stuck)
         self.sync()
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
             self.placer.start_anew()
+
+    def _take_out(self, sites: Iterable[JumpSite]) -> None:
+        """Put the instructions back; where that cannot be, it is tried again, and told once."""
+        stuck = {site for site in sites if not self.placer.sites.disarm(site)}
+        for each in [each for site in stuck for each in site.attachments]:
+            self.placer.end(each.probe)
+        if new := sorted(site.address for site in stuck - self._stuck):
+            places = ", ".join(f"{address:#x}" for address in new[:_NAMED])
+            self._listener.unremoved(
+                f"the code at {places}{' …' if len(new) > _NAMED else ''} cannot be written: the "
+                "process stays with a jump there, which runs no program"
+            )
+        self._stuck.clear()
+        self._stuck.update(stuck)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -204,8 +231,7 @@ class InlineEngine:
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
-        for site in list(self.placer.sites.by_address.values()):
-            self.placer.sites.disarm(site)
+        self._take_out(list(self.placer.sites.by_address.values()))
         self.sync()
 
     # --- what was counted ---
@@ -283,9 +309,10 @@ class InlineEngine:
         return self.placer.pages()
 
     def unmap(self, thread: Thread) -> None:
-        """Have a borrowed thread unmap what is ours, with all stopped, unless one may be in it.
+        """Have a borrowed thread unmap what is ours, with all stopped, unless one may get there.
         Raises SpaceError and Gone."""
-        left = self._exits.leave_all()
+        # What a jump that is still there leads to stays.
+        left = self._exits.leave_all() and not self.placer.sites.by_address
         self.sync(final=left)
         self.placer.keep_values()
         if left:
@@ -334,3 +361,4 @@ class InlineEngine:
         self.placer.keep_values()
         self._ready.clear()
         self._released.clear()
+        self._stuck.clear()

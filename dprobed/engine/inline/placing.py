@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from dprobed.arch.x86_64.jump import FAR_JUMP, JUMP_SIZE, far_jump, jump
-from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump
 from dprobed.arch.x86_64.relocation import RelocationError, displace
 from dprobed.arch.x86_64.trampoline import (
     ARGUMENTS,
@@ -24,7 +23,7 @@ from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.puns import FreePages
+from dprobed.engine.inline.puns import FreePages, pages_of
 from dprobed.engine.inline.records import log_room, raw_room
 from dprobed.engine.inline.room import BuiltTrampoline, InlineRoom
 from dprobed.engine.inline.shared import LINE
@@ -68,10 +67,6 @@ def makes_records(executor: InlineExecutor, probe: Probe) -> bool:
     blob = executor.native(probe.definition)
     raises = isinstance(blob, Blob) and bool(blob.needs & Needs.EXCEPTION)
     return raises or executor.exits[probe.index] != {ABORT}
-
-
-def _pages_of(target: int) -> set[int]:
-    return {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}
 
 
 def _mask(bits: int) -> frozenset[int]:
@@ -258,7 +253,7 @@ class Placer(InlineRoom):
             new = sorted(stubs.pages.keys() - before)
             failed = self.sites.pages.map_stubs(self.group, thread, new)
         for site in short:
-            if site.pun is not None and _pages_of(site.pun.target) & failed:
+            if site.pun is not None and pages_of(site.pun.target) & failed:
                 site.pun = None
             elif site.pun is not None:
                 self.puns[site.address, self.text(site.address, _PUNNED)] = site.pun
