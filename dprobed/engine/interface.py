@@ -147,6 +147,10 @@ class Listener(Protocol):
         """What of ours stays in the target, because it cannot be taken out."""
         ...
 
+    def untaken(self, reason: str) -> None:
+        """Why this ``fork`` child has not all probes that its parent has."""
+        ...
+
     def unwatched(self, reason: str) -> None:
         """Why not all threads have all watchpoints; empty: they have."""
         ...

@@ -165,6 +165,32 @@ def test_children_have_their_own(
     target.finish()
 
 
+def test_a_child_that_can_have_none_of_its_own_goes_on_without(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Its jumps are out, so that it does not count for its parent; and that is told."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "narrow")
+    tracer = trace(target, follow_forks=True)
+    number = tracer.put(counter(program, "probed"))
+    tracer.put(counting(program, *FORMS, body="push r,rax\nlog 1\nexit"))
+    target.go()
+    target.expect("narrow")
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == tracer.vars(number) == [0]
+    told = [each for each in tracer.events if isinstance(each, protocol.TargetEvent)]
+    for forked in tracer.forked:
+        probes = tracer.ends_of(forked.pid).probes
+        assert {each.state for each in probes} == {State.FAILED}
+        assert all("cannot make a memfd" in each.reason for each in probes)
+        (notice,) = [each for each in told if each.pid == forked.pid]
+        assert notice.kind == "unprobed" and "cannot make a memfd" in notice.text
+    assert len(tracer.forked) == 20
+    tracer.detach()
+    target.finish()
+
+
 def test_in_and_out_while_threads_come_by(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

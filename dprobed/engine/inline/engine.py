@@ -340,10 +340,8 @@ class InlineEngine:
         child._exits.may_come_back = self._exits.may_come_back
         try:
             sites = take_over(child.placer, self.placer, twin)
-        except SpaceError:
-            child.use(child.placer.space)
-            for thread in list(child._group.threads.values()):
-                undo_in_copy(self.placer, thread, unmap=False)
+        except SpaceError as error:
+            child._do_without(self, twin, str(error))
             return []
         for thread in child._group.threads.values():
             child._reader.note(thread)
@@ -354,6 +352,21 @@ class InlineEngine:
             elif site_has != armed:
                 child._rewrite(site)
         return child.attachments()
+
+    def _do_without(self, parent: InlineEngine, twin: Twin, why: str) -> None:
+        """The parent's jumps could not be taken over: take them out. Raises SpaceError and Gone."""
+        for thread in list(self._group.threads.values()):
+            undo_in_copy(parent.placer, thread, unmap=False)
+        space = self.placer.space
+        for address in parent.placer.sites.by_address:
+            space.owned.pop(address, None)
+            space.changes.forget(Kind.JUMP, address)
+        self.use(space)
+        reason = f"it has none of its parent's jumps: {why}"
+        for old in parent.attachments():
+            if (found := twin(old)) is not None:
+                found[0].set(State.FAILED, reason)
+        self._listener.untaken(reason)
 
     def exec(self) -> None:
         """See Engine."""
