@@ -191,6 +191,39 @@ def test_a_child_that_can_have_none_of_its_own_goes_on_without(
     target.finish()
 
 
+def test_what_is_behind_the_guard_page_of_a_stack_is_not_written_to(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """A stack that has no room for a program's log ends in its guard, as if calls were too deep."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "deep")
+    tracer = trace(target)
+    head = f'name = "{program}"\nlogmax = 6000\n'
+    number = tracer.put(head + "offset = probed\npush r,rax\nlog 1\nexit\n")
+    target.go()
+    target.expect("stopped")
+    assert tracer.query(number)[0].hits == 1
+    tracer.detach()
+    assert target.finish() == 1
+
+
+def test_a_place_may_have_many_programs(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "forms")
+    tracer = trace(target)
+    numbers = [
+        tracer.put(counting(program, "row", body="push r,rax\npush tid\nlog 2\nexit"))
+        for _ in range(30)
+    ]
+    target.go()
+    target.expect("stopped")
+    assert [tracer.hits(each) for each in numbers] == [[10]] * 30
+    tracer.detach()
+    target.finish()
+
+
 def test_in_and_out_while_threads_come_by(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.compiler import compiled
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.inline.shared import SharedVariables
@@ -83,8 +84,9 @@ def _unserved(blob: Blob, program: Program) -> str:
             return f"it alters {name}"
         if blob.reads >> index & 1 and index not in _READ:
             return f"it reads {name}"
-    if room_of(blob) + blob.stack_bytes > _STACK:
-        return f"it needs {room_of(blob) + blob.stack_bytes} bytes of the thread's stack"
+    needed = room_of(blob) + blob.stack_bytes
+    if needed > _STACK or blob.stack_bytes > PAGE:
+        return f"it needs {needed} bytes of the thread's stack, of which it may have {_STACK}"
     return ""
 
 
@@ -171,6 +173,11 @@ class InlineExecutor:
     def size(self) -> int:
         """Bytes of all code that was made."""
         return sum(len(each.code) for each in self._codes.values() if isinstance(each, Blob))
+
+    @property
+    def parts(self) -> int:
+        """How many pieces that is."""
+        return len(self._codes)
 
     def copy(self, globals_: ListVariables, room: MapRoom | None = None) -> InlineExecutor:
         """See Executor."""

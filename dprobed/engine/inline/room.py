@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from dprobed.arch.x86_64.paging import PAGE
@@ -12,7 +12,7 @@ from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.code import CodeArea
+from dprobed.engine.inline.code import ALIGN, CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.puns import Pun
@@ -26,8 +26,6 @@ from dprobed.proc import procfs
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
-#: Bytes of code that a place of a probe takes at most, besides its program.
-_CODE: Final = 1536
 #: Bytes of shared memory that are mapped at once.
 _SHARED: Final = 1 << 18
 #: By what code is known in which there can be no jump, and why.
@@ -78,17 +76,16 @@ class InlineRoom:
 
     def reserve(
         self,
-        addresses: Iterable[int],
+        places: Mapping[int, int],
         executors: Iterable[InlineExecutor],
         code: int,
         data: int,
         *,
         records: bool,
     ) -> None:
-        """Have the target map what is missing for trampolines at these addresses, and for ``code``
-        that they lead to; room for ``data``; for the maps of ``executors``; and rings, if
-        there are to be ``records``.
-        Raises SpaceError and Gone."""
+        """Have the target map what is missing for trampolines at these places, of so many bytes,
+        and for ``code`` that they lead to; room for ``data``; for the maps of ``executors``; and
+        rings, if there are to be ``records``. Raises SpaceError and Gone."""
         if self.clock is None:
             try:
                 self.clock = TimeStamps()
@@ -97,9 +94,9 @@ class InlineRoom:
         pages = self.sites.pages
         need: dict[CodeArea, int] = {}
         missing: list[int] = []
-        for address in addresses:
+        for address, size in places.items():
             area = pages.near(address)
-            needed = need.get(area, code) + _CODE if area is not None else 0
+            needed = need.get(area, code) + size + ALIGN if area is not None else 0
             if area is None or needed > area.room:
                 missing.append(address)
             else:
@@ -111,7 +108,7 @@ class InlineRoom:
             return
         with self.group.borrower.borrowed(self.space.tgid) as thread:
             while missing:
-                size = code + _CODE * len(missing)
+                size = code + sum(places[each] + ALIGN for each in missing)
                 area = pages.map(self.group, thread, missing[0], size)
                 missing = [each for each in missing if not area.reaches(each)]
             if not shared:

@@ -29,6 +29,7 @@ from dprobed.engine.inline.records import room_of
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import mappings, note
 from dprobed.proc import procfs
+from dprobed.program.exec.native.abi import Blob
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
 
@@ -36,16 +37,19 @@ from dprobed.tracee.ptrace import Gone
 class JumpAttachment(Attachment):
     """A place of a probe at a jump site."""
 
-    __slots__ = ("room", "site")
+    __slots__ = ("room", "site", "stack")
 
     def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
         super().__init__(probe, "inline", location)
         self.site: Final = site
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
         self.room = 0
+        #: Bytes that it takes below that.
+        self.stack = 0
         if isinstance(native := probe.native, InlineExecutor):
             blob = native.native(probe.definition)
-            self.room = 0 if isinstance(blob, str) else room_of(blob)
+            if isinstance(blob, Blob):
+                self.room, self.stack = room_of(blob), blob.stack_bytes
 
 
 class JumpTrampoline(msgspec.Struct, frozen=True):
