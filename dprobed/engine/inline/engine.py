@@ -158,6 +158,8 @@ class InlineEngine:
     def abandon_reserved(self) -> None:
         """See Engine."""
         self._ready.clear()
+        # By the next time there may be other code.
+        self.placer.looked_at.clear()
 
     # --- taking out ---
 

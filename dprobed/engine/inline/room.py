@@ -63,7 +63,8 @@ class InlineRoom:
         self.places = RecordPlaces()
         self.clock: TimeStamps | None = None
         self.clock_at = 0
-        #: Code that was looked through: start, end, and why there can be no jump.
+        #: Code that was looked through for the present insertion: start, end, and why there can be
+        #: no jump.
         self.looked_at: Final[list[tuple[int, int, str]]] = []
         #: Those that were found, by the address and the text there.
         self.puns: Final[dict[tuple[int, bytes], Pun]] = {}

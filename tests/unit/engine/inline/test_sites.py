@@ -14,6 +14,7 @@ import pytest
 
 from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump, target_of, windows
 from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.placeable import ABORTS
 from dprobed.change_journal import Change, ChangeJournal, Changes, Kind, read
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
@@ -197,10 +198,8 @@ class Told:
 
 
 def test_it_is_told_once_and_what_the_jump_leads_to_stays(place: Place) -> None:
-    told = Told()
-    group = cast(ThreadGroup, SimpleNamespace(threads={}))
-    engine = InlineEngine(group, cast(Listener, told), Registers())
-    engine.use(place.space)
+    engine = inline(place)
+    told = cast(Told, engine._listener)
     sites = engine.placer.sites
     sites.pages.adopt(place.area, PAGE.to_bytes(8, "little"))
     site = place.site()
@@ -216,6 +215,30 @@ def test_it_is_told_once_and_what_the_jump_leads_to_stays(place: Place) -> None:
     place.protect(mmap.PROT_READ | mmap.PROT_WRITE)
     engine.disarm_all([])
     assert place.text() == TEXT
+
+
+def inline(place: Place) -> InlineEngine:
+    group = cast(ThreadGroup, SimpleNamespace(threads={}))
+    engine = InlineEngine(group, cast(Listener, Told()), Registers())
+    engine.use(place.space)
+    return engine
+
+
+def test_other_code_at_the_same_place_is_looked_through_again(place: Place) -> None:
+    """A library may be loaded where another one was; each insertion looks anew."""
+    engine = inline(place)
+    assert engine.placer.why_unfit(place.address) == ""
+    place.pages[256 : 256 + len(ABORTS)] = ABORTS
+    engine.abandon_reserved()
+    assert "rseq" in engine.placer.why_unfit(place.address)
+    place.pages[256 : 256 + len(ABORTS)] = bytes(len(ABORTS))
+    engine.abandon_reserved()
+    assert engine.placer.why_unfit(place.address) == ""
+
+
+def test_an_instruction_without_a_jump_is_told_with_its_bytes(place: Place) -> None:
+    told = inline(place).placer.why_no_pun(place.site(3, offset=6))
+    assert told.startswith(f"the instruction at {place.address + 6:#x} (0f 1f 00) has 3 bytes, ")
 
 
 def test_a_child_in_which_it_stays_is_not_let_go(place: Place) -> None:
