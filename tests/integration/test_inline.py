@@ -280,6 +280,38 @@ def test_maps_are_in_shared_memory(build_target: BuildTarget, start: Start, trac
     target.finish()
 
 
+def test_nothing_is_lost_of_maps_that_are_emptied_while_threads_count(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """What is read before they are emptied, and what comes after, is all."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "threads")
+    tracer = trace(target)
+    number = tracer.put(
+        f'name = "{program}"\nmap = calls, count, keys=1\nmap = sums, sum\noffset = probed\n'
+        "push tid\nkey 1\nminc calls\npush 3\nmadd sums\nabort\n"
+    )
+    counted = summed = 0
+
+    def empty() -> None:
+        nonlocal counted, summed
+        request = protocol.Maps(tracer.next(), target.pid, number, "clear")
+        for state in tracer.request(request).maps:
+            assert state.lost == 0
+            for key, words in state.entries:
+                counted += words[0] if key else 0
+                summed += 0 if key else words[0]
+
+    target.go()
+    while tracer.hits(number) != [100_000]:
+        empty()
+    target.expect("stopped")
+    empty()
+    assert (counted, summed) == (100_000, 300_000)
+    tracer.detach()
+    target.finish()
+
+
 def test_limits_hold_in_the_target(build_target: BuildTarget, start: Start, trace: Trace) -> None:
     program = build_target("inline_forms.c", "-pthread")
     target = start(program, "threads")

@@ -310,6 +310,11 @@ class InlineEngine:
         """Start and end of each mapping of ours in the target."""
         return self.placer.pages()
 
+    def leave_code(self) -> bool:
+        """Bring all threads, which are stopped, out of our code; whether none is, or will be,
+        there."""
+        return self._exits.leave_all()
+
     def unmap(self, thread: Thread) -> None:
         """Have a borrowed thread unmap what is ours, with all stopped, unless one may get there.
         Raises SpaceError and Gone."""

@@ -16,7 +16,7 @@ from dprobed.program.exec.interface import Context, KeyedMap, Outcome
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native.abi import Blob, Needs
-from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, shared_maps
+from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, give_back, shared_maps
 from dprobed.program.exec.native.refusals import why_not
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.unit import UnitPart
@@ -121,6 +121,8 @@ class InlineExecutor:
         self.locals: Final = SharedVariables(len(python.locals))
         definitions = python.program.header.map
         self._maps = _private(definitions)
+        #: What is shared of them.
+        self._view: memoryview | None = None
         #: What is added to the code offsets of each probe.
         self.bases: Final[dict[int, int]] = {}
         #: How each probe's program may end.
@@ -149,11 +151,28 @@ class InlineExecutor:
         used = min(int.from_bytes(view[:8], "little"), len(view))
         view[:used] = bytes(used)
         begin(view, self.program.header.map)
+        self._view = view
         self._take_maps(shared_maps(view, self.program.header.map))
+
+    def take_maps(self, reset: str, name: str, *, is_quiet: bool) -> list[tuple[int, KeyedMap]]:
+        """Copies of its maps, or of the one of this name, with their numbers; these are then
+        cleared or zeroed. All threads are stopped; ``is_quiet``: and none is in our code."""
+        found: list[tuple[int, KeyedMap]] = []
+        for number, each in enumerate(self._maps):
+            if name in ("", each.definition.name):
+                found.append((number, each.copy()))
+                if reset == "clear":
+                    each.clear()
+                else:
+                    each.zero()
+        if is_quiet and self._view is not None:
+            give_back(self._view, self._maps)
+        return found
 
     def keep(self) -> None:
         """The memory that is shared goes: keep what is there."""
         self.locals.keep()
+        self._view = None
         self._take_maps(_private(self.program.header.map))
 
     def _take_maps(self, maps: list[SharedMap]) -> None:
