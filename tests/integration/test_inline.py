@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,27 @@ def test_nothing_is_lost_of_maps_that_are_emptied_while_threads_count(
     empty()
     assert (counted, summed) == (100_000, 300_000)
     tracer.detach()
+    target.finish()
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["itself", "children"])
+def test_programs_tell_the_time(
+    build_target: BuildTarget, start: Start, trace: Trace, follow: bool
+) -> None:
+    """Right within 0.1 ms, also in children, whose clock is one of their own."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "children" if follow else "threads")
+    tracer = trace(target, follow_forks=follow)
+    tracer.put(counting(program, "probed", body="push time\nlog 1\nexit"))
+    before = time.monotonic_ns()
+    target.go()
+    target.expect("stopped")
+    after = time.monotonic_ns()
+    tracer.detach()
+    told = [int.from_bytes(each.log[-8:], "little") for each in tracer.records]
+    assert told and before - 100_000 < min(told) and max(told) < after + 100_000
+    pairs = zip(told, tracer.records, strict=True)
+    assert all(one < each.time + 100_000 for one, each in pairs)
     target.finish()
 
 

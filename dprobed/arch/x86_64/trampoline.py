@@ -287,8 +287,8 @@ class Rings(msgspec.Struct, frozen=True):
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """Where what makes nanoseconds of the time stamp counter is: its value then, the nanoseconds
-    then, and nanoseconds of a tick, times 2**32."""
+    """Where the address is of what makes nanoseconds of the time stamp counter: its value then, the
+    nanoseconds then, and nanoseconds of a tick, times 2**32."""
 
     address: int
 
@@ -462,6 +462,7 @@ def _cpu(made: Assembly) -> None:
 def _time(made: Assembly, clock: Clock) -> None:
     """rax becomes nanoseconds."""
     made.constant(RCX, clock.address)
+    made.raw("488b09")  # mov rcx,[rcx]
     made.raw("0f31 48c1e220 4809d0")  # rdtsc; shl rdx,32; or rax,rdx
     made.raw("482b01 48f76110")  # sub rax,[rcx]; mul qword [rcx+16]
     made.raw("480facd020 48034108")  # shrd rax,rdx,32; add rax,[rcx+8]

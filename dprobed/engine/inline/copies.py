@@ -8,6 +8,7 @@ from dprobed.arch.x86_64.trampoline import (
 )
 from dprobed.change_journal import Kind
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.rings import RingMemory
@@ -69,7 +70,9 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
     if parent.rings is not None:
         at = parent.rings.shared.address
         room.rings = RingMemory.make(room.space, room.group, thread, name, at)
-    room.clock, room.clock_at = parent.clock, parent.clock_at
+    room.clock = parent.clock
+    if (told := parent.told_clock) is not None:
+        room.told_clock = told.copy(_words(room, told.address, CLOCK_SIZE // 8))
     twins: dict[Attachment, Attachment] = {}
     found = []
     for site in parent.sites.by_address.values():

@@ -35,9 +35,12 @@ class InlineCounts:
     def sync(self, placer: Placer, reader: RecordReader, *, final: bool) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
+        if placer.clock is not None:
+            placer.clock.look()
+            if placer.told_clock is not None:
+                placer.told_clock.tune(placer.clock)
         if placer.rings is not None and placer.clock is not None:
             began = time.monotonic_ns()
-            placer.clock.look()
             found = placer.rings.read(final=final)
             if not reader.take(found, placer.places, placer.clock):
                 placer.rings.damage = DAMAGE

@@ -245,9 +245,12 @@ class InlineEngine:
 
     @property
     def is_polled(self) -> bool:
-        """Whether to look often, for records, budgets, or a filter that forbids system calls."""
-        return self.has_records or any(
-            probe.accounts or makes_calls(probe) for probe in self.placer.counters
+        """Whether to look often, for records, budgets, a filter that forbids system calls, or a
+        clock that is to be set."""
+        return (
+            self.has_records
+            or self.placer.told_clock is not None
+            or any(probe.accounts or makes_calls(probe) for probe in self.placer.counters)
         )
 
     def sync(self, *, final: bool = False) -> None:

@@ -22,6 +22,8 @@ from dprobed.arch.x86_64.trampoline import (
     trampoline,
 )
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
+from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
@@ -126,12 +128,10 @@ class Placer(InlineRoom):
         return self.functions[known]
 
     def _clock(self) -> Clock:
-        if not self.clock_at:
-            self.clock_at, words = self.allocate(LINE)
+        if self.told_clock is None:
             assert self.clock is not None
-            words[0], words[1] = self.clock.latest
-            words[2] = round(self.clock.rate * (1 << 32))
-        return Clock(self.clock_at)
+            self.told_clock = TargetClock(*self.allocate(CLOCK_SIZE), self.clock)
+        return Clock(self.told_clock.address)
 
     def _place(self, executor: InlineExecutor, index: int) -> int:
         """Where a program's ``struct place`` is."""

@@ -10,6 +10,7 @@ from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer, code_bytes, makes_records
@@ -60,7 +61,7 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
     executors = [each for each in natives if isinstance(each, InlineExecutor)]
     code = sum(each.size + ALIGN * each.parts for each in executors)
     words = sum(len(each.locals) + len(each.symbols) for each in executors)
-    data = _DATA * (len(plans) + len(executors)) + 8 * words
+    data = _DATA * (len(plans) + len(executors)) + 8 * words + CLOCK_SIZE
     new = Counter(plan.location.address for plan in plans)
     known = placer.sites.by_address
     places = {

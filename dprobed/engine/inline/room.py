@@ -12,6 +12,7 @@ from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import ALIGN, CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
@@ -62,7 +63,8 @@ class InlineRoom:
         self.rings: RingMemory | None = None
         self.places = RecordPlaces()
         self.clock: TimeStamps | None = None
-        self.clock_at = 0
+        #: What programs tell the time by, once there is one that does.
+        self.told_clock: TargetClock | None = None
         #: Code that was looked through for the present insertion: start, end, and why there can be
         #: no jump.
         self.looked_at: Final[list[tuple[int, int, str]]] = []
@@ -137,6 +139,7 @@ class InlineRoom:
             executor.keep()
         self.data.clear()
         self.counters.clear()
+        self.told_clock = None
 
     def why_unfit(self, address: int) -> str:
         """Why no jump can be in the code around; empty: one can. Raises SpaceError and Gone."""
@@ -162,7 +165,6 @@ class InlineRoom:
         self.functions.clear()
         self.constants.clear()
         self.built.clear()
-        self.clock_at = 0
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
