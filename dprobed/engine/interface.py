@@ -143,6 +143,14 @@ class Listener(Protocol):
         """Probes have to be removed (``Engine.lost``); the thread is pinned until they are."""
         ...
 
+    def unremoved(self, what: str) -> None:
+        """What of ours stays in the target, because it cannot be taken out."""
+        ...
+
+    def untaken(self, reason: str) -> None:
+        """Why this ``fork`` child has not all probes that its parent has."""
+        ...
+
     def unwatched(self, reason: str) -> None:
         """Why not all threads have all watchpoints; empty: they have."""
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from dprobed.engine.address_space import AddressSpace
@@ -128,6 +129,13 @@ class Engines(EngineViews):
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted without us; ``final``: no thread runs any more."""
         self._inline.sync(final=final)
+
+    @contextmanager
+    def quiet(self) -> Iterator[bool]:
+        """All threads are stopped within; whether none is, or comes back, where programs run
+        without us."""
+        with self.group.stopped() as unstoppable:
+            yield self._inline.leave_code() and not unstoppable
 
     def tick(self) -> None:
         """The same now and then, as far as other work allows."""

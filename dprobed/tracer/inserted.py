@@ -10,7 +10,7 @@ import msgspec
 
 from dprobed.engine.budget import Account
 from dprobed.engine.probe import Probe
-from dprobed.program.exec.interface import Executor
+from dprobed.program.exec.interface import Executor, KeyedMap
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.maps import VALUE, MapContents, MapRoom, is_entry
 from dprobed.program.model import Program
@@ -83,13 +83,17 @@ class Inserted(msgspec.Struct):
         for number, each in enumerate(self.executor.maps):
             if name not in ("", each.definition.name):
                 continue
-            contents = each.contents()
-            states.append(protocol.MapState(self.number, number, contents.lost, contents.entries))
+            states.append(self.map_state(number, each))
             if reset == "clear":
                 each.clear()
             elif reset == "zero":
                 each.zero()
         return states
+
+    def map_state(self, number: int, one: KeyedMap) -> protocol.MapState:
+        """A map of it, or a copy of one, as the daemon is told."""
+        contents = one.contents()
+        return protocol.MapState(self.number, number, contents.lost, contents.entries)
 
     def map_use(self) -> list[protocol.MapUse]:
         """How full its maps are."""

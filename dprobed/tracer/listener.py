@@ -99,6 +99,14 @@ class EngineListener:
         """See Listener."""
         self._target.throttle.note(account)
 
+    def unremoved(self, what: str) -> None:
+        """See Listener."""
+        self._target.tell(NoticeKind.STAYS, what)
+
+    def untaken(self, reason: str) -> None:
+        """See Listener."""
+        self._target.tell(NoticeKind.UNPROBED, reason)
+
     def unwatched(self, reason: str) -> None:
         """See Listener."""
         self._target.programs.places.note_unwatched(reason)

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, MapContents, MapRoom
 from dprobed.tracer.inserted import Inserted, RequestError
 from dprobed.wire import protocol
 
 
 class TargetMaps:
-    """Those of all its programs; ``room``: what they may take."""
+    """Those of all its programs; ``room``: what they may take. ``quiet``: see Engines."""
 
-    def __init__(self, inserted: Mapping[int, Inserted]) -> None:
+    def __init__(
+        self,
+        inserted: Mapping[int, Inserted],
+        quiet: Callable[[], AbstractContextManager[bool]],
+    ) -> None:
+        self._quiet: Final = quiet
         self.room: Final = MapRoom(TARGET_BYTES)
         self._inserted: Final = inserted
 
     def read(self, request: protocol.Maps) -> list[protocol.MapState]:
-        """Those of a program, which are then reset as asked; raises RequestError."""
-        return self._of(request.program).maps(request.reset, request.name)
+        """Those of a program, which are then reset as asked; raises RequestError.
+
+        Where its threads run it without us, nothing comes in between: they are stopped.
+        """
+        inserted = self._of(request.program)
+        executor = inserted.executor
+        if not request.reset or not isinstance(executor, InlineExecutor):
+            return inserted.maps(request.reset, request.name)
+        with self._quiet() as is_quiet:
+            taken = executor.take_maps(request.reset, request.name, is_quiet=is_quiet)
+        return [inserted.map_state(number, each) for number, each in taken]
 
     def write(self, request: protocol.SetMap) -> None:
         """Have values in a map of a program; raises RequestError."""
-        for each in self._of(request.program).executor.maps:
+        executor = self._of(request.program).executor
+        for each in executor.maps:
             if each.definition.name == request.name and each.definition.kind == VALUE:
-                each.load(MapContents(0, request.entries))
+                with self._quiet() if isinstance(executor, InlineExecutor) else nullcontext():
+                    each.load(MapContents(0, request.entries))
                 return
         raise RequestError(f"program {request.program} has no map {request.name} of values")
 

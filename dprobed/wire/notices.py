@@ -26,6 +26,8 @@ class NoticeKind(StrEnum):
     DUMPING = "dumping"
     #: Its probes are removed, but its tracer waits for a thread to wake.
     ASLEEP = "asleep"
+    #: Something of ours stays in the process, because it cannot be taken out.
+    STAYS = "stays"
     #: Notices were dropped, because the daemon took none.
     LOST = "lost"
     #: What a killed tracer had left in it is undone, or may not be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,65 @@ def test_children_have_their_own(
     target.finish()
 
 
+def test_a_child_that_can_have_none_of_its_own_goes_on_without(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Its jumps are out, so that it does not count for its parent; and that is told."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "narrow")
+    tracer = trace(target, follow_forks=True)
+    number = tracer.put(counter(program, "probed"))
+    tracer.put(counting(program, *FORMS, body="push r,rax\nlog 1\nexit"))
+    target.go()
+    target.expect("narrow")
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == tracer.vars(number) == [0]
+    told = [each for each in tracer.events if isinstance(each, protocol.TargetEvent)]
+    for forked in tracer.forked:
+        probes = tracer.ends_of(forked.pid).probes
+        assert {each.state for each in probes} == {State.FAILED}
+        assert all("cannot make a memfd" in each.reason for each in probes)
+        (notice,) = [each for each in told if each.pid == forked.pid]
+        assert notice.kind == "unprobed" and "cannot make a memfd" in notice.text
+    assert len(tracer.forked) == 20
+    tracer.detach()
+    target.finish()
+
+
+def test_what_is_behind_the_guard_page_of_a_stack_is_not_written_to(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """A stack that has no room for a program's log ends in its guard, as if calls were too deep."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "deep")
+    tracer = trace(target)
+    head = f'name = "{program}"\nlogmax = 6000\n'
+    number = tracer.put(head + "offset = probed\npush r,rax\nlog 1\nexit\n")
+    target.go()
+    target.expect("stopped")
+    assert tracer.query(number)[0].hits == 1
+    tracer.detach()
+    assert target.finish() == 1
+
+
+def test_a_place_may_have_many_programs(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "forms")
+    tracer = trace(target)
+    numbers = [
+        tracer.put(counting(program, "row", body="push r,rax\npush tid\nlog 2\nexit"))
+        for _ in range(30)
+    ]
+    target.go()
+    target.expect("stopped")
+    assert [tracer.hits(each) for each in numbers] == [[10]] * 30
+    tracer.detach()
+    target.finish()
+
+
 def test_in_and_out_while_threads_come_by(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -218,6 +278,59 @@ def test_maps_are_in_shared_memory(build_target: BuildTarget, start: Start, trac
     (state,) = tracer.request(request).maps
     assert (state.lost, state.entries) == (0, [([7], [100_000])])
     tracer.detach()
+    target.finish()
+
+
+def test_nothing_is_lost_of_maps_that_are_emptied_while_threads_count(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """What is read before they are emptied, and what comes after, is all."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "threads")
+    tracer = trace(target)
+    number = tracer.put(
+        f'name = "{program}"\nmap = calls, count, keys=1\nmap = sums, sum\noffset = probed\n'
+        "push tid\nkey 1\nminc calls\npush 3\nmadd sums\nabort\n"
+    )
+    counted = summed = 0
+
+    def empty() -> None:
+        nonlocal counted, summed
+        request = protocol.Maps(tracer.next(), target.pid, number, "clear")
+        for state in tracer.request(request).maps:
+            assert state.lost == 0
+            for key, words in state.entries:
+                counted += words[0] if key else 0
+                summed += 0 if key else words[0]
+
+    target.go()
+    while tracer.hits(number) != [100_000]:
+        empty()
+    target.expect("stopped")
+    empty()
+    assert (counted, summed) == (100_000, 300_000)
+    tracer.detach()
+    target.finish()
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["itself", "children"])
+def test_programs_tell_the_time(
+    build_target: BuildTarget, start: Start, trace: Trace, follow: bool
+) -> None:
+    """Right within 0.1 ms, also in children, whose clock is one of their own."""
+    program = build_target("inline_forms.c", "-pthread")
+    target = start(program, "children" if follow else "threads")
+    tracer = trace(target, follow_forks=follow)
+    tracer.put(counting(program, "probed", body="push time\nlog 1\nexit"))
+    before = time.monotonic_ns()
+    target.go()
+    target.expect("stopped")
+    after = time.monotonic_ns()
+    tracer.detach()
+    told = [int.from_bytes(each.log[-8:], "little") for each in tracer.records]
+    assert told and before - 100_000 < min(told) and max(told) < after + 100_000
+    pairs = zip(told, tracer.records, strict=True)
+    assert all(one < each.time + 100_000 for one, each in pairs)
     target.finish()
 
 

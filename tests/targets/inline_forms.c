@@ -5,7 +5,10 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <setjmp.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
@@ -192,6 +195,53 @@ static void filters(void)
     probed();
 }
 
+/* --- a stack that is nearly at its end, behind whose guard page something else is --- */
+
+static sigjmp_buf out;
+static char *guard;
+
+static void on_overflow(int signo, siginfo_t *info, void *context)
+{
+    (void)signo, (void)context;
+    fault_at = (unsigned long)info->si_addr;
+    siglongjmp(out, 1);
+}
+
+/* comes by probed with so many bytes of stack left */
+static void with_stack(char *bottom, unsigned long left)
+{
+    __asm__ volatile("mov %%rsp,%%rbx\n\tmov %0,%%rsp\n\tcall probed\n\tmov %%rbx,%%rsp"
+                     :: "r"(bottom + left)
+                     : "rbx", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "cc",
+                       "memory");
+}
+
+static void deep(void)
+{
+    enum { PAGE = 4096, OTHERS = 4 * PAGE, STACK = 8 * PAGE };
+    static char handlers[64 * 1024];
+    stack_t other = {.ss_sp = handlers, .ss_size = sizeof handlers};
+    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+    char *others = mmap(0, OTHERS + PAGE + STACK, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(others != MAP_FAILED);
+    guard = others + OTHERS;
+    CHECK(mprotect(guard, PAGE, PROT_NONE) == 0);
+    CHECK(sigaltstack(&other, 0) == 0);
+    action.sa_sigaction = on_overflow;
+    CHECK(sigaction(SIGSEGV, &action, 0) == 0);
+    memset(others, 0x5a, OTHERS);
+    with_stack(guard + PAGE, STACK);
+    CHECK(!fault_at && calls == 1);
+    if (!sigsetjmp(out, 1)) {
+        with_stack(guard + PAGE, 1024);
+        CHECK(!"it has enough");
+    }
+    CHECK(fault_at - (unsigned long)guard < PAGE && calls == 1);
+    for (int i = 0; i < OTHERS; i++)
+        CHECK(others[i] == 0x5a);
+}
+
 static void threads(void)
 {
     enum { THREADS = 20 };
@@ -217,7 +267,15 @@ int main(int argc, char **argv)
         faults();
     else if (!strcmp(way, "children"))
         children();
-    else if (!strcmp(way, "threads"))
+    else if (!strcmp(way, "deep"))
+        deep();
+    else if (!strcmp(way, "narrow")) {
+        /* nobody can be given a file any more */
+        struct rlimit none = {3, 3};
+        CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+        gate("narrow");
+        children();
+    } else if (!strcmp(way, "threads"))
         threads();
     else if (!strcmp(way, "filters"))
         filters();

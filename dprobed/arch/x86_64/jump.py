@@ -27,6 +27,15 @@ def jump(address: int, target: int) -> bytes:
     return _JMP_REL32 + (target - address - JUMP_SIZE).to_bytes(4, "little", signed=True)
 
 
+def target_of(code: bytes, address: int) -> int | None:
+    """Where the jump leads to that ``code`` at an address begins with, as they are made here; None:
+    it is none."""
+    size = len(code) - len(code.lstrip(_NOTHING)) + JUMP_SIZE
+    if len(code) < size or code[size - JUMP_SIZE] != _JMP_REL32[0]:
+        return None
+    return address + size + int.from_bytes(code[size - 4 : size], "little", signed=True)
+
+
 def far_jump(address: int, target: int) -> bytes:
     """A jump to anywhere."""
     if -_NEAR <= target - address - JUMP_SIZE < _NEAR:
@@ -40,14 +49,19 @@ FAR_JUMP: Final = len(_JMP_ABSOLUTE) + 8
 
 class Window(msgspec.Struct, frozen=True):
     """Where a punned jump may lead: to ``start`` and up to before ``end``. ``prefixes``: how many
-    it has; ``length``: bytes of the instruction; ``tail``: bytes behind that it needs as they
+    it has; ``length``: bytes of the instruction; ``behind``: those behind that it needs as they
     are."""
 
     start: int
     end: int
     prefixes: int
     length: int
-    tail: int
+    behind: bytes
+
+    @property
+    def tail(self) -> int:
+        """How many of those."""
+        return len(self.behind)
 
     def bytes_for(self, target: int, address: int) -> bytes:
         """The bytes of the instruction at ``address`` that lead to ``target``."""
@@ -68,4 +82,4 @@ def windows(code: bytes, address: int, length: int) -> Iterator[Window]:
             continue
         lowest = int.from_bytes(bytes(spare) + behind, "little", signed=True)
         start = address + size + lowest
-        yield Window(start, start + (1 << 8 * spare), prefixes, length, len(behind))
+        yield Window(start, start + (1 << 8 * spare), prefixes, length, behind)

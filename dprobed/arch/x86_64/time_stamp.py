@@ -1,7 +1,10 @@
 """The time stamp counter as a clock: what a target read, as monotonic nanoseconds.
 
 Between two readings of both clocks nanoseconds go in a straight line; behind the last one they go
-on as between the last two.
+on as between the last two. A reading is right within what it takes (some 50 ns, more where we are
+interrupted five times in a row). So behind the last one the error is at most three of these by the
+time that is as far off as the one before; and, where the kernel is just correcting the monotonic
+clock, 0.05 % of that time (NTP slews by 500 ppm at most).
 """
 
 from __future__ import annotations

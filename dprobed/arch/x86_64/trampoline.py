@@ -9,6 +9,9 @@ everything back, runs the displaced instruction and jumps behind the original on
   overflows where ``seto`` has said so: a tenth of what ``popf`` takes. Where the flags are written
   before they are read, they are not kept.
 - Only jumps lead in and out: nothing is pushed on the thread's stack before rsp was moved.
+- The page below a stack is a guard, behind which something else may be. So nothing is written more
+  than a page below what is known to be the thread's stack: of a large frame each page is written
+  to first, from above, and what is called then takes a page at most.
 
 The frame begins with a ``struct hit``, whose first words are the registers, in the order of
 ``REGISTER_NAMES``.
@@ -22,6 +25,7 @@ from typing import Final
 import msgspec
 from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, Register, RegisterExt, RflagsBits
 
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RSP
 
 #: The x86-64 ABI lets a function use so much below rsp.
@@ -52,6 +56,10 @@ ARGUMENTS: Final = frozenset((RDI, RSI, RDX))
 RIP: Final = REGISTER_NAMES.index("rip")
 EFLAGS: Final = REGISTER_NAMES.index("eflags")
 
+#: Bytes of a trampoline at most, but for its programs' parts and the displaced instruction; and of
+#: each of those parts.
+LONGEST: Final = 448
+LONGEST_RUN: Final = 768
 #: Instructions that are looked at for whether the flags are read, at most.
 _LOOKED_AT: Final = 8
 _ARITHMETIC: Final = (
@@ -219,11 +227,12 @@ class HitLayout(msgspec.Struct, frozen=True):
 class TrampolineFrame(msgspec.Struct, frozen=True):
     """The frame of a trampoline: a ``struct hit``, what is ours, and room for the programs.
 
-    ``room``: bytes of that.
+    ``room``: bytes of that; ``stack``: of the stack that they take below it, a page at most.
     """
 
     hit: HitLayout
     room: int
+    stack: int
 
     @property
     def number(self) -> int:
@@ -258,6 +267,14 @@ class TrampolineFrame(msgspec.Struct, frozen=True):
         """Bytes by which rsp is moved."""
         return RED_ZONE + -(-(self.log + self.room + 16) // 16) * 16
 
+    @property
+    def touched(self) -> list[int]:
+        """Where it is written to before it is used, from above: nowhere where all of it and what
+        is called take no more than a page."""
+        if self.size + self.stack <= PAGE:
+            return []
+        return [*range(self.size - PAGE, 0, -PAGE), 0]
+
 
 class Rings(msgspec.Struct, frozen=True):
     """Where records go. ``address``: of the first ring; ``count``: a power of 2; ``size``: of each,
@@ -270,8 +287,8 @@ class Rings(msgspec.Struct, frozen=True):
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """Where what makes nanoseconds of the time stamp counter is: its value then, the nanoseconds
-    then, and nanoseconds of a tick, times 2**32."""
+    """Where the address is of what makes nanoseconds of the time stamp counter: its value then, the
+    nanoseconds then, and nanoseconds of a tick, times 2**32."""
 
     address: int
 
@@ -343,6 +360,8 @@ def trampoline(
     written = nothing.union(*(run.writes for run in runs))
     kept = sorted((used | read | written) & _HARDWARE.keys() - {RSP})
     made.lea(RSP, -frame.size)
+    for offset in frame.touched:
+        made.store(offset, RAX)
     for register in kept:
         made.store(register * 8, register)
     if flags:
@@ -443,6 +462,7 @@ def _cpu(made: Assembly) -> None:
 def _time(made: Assembly, clock: Clock) -> None:
     """rax becomes nanoseconds."""
     made.constant(RCX, clock.address)
+    made.raw("488b09")  # mov rcx,[rcx]
     made.raw("0f31 48c1e220 4809d0")  # rdtsc; shl rdx,32; or rax,rdx
     made.raw("482b01 48f76110")  # sub rax,[rcx]; mul qword [rcx+16]
     made.raw("480facd020 48034108")  # shrd rax,rdx,32; add rax,[rcx+8]

@@ -21,7 +21,8 @@ from dprobed.tracee.thread_group import ThreadGroup
 _REACH: Final = NEAR - (1 << 20)
 #: What is mapped at once.
 _SIZE: Final = 16 * PAGE
-_ALIGN: Final = 16
+#: Where a piece of code may begin.
+ALIGN: Final = 16
 #: What each area begins with: our name, also as that of memory.
 NAME: Final = b"dprobed\0"
 
@@ -51,7 +52,7 @@ class CodeArea:
 
     def take(self, size: int) -> int | None:
         """Where so many bytes are free; None: nowhere."""
-        at = -(-self._used // _ALIGN) * _ALIGN
+        at = -(-self._used // ALIGN) * ALIGN
         if self.start + at + size > self.end:
             return None
         self._used = at + size

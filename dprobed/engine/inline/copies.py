@@ -7,6 +7,8 @@ from dprobed.arch.x86_64.trampoline import (
     CONTROL_SIZE,
 )
 from dprobed.change_journal import Kind
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.rings import RingMemory
@@ -32,9 +34,10 @@ def undo_in_copy(room: InlineRoom, thread: Thread, *, unmap: bool) -> None:
         raise Gone(thread.tid) from None
     try:
         for site in room.sites.by_address.values():
-            found = memory.peek(site.address, len(site.jump))
-            if site.jump and found == site.jump and not site.gone:
-                memory.poke(site.address, site.original)
+            if site.gone or not room.sites.is_present(site, memory):
+                continue
+            if not memory.poke(site.address, site.original):
+                raise SpaceError(f"its code at {site.address:#x} cannot be written")
         if unmap:
             calls = room.space.calls.of_copy(memory, room.space.changes.of_child(0, 0))
             for start, end in room.pages():
@@ -67,7 +70,9 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
     if parent.rings is not None:
         at = parent.rings.shared.address
         room.rings = RingMemory.make(room.space, room.group, thread, name, at)
-    room.clock, room.clock_at = parent.clock, parent.clock_at
+    room.clock = parent.clock
+    if (told := parent.told_clock) is not None:
+        room.told_clock = told.copy(_words(room, told.address, CLOCK_SIZE // 8))
     twins: dict[Attachment, Attachment] = {}
     found = []
     for site in parent.sites.by_address.values():
@@ -75,7 +80,7 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
         other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
         other.pun = site.pun
         room.space.owned[other.address] = other.owned
-        note(room.space.changes, Kind.JUMP, other.address, other.change())
+        note(room.space.changes, Kind.JUMP, other.address, other.change(other.jump))
         room.sites.by_address[other.address] = other
         for old in site.attachments:
             new = twin(old)

@@ -13,6 +13,9 @@ from dprobed.arch.x86_64.trampoline import (
 )
 
 _LAST: Final = (1 << 64) - 1
+#: More than can be counted in a hundred days, a hit each 30 ns: the target can write there as well
+#: as its trampolines, and sums of what it writes go into messages.
+_MOST: Final = 1 << 48
 
 
 class ProbeCounter:
@@ -26,12 +29,13 @@ class ProbeCounter:
     @property
     def hits(self) -> int:
         """How often it was come by."""
-        return self._words[CONTROL_HITS // 8]
+        return min(self._words[CONTROL_HITS // 8], _MOST)
 
     def take_lost(self) -> int:
         """Records for which there was no room, since the last time."""
-        lost = self._words[CONTROL_LOST // 8]
-        new, self._lost = lost - self._lost, lost
+        lost = min(self._words[CONTROL_LOST // 8], _MOST)
+        new = max(0, lost - self._lost)
+        self._lost += new
         return new
 
     @property

@@ -8,14 +8,15 @@ from typing import Final
 from dprobed.engine.inline.offers import FILTERED, is_filtered, makes_calls
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.records import RecordReader
+from dprobed.engine.inline.rings import DAMAGE
 from dprobed.engine.interface import Listener
 from dprobed.engine.probe import Probe
 from dprobed.wire.protocol import State
 
 #: How many times as long as records took to be read others' work goes first.
 _REST: Final = 2
-#: What a hit is charged to budgets.
-_COST_NS: Final = 15
+#: What a hit costs, with a short program; and is charged to budgets.
+COST_NS: Final = 15
 
 
 class InlineCounts:
@@ -34,14 +35,18 @@ class InlineCounts:
     def sync(self, placer: Placer, reader: RecordReader, *, final: bool) -> None:
         """Take over what was counted since the last time, and records. ``final``: no thread runs
         any more."""
-        retired = self._fail_filtered(placer) | self._fail_damaged(placer)
+        if placer.clock is not None:
+            placer.clock.look()
+            if placer.told_clock is not None:
+                placer.told_clock.tune(placer.clock)
         if placer.rings is not None and placer.clock is not None:
             began = time.monotonic_ns()
-            placer.clock.look()
             found = placer.rings.read(final=final)
-            reader.take(found, placer.places, placer.clock)
+            if not reader.take(found, placer.places, placer.clock):
+                placer.rings.damage = DAMAGE
             now = time.monotonic_ns()
             self._rests_until = now + _REST * (now - began)
+        retired = self._fail_filtered(placer) | self._fail_damaged(placer)
         for probe, counter in placer.counters.items():
             # The target can write there, and could have them fall.
             hits = max(probe.hits, min(counter.hits, probe.last))
@@ -87,6 +92,6 @@ class InlineCounts:
     def _charge(self, probe: Probe, hits: int) -> None:
         now = time.monotonic_ns()
         for account in probe.accounts:
-            if account.charge(hits * _COST_NS, now) and not account.noted:
+            if account.charge(hits * COST_NS, now) and not account.noted:
                 account.noted = True
                 self._listener.overdrawn(account)

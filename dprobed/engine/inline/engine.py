@@ -17,7 +17,7 @@ from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.copies import take_over, undo_in_copy
-from dprobed.engine.inline.counting import InlineCounts
+from dprobed.engine.inline.counting import COST_NS, InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
 from dprobed.engine.inline.placing import Placer
@@ -33,8 +33,8 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.protocol import State
 
-#: Of a hit, with a short program.
-_COST_NS: Final = 15
+#: Places that a message names.
+_NAMED: Final = 5
 
 
 class InlineEngine:
@@ -56,6 +56,8 @@ class InlineEngine:
         self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
         self._ready: Final[dict[int, Prepared]] = {}
         self._released: Final[set[JumpSite]] = set()
+        #: Without probes, but still there, because nothing can be written there.
+        self._stuck: Final[set[JumpSite]] = set()
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
@@ -64,6 +66,7 @@ class InlineEngine:
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
+        self._stuck.clear()
 
     def _reader_of(self, space: AddressSpace) -> RecordReader:
         pointers = ThreadPointers(space.tgid, self._registers)
@@ -83,7 +86,7 @@ class InlineEngine:
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
         if reason := why_not(probe, location.address, self.placer, self.is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
-        return Plan(self.name, probe, location, _COST_NS)
+        return Plan(self.name, probe, location, COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
@@ -134,11 +137,17 @@ class InlineEngine:
     def _write(self, site: JumpSite, made: JumpTrampoline) -> str:
         """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
         placer = self.placer
-        owner = placer.space.owner_of(site.address, site.owned - site.address)
+        length = site.owned - site.address
+        owner = placer.space.owner_of(site.address, length)
         if owner not in (None, site.address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
-        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+        if self.is_displaced(site.address, length):
+            return "another engine has a breakpoint there"
+        # Before anything is written over that a jump of ours leads to.
+        if not placer.sites.is_as_expected(site):
             return f"the code at {site.address:#x} changed meanwhile"
+        if not placer.sites.arm(site, placer.jump_to(site, made), made):
+            return f"the code at {site.address:#x} cannot be written"
         placer.sites.by_address[site.address] = site
         return ""
 
@@ -149,6 +158,8 @@ class InlineEngine:
     def abandon_reserved(self) -> None:
         """See Engine."""
         self._ready.clear()
+        # By the next time there may be other code.
+        self.placer.looked_at.clear()
 
     # --- taking out ---
 
@@ -173,16 +184,31 @@ class InlineEngine:
 
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
+        self._take_out([site for site in self._released if not site.attachments])
         for site in self._released:
-            if not site.attachments:
-                self.placer.sites.disarm(site)
-                continue
-            with suppress(SpaceError):  # what was built before goes on, without those that ended
-                self._rewrite(site)
+            if site.attachments:
+                # Else what was built before goes on, without those that ended.
+                with suppress(SpaceError):
+                    self._rewrite(site)
         self._released.clear()
+        self._released.update(self._stuck)
         self.sync()
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
             self.placer.start_anew()
+
+    def _take_out(self, sites: Iterable[JumpSite]) -> None:
+        """Put the instructions back; where that cannot be, it is tried again, and told once."""
+        stuck = {site for site in sites if not self.placer.sites.disarm(site)}
+        for each in [each for site in stuck for each in site.attachments]:
+            self.placer.end(each.probe)
+        if new := sorted(site.address for site in stuck - self._stuck):
+            places = ", ".join(f"{address:#x}" for address in new[:_NAMED])
+            self._listener.unremoved(
+                f"the code at {places}{' …' if len(new) > _NAMED else ''} cannot be written: the "
+                "process stays with a jump there, which runs no program"
+            )
+        self._stuck.clear()
+        self._stuck.update(stuck)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -207,8 +233,7 @@ class InlineEngine:
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
-        for site in list(self.placer.sites.by_address.values()):
-            self.placer.sites.disarm(site)
+        self._take_out(list(self.placer.sites.by_address.values()))
         self.sync()
 
     # --- what was counted ---
@@ -220,9 +245,12 @@ class InlineEngine:
 
     @property
     def is_polled(self) -> bool:
-        """Whether to look often, for records, budgets, or a filter that forbids system calls."""
-        return self.has_records or any(
-            probe.accounts or makes_calls(probe) for probe in self.placer.counters
+        """Whether to look often, for records, budgets, a filter that forbids system calls, or a
+        clock that is to be set."""
+        return (
+            self.has_records
+            or self.placer.told_clock is not None
+            or any(probe.accounts or makes_calls(probe) for probe in self.placer.counters)
         )
 
     def sync(self, *, final: bool = False) -> None:
@@ -285,10 +313,16 @@ class InlineEngine:
         """Start and end of each mapping of ours in the target."""
         return self.placer.pages()
 
+    def leave_code(self) -> bool:
+        """Bring all threads, which are stopped, out of our code; whether none is, or will be,
+        there."""
+        return self._exits.leave_all()
+
     def unmap(self, thread: Thread) -> None:
-        """Have a borrowed thread unmap what is ours, with all stopped, unless one may be in it.
+        """Have a borrowed thread unmap what is ours, with all stopped, unless one may get there.
         Raises SpaceError and Gone."""
-        left = self._exits.leave_all()
+        # What a jump that is still there leads to stays.
+        left = self._exits.leave_all() and not self.placer.sites.by_address
         self.sync(final=left)
         self.placer.keep_values()
         if left:
@@ -316,10 +350,8 @@ class InlineEngine:
         child._exits.may_come_back = self._exits.may_come_back
         try:
             sites = take_over(child.placer, self.placer, twin)
-        except SpaceError:
-            child.use(child.placer.space)
-            for thread in list(child._group.threads.values()):
-                undo_in_copy(self.placer, thread, unmap=False)
+        except SpaceError as error:
+            child._do_without(self, twin, str(error))
             return []
         for thread in child._group.threads.values():
             child._reader.note(thread)
@@ -331,9 +363,25 @@ class InlineEngine:
                 child._rewrite(site)
         return child.attachments()
 
+    def _do_without(self, parent: InlineEngine, twin: Twin, why: str) -> None:
+        """The parent's jumps could not be taken over: take them out. Raises SpaceError and Gone."""
+        for thread in list(self._group.threads.values()):
+            undo_in_copy(parent.placer, thread, unmap=False)
+        space = self.placer.space
+        for address in parent.placer.sites.by_address:
+            space.owned.pop(address, None)
+            space.changes.forget(Kind.JUMP, address)
+        self.use(space)
+        reason = f"it has none of its parent's jumps: {why}"
+        for old in parent.attachments():
+            if (found := twin(old)) is not None:
+                found[0].set(State.FAILED, reason)
+        self._listener.untaken(reason)
+
     def exec(self) -> None:
         """See Engine."""
         self.sync(final=True)
         self.placer.keep_values()
         self._ready.clear()
         self._released.clear()
+        self._stuck.clear()

@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.compiler import compiled
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.inline.shared import SharedVariables
+from dprobed.program.blocks import Step, find_blocks
 from dprobed.program.exec import ir
 from dprobed.program.exec.interface import Context, KeyedMap, Outcome
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native.abi import Blob, Needs
-from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, shared_maps
+from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, give_back, shared_maps
+from dprobed.program.exec.native.refusals import why_not
 from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.unit import UnitPart
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.exits import DEBUGGER, DUMP, DUMP_ONCE
+from dprobed.program.exits import DEBUGGER, DUMP
 from dprobed.program.maps import MapDefinition, MapRoom
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.program.registers import USER_REGS
@@ -26,11 +30,9 @@ from dprobed.program.registers import USER_REGS
 _NOT_TOLD: Final = {
     Needs.FXSAVE: "it uses floating point registers",
     Needs.KEPT: "it keeps words from a function's entry to its return",
-    Needs.FLAGS: "it suspends or resumes threads, which the tracer does",
 }
 _STOPPING: Final = {
     DUMP: "it ends by `exit dump`, at which the tracer stops the target",
-    DUMP_ONCE: "it ends by `exit dump once`, at which the tracer stops the target",
     DEBUGGER: "it ends by `exit debugger`, at which the tracer stops the thread",
 }
 #: Registers that mean something only to the kernel.
@@ -62,15 +64,34 @@ def _exits(unit: Unit) -> frozenset[int]:
     return frozenset(found)
 
 
-def _served(probe: ProbeDefinition, unit: Unit) -> str:
-    """Why a part cannot be served, whatever its code is; empty: it may be."""
+def _served(probe: ProbeDefinition, part: UnitPart) -> tuple[str, int | None]:
+    """Why a part cannot be served, whatever its machine code is, empty: it may be; and the code
+    offset of the instruction because of which, where there is one."""
+    unit = part.unit
     if probe.returns:
-        return "it is at the return of a function"
+        return "it is at the return of a function", None
     if unit.header.gvars:
-        return "it has global variables, which other engines' programs have, too"
+        return "it has global variables, which other engines' programs have, too", None
     if probe.is_static:
-        return "it is at a static probe"
-    return next((why for exit_, why in _STOPPING.items() if exit_ in _exits(unit)), "")
+        return "it is at a static probe", None
+    for block in find_blocks(unit.code, unit.entry):
+        for step in block.steps:
+            if why := _stopping(unit, step):
+                return why, part.base + step.offset
+    refused = why_not(unit)
+    return (str(refused), part.base + refused.offset) if refused is not None else ("", None)
+
+
+def _stopping(unit: Unit, step: Step) -> str:
+    """Why an instruction is the tracer's to execute; empty: it is not."""
+    match step.instruction.key:
+        case "suspend" | "resume":
+            return "it suspends or resumes threads, which the tracer does"
+        case "exit facility once":
+            return "it ends by `exit dump once`, at which the tracer stops the target"
+        case "exit facility":
+            return _STOPPING.get(unit.facilities[step.operands[0]], "")
+    return ""
 
 
 def _unserved(blob: Blob, program: Program) -> str:
@@ -83,8 +104,9 @@ def _unserved(blob: Blob, program: Program) -> str:
             return f"it alters {name}"
         if blob.reads >> index & 1 and index not in _READ:
             return f"it reads {name}"
-    if room_of(blob) + blob.stack_bytes > _STACK:
-        return f"it needs {room_of(blob) + blob.stack_bytes} bytes of the thread's stack"
+    needed = room_of(blob) + blob.stack_bytes
+    if needed > _STACK or blob.stack_bytes > PAGE:
+        return f"it needs {needed} bytes of the thread's stack, of which it may have {_STACK}"
     return ""
 
 
@@ -99,6 +121,8 @@ class InlineExecutor:
         self.locals: Final = SharedVariables(len(python.locals))
         definitions = python.program.header.map
         self._maps = _private(definitions)
+        #: What is shared of them.
+        self._view: memoryview | None = None
         #: What is added to the code offsets of each probe.
         self.bases: Final[dict[int, int]] = {}
         #: How each probe's program may end.
@@ -123,14 +147,32 @@ class InlineExecutor:
 
     def bind_maps(self, view: memoryview) -> None:
         """From now on its maps are in these bytes, with what is in them."""
-        used = int.from_bytes(view[:8], "little")  # when it was there before
+        # When it was there before; the target can write there.
+        used = min(int.from_bytes(view[:8], "little"), len(view))
         view[:used] = bytes(used)
         begin(view, self.program.header.map)
+        self._view = view
         self._take_maps(shared_maps(view, self.program.header.map))
+
+    def take_maps(self, reset: str, name: str, *, is_quiet: bool) -> list[tuple[int, KeyedMap]]:
+        """Copies of its maps, or of the one of this name, with their numbers; these are then
+        cleared or zeroed. All threads are stopped; ``is_quiet``: and none is in our code."""
+        found: list[tuple[int, KeyedMap]] = []
+        for number, each in enumerate(self._maps):
+            if name in ("", each.definition.name):
+                found.append((number, each.copy()))
+                if reset == "clear":
+                    each.clear()
+                else:
+                    each.zero()
+        if is_quiet and self._view is not None:
+            give_back(self._view, self._maps)
+        return found
 
     def keep(self) -> None:
         """The memory that is shared goes: keep what is there."""
         self.locals.keep()
+        self._view = None
         self._take_maps(_private(self.program.header.map))
 
     def _take_maps(self, maps: list[SharedMap]) -> None:
@@ -156,20 +198,34 @@ class InlineExecutor:
         found = self._codes.get(probe.index)
         if found is None:
             part = self._python.part(probe)
-            found = _served(probe, part.unit)
+            found, offset = _served(probe, part)
             if not found:
                 found = compiled(part.unit)
                 self.exits[probe.index] = _exits(part.unit)
                 self.bases[probe.index] = part.base
             if isinstance(found, Blob):
                 found = _unserved(found, self.program) or found
+            if isinstance(found, str):
+                found = self._placed(probe, offset, found)
             self._codes[probe.index] = found
         return found
+
+    def _placed(self, probe: ProbeDefinition, offset: int | None, why: str) -> str:
+        """A reason with the place in the source that it is about: of an instruction, or else of
+        the probe."""
+        program = self.program
+        at = program.probe_place(probe) if offset is None else program.code_place(offset)
+        return why if at is None else f"{at}: {why}"
 
     @property
     def size(self) -> int:
         """Bytes of all code that was made."""
         return sum(len(each.code) for each in self._codes.values() if isinstance(each, Blob))
+
+    @property
+    def parts(self) -> int:
+        """How many pieces that is."""
+        return len(self._codes)
 
     def copy(self, globals_: ListVariables, room: MapRoom | None = None) -> InlineExecutor:
         """See Executor."""

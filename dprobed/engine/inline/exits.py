@@ -16,6 +16,7 @@ from dprobed.arch.x86_64.siginfo import address_of, was_sent, with_address
 from dprobed.engine.inline.sites import JumpSites
 from dprobed.engine.positions import move_to
 from dprobed.tracee import ptrace
+from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.signals import SYNCHRONOUS
@@ -47,8 +48,12 @@ class TrampolineExits:
         sites = self._sites
         if sites is None or not sites.pages.areas:
             return
-        with suppress(Gone):
+        try:
             self._deliver(thread, sites)
+        except Asleep:
+            self.may_come_back = True
+        except Gone:
+            pass
 
     def _deliver(self, thread: Thread, sites: JumpSites) -> None:
         rip = self._registers.load(thread.tid)[RIP]
@@ -84,7 +89,8 @@ class TrampolineExits:
         self._registers.store(thread.tid)
 
     def step_out(self, thread: Thread, sites: JumpSites) -> bool:
-        """Have a stopped thread finish what it does in our code; false: it cannot. Raises Gone."""
+        """Have a stopped thread finish what it does in our code; false: it cannot. Raises Gone,
+        and Asleep where it sleeps there, and goes on later."""
         for _ in range(_MOST_STEPS):
             rip = self._registers.load(thread.tid)[RIP]
             if not sites.pages.hold(rip):
@@ -113,13 +119,18 @@ class TrampolineExits:
         return True
 
     def leave_all(self) -> bool:
-        """Bring all stopped threads out; whether no thread is, or will be, in our code."""
+        """Bring all stopped threads out; whether no thread is, or will be, in our code. One that
+        falls asleep there is, until it is tried again."""
         sites = self._sites
         if sites is None or self.may_come_back:
             return False
         left = True
         for thread in list(self._group.threads.values()):
             if thread.state in (State.STOPPED, State.HELD):
-                with suppress(Gone):
+                try:
                     left = self.step_out(thread, sites) and left
+                except Asleep:
+                    left = False
+                except Gone:
+                    pass
         return left

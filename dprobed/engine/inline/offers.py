@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64 import features
-from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
@@ -60,9 +59,10 @@ def why_not(
             return reason
     except (SpaceError, Gone) as error:
         return str(error)
-    if is_displaced(address, max(length, JUMP_SIZE)):
+    # Of a punned jump the bytes behind are looked at when it is known which it needs.
+    if is_displaced(address, length):
         return "another engine has a breakpoint there"
-    owner = placer.space.owner_of(address, max(length, JUMP_SIZE))
+    owner = placer.space.owner_of(address, length)
     if owner not in (None, address):
         return f"the jump at {owner:#x} needs the bytes there as they are"
     return ""

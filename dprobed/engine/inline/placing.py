@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from dprobed.arch.x86_64.jump import FAR_JUMP, JUMP_SIZE, far_jump, jump
-from dprobed.arch.x86_64.paging import PAGE
-from dprobed.arch.x86_64.relocation import RelocationError, displace
+from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump
+from dprobed.arch.x86_64.relocation import MAX_SLOT, RelocationError, displace
 from dprobed.arch.x86_64.trampoline import (
     ARGUMENTS,
     CONTROL_SIZE,
+    LONGEST,
+    LONGEST_RUN,
     Clock,
     HitLayout,
     ProgramRun,
@@ -21,10 +22,12 @@ from dprobed.arch.x86_64.trampoline import (
     trampoline,
 )
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
+from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.puns import FreePages
+from dprobed.engine.inline.puns import FreePages, pages_of
 from dprobed.engine.inline.records import log_room, raw_room
 from dprobed.engine.inline.room import BuiltTrampoline, InlineRoom
 from dprobed.engine.inline.shared import LINE
@@ -56,9 +59,6 @@ _HIT: Final = HitLayout(
 _BEHIND: Final = 64
 #: Bytes that a punned jump takes at most, prefixes and all.
 _PUNNED: Final = 9
-#: No trampoline with one program is longer; each further one takes so much more at most.
-_LONGEST: Final = 512
-_LONGEST_RUN: Final = 640
 #: More than a program can name.
 _MOST_FACILITIES: Final = 512
 
@@ -70,8 +70,9 @@ def makes_records(executor: InlineExecutor, probe: Probe) -> bool:
     return raises or executor.exits[probe.index] != {ABORT}
 
 
-def _pages_of(target: int) -> set[int]:
-    return {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}
+def code_bytes(probes: int) -> int:
+    """Bytes that the trampoline of a site with so many probes takes at most."""
+    return LONGEST + LONGEST_RUN * probes + MAX_SLOT
 
 
 def _mask(bits: int) -> frozenset[int]:
@@ -127,12 +128,10 @@ class Placer(InlineRoom):
         return self.functions[known]
 
     def _clock(self) -> Clock:
-        if not self.clock_at:
-            self.clock_at, words = self.allocate(LINE)
+        if self.told_clock is None:
             assert self.clock is not None
-            words[0], words[1] = self.clock.latest
-            words[2] = round(self.clock.rate * (1 << 32))
-        return Clock(self.clock_at)
+            self.told_clock = TargetClock(*self.allocate(CLOCK_SIZE), self.clock)
+        return Clock(self.told_clock.address)
 
     def _place(self, executor: InlineExecutor, index: int) -> int:
         """Where a program's ``struct place`` is."""
@@ -155,7 +154,7 @@ class Placer(InlineRoom):
             assert self.rings is not None
             record = RecordShape(
                 self.rings.layout,
-                self.places.number(attachment),
+                self.places.number(attachment, exits),
                 raw_room(blob),
                 log_room(blob),
                 native.program.header.major,
@@ -202,7 +201,8 @@ class Placer(InlineRoom):
             raise SpaceError(f"no memory for code within 2 GiB of {site.address:#x}")
         runs = [self._run(each, area) for each in attachments]
         numbers = tuple(None if run.record is None else run.record.site for run in runs)
-        frame = TrampolineFrame(_HIT, max(each.room for each in attachments))
+        room = max(each.room for each in attachments)
+        frame = TrampolineFrame(_HIT, room, max(each.stack for each in attachments))
         made = self._make(site, area, runs, frame)
         self.built[known] = BuiltTrampoline(site.original, made, numbers)
         return made
@@ -210,7 +210,8 @@ class Placer(InlineRoom):
     def _make(
         self, site: JumpSite, area: CodeArea, runs: list[ProgramRun], frame: TrampolineFrame
     ) -> JumpTrampoline:
-        start = area.take(_LONGEST + _LONGEST_RUN * len(runs))
+        most = code_bytes(len(runs))
+        start = area.take(most)
         if start is None:
             raise SpaceError("no room for code is left")
         flags = flags_are_live(self.text(site.address, _BEHIND), site.address)
@@ -224,6 +225,9 @@ class Placer(InlineRoom):
                 f"the instruction at {site.address:#x} cannot be probed: {error}"
             ) from None
         code += displaced.code
+        if len(code) > most:
+            area.give_back(start)
+            raise SpaceError(f"its trampoline takes {len(code)} bytes, more than {most}")
         area.give_back(start + len(code))
         self.sites.pages.put(start, code)
         made = JumpTrampoline(start, slot, start + len(code), displaced)
@@ -258,10 +262,21 @@ class Placer(InlineRoom):
             new = sorted(stubs.pages.keys() - before)
             failed = self.sites.pages.map_stubs(self.group, thread, new)
         for site in short:
-            if site.pun is not None and _pages_of(site.pun.target) & failed:
+            if site.pun is not None and pages_of(site.pun.target) & failed:
                 site.pun = None
             elif site.pun is not None:
                 self.puns[site.address, self.text(site.address, _PUNNED)] = site.pun
+
+    def why_no_pun(self, site: JumpSite) -> str:
+        """Why no jump is possible at a site that ``pun`` has found none for."""
+        size = len(site.original)
+        short = (
+            f"the instruction at {site.address:#x} ({site.original.hex(' ')}) has {size} bytes, "
+            f"and a jump {JUMP_SIZE}: where it could lead to is given by the bytes behind, and "
+        )
+        if self.sites.pages.stubs.is_full:
+            return f"{short}no more pages are mapped for such jumps"
+        return f"{short}nothing can be mapped there"
 
     def text(self, address: int, length: int) -> bytes:
         """The original code there, as far as our own changes go."""

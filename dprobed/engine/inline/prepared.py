@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,8 +10,10 @@ from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
+from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.placing import Placer, makes_records
+from dprobed.engine.inline.placing import Placer, code_bytes, makes_records
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
 from dprobed.engine.interface import Plan, Refusal
 from dprobed.wire.protocol import State
@@ -44,9 +47,6 @@ class Prepared:
 
 #: Bytes of data that a probe takes at most, besides its variables, and that a program does.
 _DATA: Final = 1024
-_NO_JUMP: Final = (
-    "its instruction is shorter than a jump, and where one could lead to, nothing can be mapped"
-)
 
 
 def has_records(plan: Plan) -> bool:
@@ -59,10 +59,15 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
     """Have the target map what these need; raises SpaceError and Gone."""
     natives = {each.probe.native for each in plans}
     executors = [each for each in natives if isinstance(each, InlineExecutor)]
-    code = sum(each.size for each in executors)
+    code = sum(each.size + ALIGN * each.parts for each in executors)
     words = sum(len(each.locals) + len(each.symbols) for each in executors)
-    data = _DATA * (len(plans) + len(executors)) + 8 * words
-    places = [plan.location.address for plan in plans]
+    data = _DATA * (len(plans) + len(executors)) + 8 * words + CLOCK_SIZE
+    new = Counter(plan.location.address for plan in plans)
+    known = placer.sites.by_address
+    places = {
+        address: code_bytes(count + len(known[address].attachments if address in known else ()))
+        for address, count in new.items()
+    }
     placer.reserve(places, executors, code, data, records=records)
 
 
@@ -85,7 +90,7 @@ def prepare(
         site = prepared.site
         try:
             if len(site.original) < JUMP_SIZE and site.pun is None:
-                raise SpaceError(_NO_JUMP)
+                raise SpaceError(placer.why_no_pun(site))
             # While the target still runs: nothing leads there yet.
             prepared.made = placer.build(site, site.attachments + prepared.new)
         except SpaceError as error:

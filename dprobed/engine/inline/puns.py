@@ -25,11 +25,21 @@ _LOOKED_AT: Final = 64
 
 
 class Pun(NamedTuple):
-    """A punned jump: where it leads to, what is written, and bytes behind it that stay."""
+    """A punned jump: where it leads to, what is written, and the bytes behind it, which stay."""
 
     target: int
     text: bytes
-    tail: int
+    behind: bytes
+
+    @property
+    def tail(self) -> int:
+        """How many stay."""
+        return len(self.behind)
+
+
+def pages_of(target: int) -> set[int]:
+    """The pages of a jump on, which may be over the end of one."""
+    return {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}
 
 
 class Stubs:
@@ -62,7 +72,7 @@ class Stubs:
             target = self._known(window) or (0 if self.is_full else self._new(window, free))
             if target:
                 self._take(target)
-                return Pun(target, window.bytes_for(target, address), window.tail)
+                return Pun(target, window.bytes_for(target, address), window.behind)
         return None
 
     def _known(self, window: Window) -> int:
@@ -90,19 +100,20 @@ class Stubs:
         step = max(1, (last - first) // _LOOKED_AT)
         for number in range(first, last + 1, step):
             target = max(window.start, number * PAGE)
-            needed = {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}
-            if all(page in self.pages or free.has(page) for page in needed):
-                return 0 if self._is_taken(target) else target
+            is_there = all(page in self.pages or free.has(page) for page in pages_of(target))
+            if is_there and not self._is_taken(target):
+                return target
         return 0
 
     def _is_taken(self, target: int) -> bool:
-        page = target // PAGE * PAGE
         return any(
-            start < target + FAR_JUMP and target < end for start, end in self.pages.get(page, ())
+            start < target + FAR_JUMP and target < end
+            for page in pages_of(target)
+            for start, end in self.pages.get(page, ())
         )
 
     def _take(self, target: int) -> None:
-        for page in {target // PAGE * PAGE, (target + FAR_JUMP - 1) // PAGE * PAGE}:
+        for page in pages_of(target):
             taken = self.pages.setdefault(page, [])
             taken.append((target, target + FAR_JUMP))
             taken.sort()

@@ -15,13 +15,18 @@ from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.native.abi import Blob
-from dprobed.program.exits import EXCEPTION
+from dprobed.program.exits import BUDGET, EXCEPTION
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord
 
 #: Threads that are remembered after their end, since records of theirs may be left.
 _REMEMBERED: Final = 10_000
+#: How a program may end besides as its instructions say.
+_ALWAYS: Final = frozenset((EXCEPTION, BUDGET))
+#: More CPUs than trampolines can tell apart, and more hits than there can be.
+_CPUS: Final = 1 << 12
+_HITS: Final = 1 << 48
 #: How long a thread's user id, once read, is taken for true.
 _IDENTITY_NS: Final = 100_000_000
 
@@ -88,23 +93,33 @@ class RecordPlaces:
 
     def __init__(self) -> None:
         self._places: Final[list[Attachment]] = []
+        self._exits: Final[list[frozenset[int]]] = []
 
-    def number(self, attachment: Attachment) -> int:
-        """A number for a place."""
+    def number(self, attachment: Attachment, exits: frozenset[int]) -> int:
+        """A number for a place, whose program has these exits."""
         self._places.append(attachment)
+        self._exits.append(exits | _ALWAYS)
         return len(self._places) - 1
 
     def __setitem__(self, number: int, attachment: Attachment) -> None:
         self._places[number] = attachment
 
-    def of(self, number: int) -> Attachment | None:
-        """The place with a number that a record has; None: no record of ours has it."""
-        return self._places[number] if number < len(self._places) else None
+    def of(self, record: RingRecord) -> Attachment | None:
+        """The place of a record; None: no trampoline of ours can have made it."""
+        number = record.site
+        is_ours = (
+            number < len(self._places)
+            and record.exit in self._exits[number]
+            and 0 < record.hit < _HITS
+            and record.cpu < _CPUS
+        )
+        return self._places[number] if is_ours else None
 
     def copy(self, twins: dict[Attachment, Attachment]) -> RecordPlaces:
         """The same numbers in a copy of the address space."""
         other = RecordPlaces()
         other._places.extend(twins.get(each, each) for each in self._places)
+        other._exits.extend(self._exits)
         return other
 
 
@@ -119,23 +134,28 @@ class RecordReader:
         #: The names of threads, for when they have ended.
         self._names: Final[dict[int, bytes]] = {}
 
-    def take(self, records: Iterable[RingRecord], places: RecordPlaces, clock: TimeStamps) -> None:
-        """Pass these on."""
+    def take(self, records: Iterable[RingRecord], places: RecordPlaces, clock: TimeStamps) -> bool:
+        """Pass these on; false: there are some that no trampoline of ours has made."""
+        are_ours = True
+        latest = time.monotonic_ns()
         for each in records:
-            attachment = places.of(each.site)
+            attachment = places.of(each)
             if attachment is None:
+                are_ours = False
                 continue
             probe = attachment.probe
             tid = self._pointers.tid(each.thread)
             room = -(-each.raw_count // 2) * 8
             self._sink.add(probe, RawRecord(
                 probe.program, probe.index, attachment.number, self._pid, tid, self._name(tid),
-                self._uid(tid), each.cpu, clock.nanoseconds(each.tsc), each.hit, each.exit,
+                self._uid(tid), each.cpu,
+                min(max(clock.nanoseconds(each.tsc), 0), latest), each.hit, each.exit,
                 each.major, each.minor,
                 each.body[room : room + each.log_size],
                 struct.unpack_from(f"<{2 * each.raw_count}H", each.body),
                 each.exception if each.exit == EXCEPTION else None,
             ))  # fmt: skip
+        return are_ours
 
     def _name(self, tid: int) -> bytes:
         name = NAMES.of(tid) or self._names.get(tid, b"")

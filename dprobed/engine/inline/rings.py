@@ -34,8 +34,11 @@ LONGEST: Final = 1 << 16
 # See ``arch.x86_64.trampoline``: size, state, site, time, thread, hit, exit, cpu, sizes, numbers,
 # exception.
 _RECORD: Final = struct.Struct("<IIQQQQqQQQQQQQQ")  # 112 bytes
+#: Its first two fields. All that is reserved is whole words.
+_BEGIN: Final = struct.Struct("<II")
+_WORD: Final = 8
 _MASK: Final = SIZE - 1
-_DAMAGE: Final = "the process has written over the memory of its records"
+DAMAGE: Final = "the process has written over the memory of its records"
 
 
 class RingRecord(NamedTuple):
@@ -58,7 +61,7 @@ class RingRecord(NamedTuple):
 
 def _words(piece: bytes, at: int, size: int) -> tuple[int, ...] | None:
     """The words of a record of so many bytes; None: it is none."""
-    if not RECORD_DATA <= size <= len(piece) - at:
+    if size % _WORD or not RECORD_DATA <= size <= min(len(piece) - at, LONGEST):
         return None
     words = _RECORD.unpack_from(piece, at)
     log_size, raw_count = words[8:10]
@@ -113,8 +116,8 @@ class RingMemory:
             if head == tail or self.damage:
                 continue
             start, length = tail & _MASK, head - tail
-            if not 0 < length <= SIZE:
-                self.damage = _DAMAGE
+            if not 0 < length <= SIZE or length % _WORD:
+                self.damage = DAMAGE
                 continue
             piece = bytes(data[start : start + length])
             piece += bytes(data[: length - len(piece)])
@@ -129,19 +132,21 @@ class RingMemory:
     def _parse(self, piece: bytes, found: list[RingRecord], final: bool) -> int:
         """Append what is whole; how many bytes were read."""
         at = 0
-        end = len(piece)
-        while at < end:
-            size, state = int.from_bytes(piece[at : at + 4], "little"), piece[at + 4]
-            if not state or not size:
-                if not final or not size:
-                    break
-            elif (words := _words(piece, at, size)) is None:
-                self.damage = _DAMAGE
+        while at + RECORD_DATA <= len(piece):
+            size, state = _BEGIN.unpack_from(piece, at)
+            if not size or not (state or final):
                 break
-            else:
+            words = _words(piece, at, size)
+            if words is None:
+                self.damage = DAMAGE
+                break
+            if state:
                 body = piece[at + RECORD_DATA : at + size]
                 found.append(
                     RingRecord._make((words[3], words[2], *words[4:12], words[12:15], body))
                 )
             at += size
-        return min(at, end)
+        else:
+            if at < len(piece):
+                self.damage = DAMAGE  # Less was reserved there than a record takes.
+        return at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from dprobed.arch.x86_64.paging import PAGE
@@ -12,7 +12,8 @@ from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.code import CodeArea
+from dprobed.engine.inline.clock import TargetClock
+from dprobed.engine.inline.code import ALIGN, CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.puns import Pun
@@ -26,8 +27,6 @@ from dprobed.proc import procfs
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
-#: Bytes of code that a place of a probe takes at most, besides its program.
-_CODE: Final = 1536
 #: Bytes of shared memory that are mapped at once.
 _SHARED: Final = 1 << 18
 #: By what code is known in which there can be no jump, and why.
@@ -64,8 +63,10 @@ class InlineRoom:
         self.rings: RingMemory | None = None
         self.places = RecordPlaces()
         self.clock: TimeStamps | None = None
-        self.clock_at = 0
-        #: Code that was looked through: start, end, and why there can be no jump.
+        #: What programs tell the time by, once there is one that does.
+        self.told_clock: TargetClock | None = None
+        #: Code that was looked through for the present insertion: start, end, and why there can be
+        #: no jump.
         self.looked_at: Final[list[tuple[int, int, str]]] = []
         #: Those that were found, by the address and the text there.
         self.puns: Final[dict[tuple[int, bytes], Pun]] = {}
@@ -78,17 +79,16 @@ class InlineRoom:
 
     def reserve(
         self,
-        addresses: Iterable[int],
+        places: Mapping[int, int],
         executors: Iterable[InlineExecutor],
         code: int,
         data: int,
         *,
         records: bool,
     ) -> None:
-        """Have the target map what is missing for trampolines at these addresses, and for ``code``
-        that they lead to; room for ``data``; for the maps of ``executors``; and rings, if
-        there are to be ``records``.
-        Raises SpaceError and Gone."""
+        """Have the target map what is missing for trampolines at these places, of so many bytes,
+        and for ``code`` that they lead to; room for ``data``; for the maps of ``executors``; and
+        rings, if there are to be ``records``. Raises SpaceError and Gone."""
         if self.clock is None:
             try:
                 self.clock = TimeStamps()
@@ -97,9 +97,9 @@ class InlineRoom:
         pages = self.sites.pages
         need: dict[CodeArea, int] = {}
         missing: list[int] = []
-        for address in addresses:
+        for address, size in places.items():
             area = pages.near(address)
-            needed = need.get(area, code) + _CODE if area is not None else 0
+            needed = need.get(area, code) + size + ALIGN if area is not None else 0
             if area is None or needed > area.room:
                 missing.append(address)
             else:
@@ -111,7 +111,7 @@ class InlineRoom:
             return
         with self.group.borrower.borrowed(self.space.tgid) as thread:
             while missing:
-                size = code + _CODE * len(missing)
+                size = code + sum(places[each] + ALIGN for each in missing)
                 area = pages.map(self.group, thread, missing[0], size)
                 missing = [each for each in missing if not area.reaches(each)]
             if not shared:
@@ -139,6 +139,7 @@ class InlineRoom:
             executor.keep()
         self.data.clear()
         self.counters.clear()
+        self.told_clock = None
 
     def why_unfit(self, address: int) -> str:
         """Why no jump can be in the code around; empty: one can. Raises SpaceError and Gone."""
@@ -164,7 +165,6 @@ class InlineRoom:
         self.functions.clear()
         self.constants.clear()
         self.built.clear()
-        self.clock_at = 0
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""

@@ -4,8 +4,8 @@ Rules:
 
 * Only the bytes of the probed instruction itself are changed, while all threads are stopped; none
   of them can be in the middle of it.
-* What was there is noted before it is changed, and a change is only undone where it is found as we
-  made it.
+* What was there is noted before it is changed, and the note goes when it is there again; a change
+  is only undone where it is found as we made it.
 * What a jump leads to stays: a thread may be there, now or when its signal handler returns.
 """
 
@@ -16,31 +16,40 @@ from typing import Final
 
 import msgspec
 
+from dprobed.arch.x86_64.jump import target_of
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodePages
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.probe import Attachment, Located, Probe
-from dprobed.engine.remote_calls import note
+from dprobed.engine.remote_calls import mappings, note
+from dprobed.proc import procfs
+from dprobed.program.exec.native.abi import Blob
+from dprobed.tracee.memory import Memory
+from dprobed.tracee.ptrace import Gone
 
 
 class JumpAttachment(Attachment):
     """A place of a probe at a jump site."""
 
-    __slots__ = ("room", "site")
+    __slots__ = ("room", "site", "stack")
 
     def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
         super().__init__(probe, "inline", location)
         self.site: Final = site
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
         self.room = 0
+        #: Bytes that it takes below that.
+        self.stack = 0
         if isinstance(native := probe.native, InlineExecutor):
             blob = native.native(probe.definition)
-            self.room = 0 if isinstance(blob, str) else room_of(blob)
+            if isinstance(blob, Blob):
+                self.room, self.stack = room_of(blob), blob.stack_bytes
 
 
 class JumpTrampoline(msgspec.Struct, frozen=True):
@@ -65,7 +74,16 @@ class JumpTrampoline(msgspec.Struct, frozen=True):
 class JumpSite:
     """One patched place."""
 
-    __slots__ = ("address", "attachments", "gone", "jump", "original", "pun", "trampoline")
+    __slots__ = (
+        "address",
+        "adopted",
+        "attachments",
+        "gone",
+        "jump",
+        "original",
+        "pun",
+        "trampoline",
+    )
 
     def __init__(self, address: int, original: bytes) -> None:
         self.address: Final = address
@@ -78,6 +96,8 @@ class JumpSite:
         self.trampoline: JumpTrampoline | None = None
         #: Its module was unmapped.
         self.gone = False
+        #: Another tracer's, whose jump may by now be another one than was noted.
+        self.adopted = False
         #: How its jump is written where the instruction is shorter than one.
         self.pun: Pun | None = None
 
@@ -89,11 +109,16 @@ class JumpSite:
     @property
     def owned(self) -> int:
         """Behind the last byte that has to stay as it is."""
-        return self.end + (self.pun.tail if self.pun is not None else 0)
+        return self.end + len(self.behind)
 
-    def change(self) -> bytes:
+    @property
+    def behind(self) -> bytes:
+        """What stands behind the instruction and has to stay as it is."""
+        return self.pun.behind if self.pun is not None else b""
+
+    def change(self, jump: bytes) -> bytes:
         """What is noted of it, for its undo."""
-        return bytes((len(self.original),)) + self.original + self.jump
+        return bytes((len(self.original),)) + self.original + jump
 
 
 class JumpSites:
@@ -106,45 +131,78 @@ class JumpSites:
         #: All trampolines that were made, by where they begin.
         self.trampolines: Final[dict[int, tuple[JumpSite, JumpTrampoline]]] = {}
 
-    def is_present(self, site: JumpSite) -> bool:
-        """Whether its jump is in memory."""
-        found = self.space.memory.peek(site.address, len(site.original))
-        return bool(site.jump) and found == site.jump + site.original[len(site.jump) :]
+    def is_present(self, site: JumpSite, memory: Memory | None = None) -> bool:
+        """Whether its jump is in memory; ``memory``: in this copy of it."""
+        peek = (memory or self.space.memory).peek
+        written = site.jump + site.original[len(site.jump) :]
+        if not site.jump:
+            return False
+        if not site.adopted:
+            return peek(site.address, len(written + site.behind)) == written + site.behind
+        found = peek(site.address, LONGEST)
+        target = target_of(found, site.address)
+        end = len(site.original)
+        is_ours = target is not None and self.pages.hold(target)
+        return is_ours and found[len(site.jump) : end] == written[len(site.jump) :]
+
+    def is_as_expected(self, site: JumpSite) -> bool:
+        """Whether a jump can be written: the instruction is there, or our former jump."""
+        if site.jump:
+            return self.is_present(site)
+        expected = site.original + site.behind
+        return self.space.memory.peek(site.address, len(expected)) == expected
 
     def arm(self, site: JumpSite, jump: bytes, trampoline: JumpTrampoline) -> bool:
         """Write a jump, in place of the instruction or of a former jump; false: something else is
-        there. Raises SpaceError when its undo cannot be noted."""
-        if site.jump:
-            if not self.is_present(site):
-                return False
-        elif self.space.memory.peek(site.address, len(site.original)) != site.original:
+        there, or it cannot be written. Raises SpaceError when its undo cannot be noted."""
+        if not self.is_as_expected(site):
             return False
-        before = site.jump
-        self.space.changes.forget(Kind.JUMP, site.address)
+        poke = self.space.memory.poke
+        if not site.jump:
+            note(self.space.changes, Kind.JUMP, site.address, site.change(jump))
+        if jump != site.jump and not poke(site.address, jump):
+            # Over the end of a page the first half of it may be there.
+            is_undone = poke(site.address, (site.jump or site.original)[: len(jump)])
+            if not site.jump and (is_undone or self.is_as_expected(site)):
+                self.space.changes.forget(Kind.JUMP, site.address)
+            return False
         site.jump = jump
-        note(self.space.changes, Kind.JUMP, site.address, site.change())
-        if not self.space.memory.poke(site.address, jump):
-            site.jump = before
-            return False
         site.trampoline = trampoline
         self.space.owned[site.address] = site.owned
         return True
 
-    def disarm(self, site: JumpSite) -> None:
-        """Put the instruction back, where our jump is there."""
-        if not site.gone and self.is_present(site):
-            self.space.memory.poke(site.address, site.original)
+    def disarm(self, site: JumpSite) -> bool:
+        """Put the instruction back, where our jump is there; false: it cannot be, now, and both
+        stay as they are."""
+        if site.jump and not site.gone:
+            if self.is_present(site):
+                if not self.space.memory.poke(site.address, site.original):
+                    return False
+            elif self._is_out_of_sight(site):
+                return False
         site.jump = b""
         self.space.owned.pop(site.address, None)
         self.space.changes.forget(Kind.JUMP, site.address)
         self.by_address.pop(site.address, None)
+        return True
+
+    def _is_out_of_sight(self, site: JumpSite) -> bool:
+        """Whether nobody can tell what is there: it is mapped, but does not come."""
+        length = len(site.original)
+        if len(self.space.memory.peek(site.address, length)) == length:
+            return False
+        try:
+            lines = mappings(procfs.live_thread(self.space.tgid))
+        except (Gone, SpaceError):
+            return False
+        return any(line.start <= site.address < line.end for line in lines)
 
     def adopt(self, change: Change) -> None:
         """Take over a jump that another tracer left."""
         length = change.data[0] if change.data else 0
         original, jump = change.data[1 : 1 + length], change.data[1 + length :]
         site = JumpSite(change.address, original)
-        site.jump = jump
+        site.jump, site.adopted = jump, True
         self.by_address[site.address] = site
 
     def original(self, address: int, data: bytearray) -> None:

@@ -96,7 +96,7 @@ import msgspec
 from dprobed.program.registers import USER_REGS
 
 #: Goes up with every change of what is said here, and of what blobs do.
-ABI: Final = 1
+ABI: Final = 2
 
 WORD: Final = 8
 

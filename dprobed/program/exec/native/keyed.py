@@ -158,7 +158,7 @@ def _take(c: CodeWriter, layout: MapLayout, held: Value, size: Value) -> Value:
     keys, used = c.at(held, layout.header + maps.KEYS), c.at(held, maps.USED)
     found = c.variable(word(0))
     before = c.b.atomic_rmw("add", keys, word(1), "monotonic")
-    with c.when(c.test("<", before, layout.definition.size)):
+    with c.when(c.test("s<", before, layout.definition.size)):
         at = c.b.atomic_rmw("add", used, size, "monotonic")
         fits = c.test("<=", c.b.add(at, size), c.load(held, maps.CAPACITY))
         c.set(found, c.choose(fits, at, 0))
@@ -400,7 +400,7 @@ def _add_value(c: CodeWriter, layout: MapLayout, slot: Value, free: Value) -> No
     with c.b.if_else(c.test("!=", free, 0)) as (again, anew):
         with again:
             before = c.b.atomic_rmw("add", keys, word(1), "monotonic")
-            with c.when(c.test(">=", before, layout.definition.size)):
+            with c.when(c.test("s>=", before, layout.definition.size)):
                 c.b.atomic_rmw("sub", keys, word(1), "monotonic")
                 _lose(c, layout, held)
                 c.set(at, word(0))

@@ -24,6 +24,10 @@ its number modulo how many there are: its number and one, 0 where there is none,
 A slot of a ``value`` is changed by one thread at a time: its sequence number is odd meanwhile. Who
 finds it odd for too long (its thread was suspended, or left the probe for ever) does without, which
 is counted as lost. An entry that was deleted is used again for another key of its slot.
+
+Who empties a map stops all threads first, and has those finish that are at it, so that nothing
+comes between what was read and what is forgotten. Then the entries' room is used again. Where a
+thread may come back (from a signal handler), it is not, and what that thread adds may be lost.
 """
 
 from __future__ import annotations
@@ -72,6 +76,12 @@ HASH_FACTOR: Final = 0x9E3779B97F4A7C15
 HASH_SHIFT: Final = 29
 #: How many entries a reader looks at again in all, because their slots were changed meanwhile.
 _LOOKS: Final = 10_000
+
+#: Lost updates that are told at most: a target can write there what it likes.
+_MOST: Final = 1 << 48
+
+#: Entries that are moved to give back what is between them.
+_MOVED: Final = 4096
 
 _ONE: Final = Struct("<Q")
 
@@ -181,11 +191,13 @@ class SharedMap:
     @property
     def lost(self) -> int:
         """Updates for which there was no room."""
-        return self._word(self._layout.header + LOST)
+        return min(self._word(self._layout.header + LOST), _MOST)
 
     def __len__(self) -> int:
         """How many keys there are."""
-        return self._word(self._layout.header + KEYS)
+        keys = self._word(self._layout.header + KEYS)
+        # Below 0 where a thread was just taking back what it had counted, at ``clear``.
+        return 0 if keys >> 63 else min(keys, self.definition.size)
 
     def contents(self) -> MapContents:
         """All that is in it. A target that writes there has lost its counts, and nothing else."""
@@ -200,12 +212,22 @@ class SharedMap:
             found += entries
         return MapContents(self.lost, found)
 
+    def copy(self) -> SharedMap:
+        """The same in memory of its own: to be read later."""
+        used = max(self._word(USED), self._layout.end)
+        return SharedMap(memoryview(bytes(self._view[:used])), self._layout)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no slot has an entry, also of a deleted key."""
+        return not self._slots()
+
     def load(self, contents: MapContents) -> None:
         """Begin with what another of the same definition has had; no program runs meanwhile."""
         self.clear()
+        self._put(self._layout.header + LOST, contents.lost)
         for items, cell in contents.entries:
             self._add(packed_key(items), cell)
-        self._put(self._layout.header + LOST, contents.lost)
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""
@@ -327,7 +349,9 @@ class SharedMap:
         layout = self._layout
         size = KEY + len(key) + 8 * layout.cell_words
         at = self._word(USED)
-        if len(self) >= layout.definition.size or at + size > self._word(CAPACITY):
+        # Not as CAPACITY says: the target can write there.
+        if len(self) >= layout.definition.size or at < layout.end or at + size > len(self._view):
+            self._put(layout.header + LOST, self.lost + 1)
             return
         slot = layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
         more = len(key) << ROOM_SHIFT | THERE if layout.is_value else 0
@@ -338,6 +362,21 @@ class SharedMap:
         self._put(slot + 8, at)
         self._put(USED, at + size)
         self._put(layout.header + KEYS, len(self) + 1)
+
+
+def give_back(view: memoryview, found: Sequence[SharedMap]) -> None:
+    """Use the room of entries again that maps have forgotten; no thread may be at any of them, nor
+    come back to one. Where maps still have many, that room is not worth the time."""
+    used = int.from_bytes(view[USED : USED + 8], "little")
+    kept = [each for each in found if not each.is_empty]
+    if kept and (used < len(view) // 2 or sum(map(len, kept)) > _MOVED):
+        return
+    contents = [each.contents() for each in found]
+    for each in found:
+        each.clear()
+    begin(view, [each.definition for each in found])
+    for each, had in zip(found, contents, strict=True):
+        each.load(had)
 
 
 def shared_maps(view: memoryview, definitions: Sequence[MapDefinition]) -> list[SharedMap]:

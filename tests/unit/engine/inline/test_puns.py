@@ -49,6 +49,15 @@ def test_the_only_place_that_one_byte_leaves() -> None:
     assert stubs.find(code(0), AT, 1, free) is None  # the module itself is there
 
 
+def test_a_jump_on_over_the_end_of_a_page_is_in_nobodys_way() -> None:
+    """The only place that the bytes leave is taken in its second page, not in its first."""
+    stubs, free = Stubs(), FreePages(mapped())
+    first, second = AT - 0x40_0000 + 4, AT - 0x40_0000 - 4  # the latter reaches into the former
+    assert stubs.find(code(first - AT), AT, 1, free) is not None
+    assert stubs.find(code(second - AT), AT, 1, free) is None
+    assert stubs.find(code(second - AT - FAR_JUMP), AT, 1, free) is not None
+
+
 def test_places_in_one_page_do_not_overlap() -> None:
     stubs, free = Stubs(), FreePages(mapped())
     tail = b"\x00\xc0" + bytes(6)  # far below
