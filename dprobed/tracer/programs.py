@@ -60,7 +60,7 @@ class Programs:
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
-        self.maps: Final = TargetMaps(self.inserted)
+        self.maps: Final = TargetMaps(self.inserted, group)
         stacks, own = TargetStacks(pid, engines, tables), self.inserted
         self.places: Final = Places(pid, group, engines, reporter, resolver, stacks, own, tell)
         #: Fork children get all of them, whatever each says.
