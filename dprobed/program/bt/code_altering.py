@@ -18,7 +18,6 @@ class AlteringCode(BlockCode):
     def _alter(self, one: tree.Assign) -> None:
         """A register, an argument or memory of the process."""
         target, to = one.target, self.to
-        self.state.alters = True
 
         def value() -> None:
             if one.operator == "=":

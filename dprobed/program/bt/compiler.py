@@ -215,7 +215,6 @@ class _Compiler:
             strings=tuple(state.strings),
             types=tuple(state.types.entries),
             unsafe=state.unsafe,
-            alters=state.alters,
             config=state.config,
             warnings=tuple(self._problems.warnings),
         )

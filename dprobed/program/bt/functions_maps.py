@@ -60,6 +60,7 @@ class _Clear:
         number = call.arguments[0].type.number
         action = bundle.Clear(number) if call.name == "clear" else bundle.Zero(number)
         log_action(code, action, [])
+        code.done_here(call.span)
 
 
 function("zero", "zero(@MAP)", 1, 1, "begin anew at each key of a map")(_Clear)

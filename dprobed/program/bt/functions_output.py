@@ -184,10 +184,12 @@ class _Print:
             if first.keys is None:
                 numbers = [code.inference.constant(each) or 0 for each in call.arguments[1:]]
                 log_action(code, bundle.PrintMap(known.number, *numbers), [])
+                code.done_here(call.span)
                 return
             if not known.is_value:
                 action = bundle.PrintEntry(known.number, log_values(code, first.keys))
                 log_action(code, action, first.keys)
+                code.done_here(call.span)
                 return
         (value,) = log_values(code, [first])
         log_action(code, bundle.Print(value), [first])

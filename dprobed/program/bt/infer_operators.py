@@ -256,10 +256,7 @@ class Operators(Scopes):
         index = kind.of if isinstance(kind, Object) else getattr(kind, "to", None)
         if index is None:
             return None
-        for _ in range(2):
-            plain = self.types.plain(index)
-            if isinstance(plain, StructType):
-                found = self.types.member(index, name)
-                return None if found is None else (index, found)
-            break
-        return None
+        if not isinstance(self.types.plain(index), StructType):
+            return None
+        found = self.types.member(index, name)
+        return None if found is None else (index, found)

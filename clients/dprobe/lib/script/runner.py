@@ -285,6 +285,7 @@ class Runner:
     def _infos(self, index: int, reset: str = "") -> list[messages.MapInfo]:
         if not self._bundle.maps[index].hits:
             return []
+        self._hand_over()
         return self.processes.maps(self._maps.names(index), reset)
 
     def _print_map(self, index: int, top: int, divisor: int) -> None:
