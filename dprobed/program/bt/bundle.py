@@ -402,6 +402,7 @@ class Block(msgspec.Struct, frozen=True):
 class Bundle(msgspec.Struct, frozen=True):
     """A compiled script.
 
+    ``strings``: the constants; the first one is empty, which is what has not been set.
     ``code``: the blocks' program, empty where there are no blocks. ``types``: the table that
     ``Struct`` and ``Array`` refer to. ``unsafe``: it runs commands. ``config``: what its ``config``
     block says, by name. ``warnings``: one line each.

@@ -102,11 +102,12 @@ class ScriptState:
         self.world = world
         self.maps: dict[str, MapState] = {}
         self.actions: list[bundle.Action] = []
-        self.strings: list[str] = []
+        #: What has not been set is 0: no text.
+        self.strings: list[str] = [""]
         self.unsafe = False
         self.config: dict[str, str | int] = {}
         self.changed = False
-        self._string_numbers: dict[str, int] = {}
+        self._string_numbers: dict[str, int] = {"": 0}
         self._action_numbers: dict[bundle.Action, int] = {}
 
     def string(self, text: str) -> int:

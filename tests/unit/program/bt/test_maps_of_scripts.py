@@ -84,6 +84,8 @@ def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
             [True, 2, False, 2],
         ),
         ("@a[1] = 2; delete(@a, 1); print(@a[1])", [0]),
+        ('@s[1] = "x"; print(@s[2]); print(@s[2] == "x"); print(@s[2] == "")', ["", False, True]),
+        ('let $s; if (arg1 == 5) { $s = "x"; } print($s)', [""]),
     ],
 )
 def test_values_are_read_back(body: str, wanted: list[Any]) -> None:
