@@ -7,7 +7,6 @@ process that goes on is asked; one that ends meanwhile is told of with what it h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -75,7 +74,7 @@ class MapReading:
         return answer
 
     async def write(self, client: Client, request: messages.SetMap) -> messages.MapListing:
-        """Have values in a map of a program, in each of its processes."""
+        """Set keys of a map of values of a program, and forget others, in each of its processes."""
         select = messages.Select(number=request.number, pid=request.pid)
         chosen = [each for each in self._targets.select(client, select) if each.is_settled]
         if not chosen:
@@ -88,11 +87,16 @@ class MapReading:
         entries: list[Entry] = [
             ([_item(item) for item in each.key], each.cell) for each in request.entries
         ]
-        if not all(is_entry(definition, each) for each in entries):
+        gone = [[_item(item) for item in key] for key in request.gone]
+        named: list[Entry] = [*entries, *((key, []) for key in gone)]
+        if not all(is_entry(definition, each) for each in named):
             raise Refusal(f"a key or a value is none that map {request.name} can have")
         turns = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(_set(each, request.name, entries, turns) for each in chosen))
-        return messages.MapListing(id=request.id, maps=[])
+        done = await asyncio.gather(
+            *(_set(each, request.name, entries, gone, turns) for each in chosen)
+        )
+        silent = {each.target.pid for each, did in zip(chosen, done, strict=True) if not did}
+        return messages.MapListing(id=request.id, maps=[], silent=sorted(silent))
 
     def _refuse(self, client: Client, request: messages.Maps) -> None:
         """There is none: say which there are, if a name was given; raises Refusal."""
@@ -107,17 +111,29 @@ class MapReading:
 
 
 async def _set(
-    inserted: InsertedProgram, name: str, entries: list[Entry], turns: asyncio.Semaphore
-) -> None:
-    """In one process; one that ends meanwhile needs none."""
+    inserted: InsertedProgram,
+    name: str,
+    entries: list[Entry],
+    gone: list[list[Item]],
+    turns: asyncio.Semaphore,
+) -> bool:
+    """In one process; whether that was done. One that ends meanwhile needs none."""
     target = inserted.target
     async with turns:
-        with contextlib.suppress(Refusal):
+        try:
             await target.ask(
                 lambda seq: protocol.SetMap(
-                    seq=seq, pid=target.pid, program=inserted.number, name=name, entries=entries
+                    seq=seq,
+                    pid=target.pid,
+                    program=inserted.number,
+                    name=name,
+                    entries=entries,
+                    gone=gone,
                 )
             )
+        except Refusal:
+            return not inserted.is_settled
+    return True
 
 
 def _item(item: int | str) -> Item:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Final
 
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, MapContents, MapRoom
+from dprobed.program.exec.interface import KeyedMap
+from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, MapRoom
 from dprobed.tracer.inserted import Inserted, RequestError
 from dprobed.wire import protocol
+
+#: A thread that is in the middle of setting a key goes on and is stopped again, so often at most.
+_TRIES: Final = 100
 
 
 class TargetMaps:
@@ -38,14 +42,24 @@ class TargetMaps:
         return [inserted.map_state(number, each) for number, each in taken]
 
     def write(self, request: protocol.SetMap) -> None:
-        """Have values in a map of a program; raises RequestError."""
-        executor = self._of(request.program).executor
-        for each in executor.maps:
+        """Set keys of a map of values and forget others, between hits; raises RequestError."""
+        for each in self._of(request.program).executor.maps:
             if each.definition.name == request.name and each.definition.kind == VALUE:
-                with self._quiet() if isinstance(executor, InlineExecutor) else nullcontext():
-                    each.load(MapContents(0, request.entries))
+                if not self._change(each, request):
+                    raise RequestError(
+                        f"map {request.name}: a thread is stopped in the middle of setting it"
+                    )
                 return
         raise RequestError(f"program {request.program} has no map {request.name} of values")
+
+    def _change(self, held: KeyedMap, request: protocol.SetMap) -> bool:
+        if not held.is_shared:
+            return held.change(request.entries, request.gone)
+        for _ in range(_TRIES):
+            with self._quiet():
+                if held.change(request.entries, request.gone):
+                    return True
+        return False
 
     def _of(self, program: int) -> Inserted:
         if program not in self._inserted:

@@ -216,13 +216,14 @@ class Maps(msgspec.Struct, tag=True, frozen=True):
 
 
 class SetMap(msgspec.Struct, tag=True, frozen=True):
-    """Have these, and nothing else, in a map of values of ``program``."""
+    """Set these keys of a map of values of ``program``, and forget those that are ``gone``."""
 
     seq: int
     pid: int
     program: int
     name: str
     entries: list[tuple[list[int | bytes], list[int]]]
+    gone: list[list[int | bytes]] = []
 
 
 class Facilities(msgspec.Struct, tag=True, frozen=True):

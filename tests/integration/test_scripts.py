@@ -191,6 +191,66 @@ def test_blocks_see_what_hits_have_set_and_hits_what_blocks_have(worker: Cat, wo
     assert "@want: 5\n" in out
 
 
+@pytest.mark.parametrize("engine", ["trap", "inline"])
+def test_what_hits_set_is_not_lost_when_blocks_set_other_keys(
+    work: Path, engine: str, tmp_path: Path
+) -> None:
+    times = 3000 if engine == "trap" else 300_000
+    script = (
+        f"uprobe:{work}:outer {{ @v[arg0 % 3] = @v[arg0 % 3] + 1 }} interval:ms:2 "
+        "{ @v[9] += 1; @v[@v[9] + 100] = 3; delete(@v[@v[9] + 99]); @other[@v[9]] = 1; }"
+    )
+    lines = tmp_path / "lines"
+    lines.write_text("a\nb\n")
+    command = ("run", "--engine", engine, "-e", script, "--", work, times)
+    with lines.open() as file:
+        done = dprobe(*command, stdin=file)
+    assert (done.returncode, done.stdout) == (0, "a\nb\n")
+    found = dict(line.split(": ") for line in done.stderr.splitlines())
+    assert [found[f"@v[{n}]"] for n in range(3)] == [str(2 * times // 3)] * 3
+    blocks = int(found.get("@v[9]", "0"))
+    assert blocks > 0
+    assert [name for name in found if name.startswith("@v[1") and len(name) > 5] == [
+        f"@v[{blocks + 100}]"
+    ]
+
+
+def test_what_the_last_block_sets_is_shown(work: Path) -> None:
+    script = (
+        "uprobe:WORK:outer { @v[arg0] = 5; @s[arg0] = 1; @n[arg0]++; } "
+        'END { delete(@v, 1); @v[7] = 3; zero(@s); printf("%d\\n", @n[2]); zero(@n); }'
+    )
+    assert printed(work, script) == (
+        "1\n\n\n@n[0]: 0\n@n[1]: 0\n@n[2]: 0\n@s[0]: 0\n@s[1]: 0\n@s[2]: 0\n"
+        "@v[7]: 3\n@v[0]: 5\n@v[2]: 5\n"
+    )
+
+
+def test_the_last_block_of_a_script_in_several_processes(worker: Cat, work: Path) -> None:
+    script = (
+        f'uprobe:{work}:inner {{ printf("%d %d\\n", pid, arg0); @n[arg0]++; @c[arg0] = count(); '
+        '@v[pid] = arg0; } END { printf("end %d %d\\n", @n[1], len(@v)); zero(@n); clear(@c); '
+        'for ($kv : @v) { delete(@v, $kv.0); } @v[1] = 8; } interval:ms:20 { printf(".\\n"); }'
+    )
+    with cat((work, "3")) as other:
+        traced = started("bpftrace", "-q", "-e", script)
+        assert traced.stdout is not None
+        lines: list[str] = []
+        while {f"{worker.pid} 2\n", f"{other.pid} 2\n"} - {*lines}:
+            lines.append(traced.stdout.readline())
+            assert lines[-1]
+            if lines[-1] == ".\n":
+                worker.say("go")
+                other.say("go")
+        traced.send_signal(signal.SIGINT)
+        out, _ = traced.communicate(timeout=PATIENCE)
+    assert traced.returncode == 0
+    hits, end, shown = ("".join(lines) + out).partition("end ")
+    assert end
+    ones = hits.count(" 1\n")
+    assert shown == f"{ones} 2\n\n\n@n[0]: 0\n@n[1]: 0\n@n[2]: 0\n@v[1]: 8\n"
+
+
 def test_blocks_alone_go_with_a_command() -> None:
     done = dprobe("run", "-e", "BEGIN { print(1); } END { print(2); }", "--", "echo", "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "1\n2\n")

@@ -13,6 +13,7 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.session_doubts import SessionDoubts
 from dprobe.lib.summary import Summary, SummaryEnd, summarize
+from dprobe.lib.told_maps import changed, forgotten
 from dprobed.printable import located
 from dprobed.wire import messages
 from dprobed.wire.notices import NoticeKind
@@ -33,22 +34,6 @@ _ENDS = {
 _CORES: Final = frozenset({NoticeKind.DUMP, NoticeKind.DUMPING})
 _NOT_PROBED: Final = frozenset({NoticeKind.LOADER, NoticeKind.UNPROBED})
 _STANDS: Final = frozenset({NoticeKind.SUSPEND, NoticeKind.DEBUGGER})
-
-
-def _without(
-    maps: list[messages.MapInfo], names: Sequence[str], *, keep_keys: bool
-) -> list[messages.MapInfo]:
-    """Without what is in maps of these names, or with their keys alone."""
-    kept = [each for each in maps if each.map not in names]
-    if keep_keys:
-        kept += [
-            msgspec.structs.replace(
-                each, lost=0, entries=[messages.MapEntry(old.key, []) for old in each.entries]
-            )
-            for each in maps
-            if each.map in names
-        ]
-    return kept
 
 
 class Session:
@@ -216,7 +201,16 @@ class Session:
 
     def forget_maps(self, names: Sequence[str], *, keep_keys: bool) -> None:
         """Forget what maps of these names had; ``keep_keys``: begin anew at each key."""
-        self._maps = _without(self._maps, names, keep_keys=keep_keys)
+        self._maps = forgotten(self._maps, names, keep_keys=keep_keys)
+
+    def change_maps(
+        self,
+        name: str,
+        entries: Sequence[messages.MapEntry],
+        gone: Sequence[Sequence[int | str]],
+    ) -> None:
+        """Have these keys in a map of values, and not those that are ``gone``."""
+        self._maps = changed(self._maps, name, entries, gone)
 
     def detach(self) -> Summary:
         """Take the programs out of all processes and detach from them; the summary."""

@@ -153,7 +153,7 @@ BUILTINS: Final[dict[str, Builtin]] = {
     "usermode": _number(lambda state: 1, kinds.Integer(1, False)),
 }
 #: What there is only at hits.
-_OF_HITS: Final = ("func", "caller", "usermode")
+_OF_HITS: Final = ("func", "caller")
 
 
 def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
@@ -171,14 +171,14 @@ def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
                 "write uretprobe:MODULE:FUNCTION or FUNCTION:return",
             )
         return result_kind(inference.state, firing)
-    if name in ("ustack", "kstack") and name not in REFUSED:
+    if name == "ustack":
         return kinds.Stack(inference.state.stack_mode, 127)
     builtin = BUILTINS.get(name)
     if builtin is None:
         if name in REFUSED:
             return inference.wrong(one.span, f"`{name}` {REFUSED[name]}")
         return None
-    if name in _OF_HITS and not firing.hit and name != "usermode":
+    if name in _OF_HITS and not firing.hit:
         return inference.wrong(one.span, f"`{name}` is of a process, and a block has none")
     return builtin.kind(inference.state, firing)
 

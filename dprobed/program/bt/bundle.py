@@ -32,9 +32,10 @@ program aborts.
 each program and in the blocks' program; several where its keys are written in several ways: each
 makes the same keys of its items (``Part.key``), and what is shown is all of them merged.
 
-*Suspending.* A block that needs something of whoever shows it logs an action ``ForEach``, ``Fetch``
-or ``Measure`` as the last of its record and ends; when that is done, the same probe is run again,
-and goes on where it was (it keeps its state in local variables). This ends when a record has no
+*Suspending.* A block that needs something of whoever shows it, or has a map shown or emptied as it
+is now, logs an action ``ForEach``, ``Fetch``, ``Measure`` or ``GoOn`` as the last of its record and
+ends; when that is done, the same probe is run again, and goes on where it was (it keeps its state
+in local variables). This ends when a record has no
 such action in it. Each time the probe is given the same arguments.
 
 A loop's body is a probe of its own: each argument of ``Block.arguments`` that is one word is given
@@ -336,6 +337,10 @@ class Measure(msgspec.Struct, frozen=True, tag="measure"):
     local: int
 
 
+class GoOn(msgspec.Struct, frozen=True, tag="go on"):
+    """What was logged before is done, and the block goes on."""
+
+
 class Break(msgspec.Struct, frozen=True, tag="break"):
     """End the loop whose body this is."""
 
@@ -356,6 +361,7 @@ Action: TypeAlias = (
     | ForEach
     | Fetch
     | Measure
+    | GoOn
     | Break
 )
 
@@ -396,9 +402,10 @@ class Block(msgspec.Struct, frozen=True):
 class Bundle(msgspec.Struct, frozen=True):
     """A compiled script.
 
+    ``strings``: the constants; the first one is empty, which is what has not been set.
     ``code``: the blocks' program, empty where there are no blocks. ``types``: the table that
-    ``Struct`` and ``Array`` refer to. ``unsafe``: it runs commands. ``alters``: it can alter the
-    target. ``config``: what its ``config`` block says, by name. ``warnings``: one line each.
+    ``Struct`` and ``Array`` refer to. ``unsafe``: it runs commands. ``config``: what its ``config``
+    block says, by name. ``warnings``: one line each.
     """
 
     programs: tuple[ModuleProgram, ...] = ()
@@ -409,7 +416,6 @@ class Bundle(msgspec.Struct, frozen=True):
     strings: tuple[str, ...] = ()
     types: tuple[Type, ...] = ()
     unsafe: bool = False
-    alters: bool = False
     config: dict[str, str | int] = {}
     warnings: tuple[str, ...] = ()
     version: int = VERSION

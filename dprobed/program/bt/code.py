@@ -15,12 +15,14 @@ from dprobed.program.bt.code_operators import OperatorCode
 from dprobed.program.bt.facts import (
     argument_number,
     kind_of,
+    order_matters,
     parameters_of,
     positional_number,
     positional_text,
 )
 from dprobed.program.bt.functions import FUNCTIONS
 from dprobed.program.bt.kinds import (
+    UINT64,
     Boolean,
     Enumerator,
     Float,
@@ -30,6 +32,7 @@ from dprobed.program.bt.kinds import (
     words,
 )
 from dprobed.program.bt.locations import emit_variable
+from dprobed.program.bt.state import VariableState
 
 
 class ExpressionCode(OperatorCode):
@@ -168,6 +171,14 @@ class ExpressionCode(OperatorCode):
         self.to.push(one.value)
 
     def _tuple(self, one: tree.TupleOf) -> None:
+        if order_matters(one.items):
+            held = [VariableState("", kind) for kind in one.type.items]
+            for item, variable in zip(one.items, held, strict=True):
+                self.as_kind(item, variable.kind or UINT64)
+                self.store_variable(variable)
+            for variable in reversed(held):
+                self.load_variable(variable)
+            return
         for item, kind in zip(reversed(one.items), reversed(one.type.items), strict=True):
             self.as_kind(item, kind)
 

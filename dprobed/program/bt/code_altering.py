@@ -18,7 +18,6 @@ class AlteringCode(BlockCode):
     def _alter(self, one: tree.Assign) -> None:
         """A register, an argument or memory of the process."""
         target, to = one.target, self.to
-        self.state.alters = True
 
         def value() -> None:
             if one.operator == "=":
@@ -44,9 +43,27 @@ class AlteringCode(BlockCode):
             to.add(f"pop mem,u{8 * size}")
             return
         self.address(target)
-        value()
+        if one.operator == "=":
+            self.expression(one.value)
+        else:
+            # What the address is made of is not evaluated again.
+            to.add("dup count", 1)
+            self._load_target(target)
+            self._combine(one)
         size = self._altered_size(target)
         to.add(f"pop mem,u{8 * size}")
+
+    def _load_target(self, target: Any) -> None:
+        """The value of the lvalue whose address is on top."""
+        if isinstance(target, tree.Unary):
+            kind = kind_of(target.operand)
+            index = kind.to if isinstance(kind, Pointer) else None
+        else:
+            index = self.inference.lvalue_type(target)
+        if index is None:
+            self.load(8)
+        else:
+            self.load_type(index)
 
     def _altered_register(self, target: Any) -> str | None:
         if isinstance(target, tree.Name):
@@ -77,9 +94,13 @@ class AlteringCode(BlockCode):
 
     def _combined(self, one: tree.Assign) -> None:
         """The target and the value, by an operator."""
+        self.expression(one.target)
+        self._combine(one)
+
+    def _combine(self, one: tree.Assign) -> None:
+        """What the target has been is on top: the value, and the operator."""
         operator = one.operator[:-1]
         left, right = kind_of(one.target), kind_of(one.value)
-        self.expression(one.target)
         self.expression(one.value)
         self.scaled(operator, left, right)
         self.operate(operator, left, right)

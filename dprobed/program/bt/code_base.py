@@ -260,6 +260,10 @@ class CodeBase:
         """The lesser of the number on top and this one."""
         raise NotImplementedError
 
+    def done_here(self, span: TextSpan) -> None:
+        """In a block: what was logged is done before it goes on."""
+        raise NotImplementedError
+
     def fetched(self, one: tree.MapValue, has: bool = False) -> None:
         """Push what was fetched of a map."""
         raise NotImplementedError

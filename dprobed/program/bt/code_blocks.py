@@ -79,6 +79,12 @@ class BlockCode(ExpressionCode):
         to.push(0)
         to.store(self._resume)
 
+    def done_here(self, span: TextSpan) -> None:
+        """In a block: what was logged is done before it goes on, unless within an expression."""
+        if not self.firing.hit and not self.to.depth:
+            log_action(self, bundle.GoOn(), [])
+            self.suspend(span)
+
     def fetch_all(self, *expressions: Any) -> None:
         """Fetch what expressions read of aggregating maps."""
         if self.firing.hit:

@@ -9,7 +9,7 @@ from dprobed.program.bt.code_base import CodeBase
 from dprobed.program.bt.code_texts import compare_texts
 from dprobed.program.bt.facts import (
     kind_of,
-    pure,
+    order_matters,
 )
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.kinds import (
@@ -86,7 +86,7 @@ class ConditionCode(CodeBase):
                 self.to.add("xor")
             return
         first, second = (one.left, one.right) if operator in ("<", ">=") else (one.right, one.left)
-        if operator in (">", "<=") and not (pure(one.left) and pure(one.right)):
+        if operator in (">", "<=") and order_matters((one.left, one.right)):
             self.expression(one.left)
             self.expression(one.right)
             self.to.add("xchg")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dprobed.program.bt import bundle, tree
-from dprobed.program.bt.facts import kind_of, pure
+from dprobed.program.bt.facts import kind_of, order_matters
 from dprobed.program.bt.kinds import (
     CONSTANT_MARK,
     Bytes,
@@ -34,7 +34,7 @@ def log_action(code: Coding, action: bundle.Action, given: list[Any]) -> None:
     to = code.to
     at = to.at
     run: list[Any] = [number]
-    ordered = not all(map(pure, given))
+    ordered = order_matters(given)
     for each in given:
         kind = kind_of(each)
         if _is_words(kind):

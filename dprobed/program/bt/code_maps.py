@@ -6,12 +6,14 @@ map itself, and one key is open at a time.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.code_log import log_action
 from dprobed.program.bt.code_texts import emit_str
-from dprobed.program.bt.facts import kind_of
+from dprobed.program.bt.facts import has_effects, kind_of, order_matters, pure
+from dprobed.program.bt.folding import folded
 from dprobed.program.bt.kinds import (
     Form,
     Kind,
@@ -22,8 +24,9 @@ from dprobed.program.bt.kinds import (
     value_of,
 )
 from dprobed.program.bt.protocols import Coding
-from dprobed.program.bt.state import MapState
+from dprobed.program.bt.state import MapState, VariableState
 from dprobed.program.maps import STRING_BYTES
+from dprobed.program.values import MAX_NAME
 
 #: Kinds of the items of a part of a map.
 _WORD, _CONSTANT, _TEXT, _NAME, _STACK = "word", "constant", "text", "name", "stack"
@@ -36,10 +39,28 @@ def part_of(code: Coding, known: MapState, keys: list[Any] | None) -> str:
         _item_form(kind_of(each), form)
     key = tuple(form)
     if key not in known.parts:
-        base = known.name[1:]
-        base = "_" + base if not base.strip("_") else base
-        known.parts[key] = base if not known.parts else f"{base}__{len(known.parts)}"
+        known.parts[key] = _part_name(code, known)
     return known.parts[key]
+
+
+def _part_name(code: Coding, known: MapState) -> str:
+    """What a further part is called: the first one as the script calls the map; no other map of the
+    script, and no part of one, is called so."""
+    base = _plain_name(known.name)
+    if not known.parts and len(base) <= MAX_NAME:
+        return base
+    maps = code.state.maps.values()
+    taken = {_plain_name(each.name) for each in maps}
+    taken.update(part for each in maps for part in each.parts.values())
+    names = (f"{base[: MAX_NAME - 8]}__{number}" for number in count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _plain_name(name: str) -> str:
+    """What a map of the script is called in programs, if it may be: ``@x`` is ``x``, ``@`` is
+    ``_``, ``@_`` is ``__``."""
+    base = name[1:]
+    return base if base.strip("_") else "_" + base
 
 
 def _item_form(kind: Kind, form: list[str]) -> None:
@@ -56,10 +77,37 @@ def _item_form(kind: Kind, form: list[str]) -> None:
         form.append(_WORD)
 
 
+def once(code: Coding, one: tree.MapValue, *behind: Any) -> tree.MapValue:
+    """A map at a key that is used several times: what must not be evaluated again is evaluated
+    here. ``behind``: what is evaluated between its uses."""
+    if all(map(pure, one.keys or ())) and not any(map(has_effects, behind)):
+        return one
+    return tree.MapValue(one.span, one.name, _held(code, one.keys or []), type=one.type)
+
+
+def _held(code: Coding, given: list[Any]) -> list[Any]:
+    """Evaluate values in their order, and keep them; what is the same at any time stays."""
+    return [_held_one(code, each) for each in given]
+
+
+def _held_one(code: Coding, one: Any) -> Any:
+    kind = kind_of(one)
+    if isinstance(kind, Short | Stack) or isinstance(one, tree.Text) or folded(one) is not None:
+        return one
+    if isinstance(one, tree.TupleOf):
+        return tree.TupleOf(one.span, _held(code, one.items), one.names, type=kind)
+    code.expression(one)
+    variable = VariableState("", kind)
+    code.store_variable(variable)
+    return tree.Variable(one.span, "", type=variable)
+
+
 def open_key(code: Coding, known: MapState, keys: list[Any] | None) -> str:
     """Gather a key; the name of the map whose it is."""
     part = part_of(code, known, keys)
     given = list(keys or ())
+    if order_matters(given):
+        given = _held(code, given)
     texts = sum(_texts(kind_of(each)) for each in given)
     most = STRING_BYTES // max(texts, 1)
     for each in reversed(given):
@@ -81,6 +129,12 @@ def _texts(kind: Kind) -> int:
 def _push_item(code: Coding, one: Any, most: int) -> None:
     """Push what an item of a key needs."""
     kind = kind_of(one)
+    if isinstance(kind, Short) and not kind.own:
+        code.state.problems.add(
+            one.span,
+            "a text that is either the thread's name or a constant is no key yet",
+            "write if and else, each with a key of its own",
+        )
     if isinstance(kind, Short | Stack):
         return
     if (
@@ -191,9 +245,9 @@ def delete_key(code: Coding, one: tree.MapValue) -> None:
             log_action(code, bundle.Clear(known.number), [])
         code.to.push(1)
         return
-    part = open_key(code, known, one.keys)
-    code.to.add("mhas map", part)
-    part = open_key(code, known, one.keys)
+    held = once(code, one)
+    has_key(code, held)
+    part = open_key(code, known, held.keys)
     code.to.add("mdel map", part)
 
 
@@ -216,6 +270,7 @@ def set_map(code: Coding, one: tree.Assign) -> None:
         code.as_kind(one.value, known.value_kind)
     else:
         operator = one.operator[:-1]
+        target = once(code, target, one.value)
         read_map(code, target)
         left, right = known.value_kind, kind_of(one.value)
         code.expression(one.value)
@@ -246,8 +301,8 @@ def step_map(code: Coding, one: tree.Step, *, wanted: bool = True) -> None:
         part = open_key(code, known, target.keys)
         to.add("minc map", part)
         return
-    part = open_key(code, known, target.keys)
-    to.add("mget map", part)
+    target = once(code, target)
+    read_map(code, target)
     if wanted and not one.prefix:
         to.add("dup count", 1)
     to.push(by)

@@ -122,8 +122,8 @@ class _Compiler:
 
     def _settle(self, known: MapState) -> None:
         """What is only counted up, in whatever module, is a count."""
-        if known.kind == "value" and known.steps and not known.other:
-            known.kind = "count"
+        if known.kind == "value" and known.steps and known.in_hits and not known.other:
+            known.kind, known.signed = "count", True
         if known.kind is None:
             if known.in_hits or known.in_blocks or known.declared:
                 known.kind = "value"
@@ -215,7 +215,6 @@ class _Compiler:
             strings=tuple(state.strings),
             types=tuple(state.types.entries),
             unsafe=state.unsafe,
-            alters=state.alters,
             config=state.config,
             warnings=tuple(self._problems.warnings),
         )

@@ -115,6 +115,11 @@ class Emitter:
         return self.locals_from + slot
 
     @property
+    def maps(self) -> set[str]:
+        """The names of the maps that it uses."""
+        return {str(op.operand) for op in self.ops if op.key[:1] == "m" and op.key.endswith(" map")}
+
+    @property
     def size(self) -> int:
         """Bytes of the code, about."""
         return 16 + sum(BY_KEY[op.key].size for op in self.ops if op.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.folding import folded
@@ -15,6 +15,11 @@ from dprobed.program.bt.kinds import (
 from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import Parameter
+
+#: Functions that only make something of what they are given.
+_PLAIN: Final = ("str", "buf", "ustack", "usym", "strftime", "reg", "ntop")
+#: What is worth something else each time.
+_TIMED: Final = ("nsecs", "elapsed", "rand")
 
 
 def kind_of(one: Any) -> Kind:
@@ -58,23 +63,32 @@ def parameters_of(state: ScriptState, firing: Firing) -> Any:
     return firing.parameters
 
 
+def has_effects(one: Any) -> bool:
+    """Whether evaluating an expression changes anything, as far as that is known."""
+    return any(
+        isinstance(node, tree.Step | tree.BlockValue)
+        or (isinstance(node, tree.Call) and node.name not in (*_PLAIN, *_TIMED))
+        for node in tree.nodes(one)
+    )
+
+
 def pure(one: Any) -> bool:
-    """Whether it does not matter when an expression is evaluated."""
-    if isinstance(one, tree.Step | tree.Call | tree.BlockValue):
-        if isinstance(one, tree.Call):
-            return one.name in ("str", "buf", "ustack", "usym", "strftime", "reg", "ntop") and all(
-                map(pure, one.arguments)
-            )
+    """Whether an expression is worth the same, however often and whenever it is evaluated."""
+    return not has_effects(one) and not _is_timed(one)
+
+
+def order_matters(given: Sequence[Any]) -> bool:
+    """Whether these are to be evaluated in the order in which they are written."""
+    if len(given) < 2:
         return False
-    for name in one.__struct_fields__:
-        value = getattr(one, name)
-        if isinstance(value, tree.Expression) and name != "type" and not pure(value):
-            return False
-        if isinstance(value, list) and not all(
-            pure(each) for each in value if isinstance(each, tree.Expression)
-        ):
-            return False
-    return True
+    return any(map(has_effects, given)) or sum(map(_is_timed, given)) > 1
+
+
+def _is_timed(one: Any) -> bool:
+    """Whether a look at the time, or chance, is in it."""
+    return any(
+        isinstance(node, tree.Name | tree.Call) and node.name in _TIMED for node in tree.nodes(one)
+    )
 
 
 def parameter_text(state: ScriptState, one: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dprobed.program.bt import bundle, tree
 from dprobed.program.bt.code_log import log_action
-from dprobed.program.bt.code_maps import delete_key, has_key, measure, read_map
+from dprobed.program.bt.code_maps import delete_key, has_key, measure, once, read_map
 from dprobed.program.bt.functions import function
 from dprobed.program.bt.kinds import (
     BOOLEAN,
@@ -37,7 +37,8 @@ def _keyed(inference: Inferring, call: tree.Call) -> bool:
         is_tuple = isinstance(key, tree.TupleOf) and not key.names
         first.keys = list(key.items) if is_tuple else [key]
         del call.arguments[1]
-    inference.map(first).other = True
+    known = inference.map(first)
+    known.other |= inference.firing.hit or call.name != "has_key"
     return True
 
 
@@ -59,6 +60,7 @@ class _Clear:
         number = call.arguments[0].type.number
         action = bundle.Clear(number) if call.name == "clear" else bundle.Zero(number)
         log_action(code, action, [])
+        code.done_here(call.span)
 
 
 function("zero", "zero(@MAP)", 1, 1, "begin anew at each key of a map")(_Clear)
@@ -118,6 +120,7 @@ class _Find:
     def emit(code: Coding, call: tree.Call) -> None:
         target, variable = call.arguments
         to = code.to
+        target = once(code, target)
         has_key(code, target)
         no = to.label()
         to.add("jz label", no)
@@ -135,7 +138,6 @@ class _Len:
             inference.expression(first)
             return inference.wrong(first.span, "`len` takes a map")
         first.type = inference.state.map(first.name, first.span)
-        first.type.other = True
         if inference.firing.hit:
             inference.wrong(
                 call.span,

@@ -32,7 +32,6 @@ class _Skip:
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:
         to = code.to
-        code.state.alters = True
         if len(call.arguments) > 1:
             to.add("push tls,symbol", "errno")
             code.expression(call.arguments[1])

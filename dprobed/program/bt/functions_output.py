@@ -27,6 +27,9 @@ _CONVERSION: Final = re.compile(
     r"(rx|rh|gr|[a-zA-Z]))"
 )
 
+#: The top and the divisor of a map that is printed are numbers of 63 bits.
+_MOST_NUMBER: Final = (1 << 63) - 1
+
 
 def _format(inference: Inferring, call: tree.Call, name: str) -> None:
     """Look at a format and its arguments."""
@@ -145,13 +148,22 @@ class _Print:
         if isinstance(first, tree.MapValue) and first.keys is None:
             known = inference.state.map(first.name, first.span)
             first.type = known
-            if known.keys or len(call.arguments) > 1 or not known.is_value:
-                for each in call.arguments[1:]:
-                    if inference.constant(each) is None:
-                        inference.wrong(
-                            each.span, "this is a number that is known before the script runs"
-                        )
-                return VOID
+            for each, least, what in zip(
+                call.arguments[1:], (0, 1), ("top", "divisor"), strict=False
+            ):
+                number = inference.constant(each)
+                if number is None:
+                    inference.wrong(
+                        each.span, "this is a number that is known before the script runs"
+                    )
+                elif not least <= number <= _MOST_NUMBER:
+                    inference.wrong(
+                        each.span,
+                        f"the {what} of `print` is {least} or more, not {number}",
+                        "write print(@MAP) for all of it"
+                        if what == "top"
+                        else "write print(@MAP, 0, 1000) to divide by 1000",
+                    )
             return VOID
         if len(call.arguments) > 1:
             inference.wrong(call.span, "only a map is printed with a top and a divisor")
@@ -171,13 +183,13 @@ class _Print:
             known = first.type
             if first.keys is None:
                 numbers = [code.inference.constant(each) or 0 for each in call.arguments[1:]]
-                top = numbers[0] if numbers else 0
-                divisor = numbers[1] if len(numbers) > 1 else 1
-                log_action(code, bundle.PrintMap(known.number, top, divisor or 1), [])
+                log_action(code, bundle.PrintMap(known.number, *numbers), [])
+                code.done_here(call.span)
                 return
             if not known.is_value:
                 action = bundle.PrintEntry(known.number, log_values(code, first.keys))
                 log_action(code, action, first.keys)
+                code.done_here(call.span)
                 return
         (value,) = log_values(code, [first])
         log_action(code, bundle.Print(value), [first])

@@ -15,6 +15,7 @@ from dprobed.program.bt.builtins import argument_of, is_builtin
 from dprobed.program.bt.infer_expressions import Expressions
 from dprobed.program.bt.kinds import (
     INT64,
+    VOID,
     Float,
     Form,
     Integer,
@@ -28,6 +29,9 @@ from dprobed.program.bt.kinds import (
 )
 from dprobed.program.bt.locations import located
 from dprobed.program.bt.state import AGGREGATES, MapState
+
+#: A loop's body is looked at so often at most.
+_MOST_TURNS: Final = 8
 
 
 class Inference(Expressions):
@@ -53,7 +57,19 @@ class Inference(Expressions):
         _STATEMENTS[type(one)](self, one)
 
     def _do(self, one: tree.Do) -> None:
-        self.expression(one.expression)
+        self._done(one.expression)
+
+    def _done(self, one: Any) -> None:
+        """An expression whose value nobody wants."""
+        if isinstance(one, tree.Step):
+            one.type = self.step(one, wanted=False)
+        elif isinstance(one, tree.Choice):
+            self.condition(one.condition)
+            self._done(one.yes)
+            self._done(one.no)
+            one.type = VOID
+        else:
+            self.expression(one)
 
     def _block(self, one: tree.Block) -> None:
         self.body(one.statements)
@@ -64,13 +80,22 @@ class Inference(Expressions):
         self.body(one.no)
 
     def _while(self, one: tree.While) -> None:
-        self.condition(one.condition)
-        self._loop(one.body)
+        self._loop(one.body, one.condition)
 
-    def _loop(self, body: list[Any]) -> None:
+    def _loop(self, body: list[Any], condition: Any = None) -> None:
+        """What goes round: until it is known what variables are when it comes round again."""
         self.loops += 1
-        self.body(body)
+        for _ in range(_MOST_TURNS):
+            before = self._kinds()
+            if condition is not None:
+                self.condition(condition)
+            self.body(body)
+            if self._kinds() == before:
+                break
         self.loops -= 1
+
+    def _kinds(self) -> list[Kind | None]:
+        return [each.kind for scope in self.scopes for each in scope.values()]
 
     def _for_range(self, one: tree.ForRange) -> None:
         for each in (one.low, one.high):
@@ -93,7 +118,6 @@ class Inference(Expressions):
                 "put it into interval, end or begin",
             )
         known.in_blocks = True
-        known.other = True
         self.scopes.append({})
         variable = self.declare(one.variable)
         keys = known.keys or ()
@@ -217,8 +241,6 @@ class Inference(Expressions):
             self._aggregate(known, value)
             return
         kind = self.expression(value)
-        if one.operator in ("+=", "-=") and not known.other and known.kind in (None, "value"):
-            pass
         known.other = True
         self._is_value(known, target)
         if one.operator != "=":

@@ -96,7 +96,6 @@ class Scopes:
         """A map is used with keys of these kinds."""
         if self.firing.hit:
             known.in_hits = True
-            known.modules.setdefault(self.firing.module, span)
         else:
             known.in_blocks = True
         for kind, node in zip(given, nodes or (), strict=False):

@@ -108,7 +108,8 @@ class Expressions(Operators):
 
     def _map_value(self, one: tree.MapValue) -> Kind:
         known = self.map(one)
-        known.other = True
+        # A block is told what has been counted.
+        known.other |= self.firing.hit
         if known.is_value:
             if self.firing.hit:
                 known.value_modules.setdefault(self.firing.module, one.span)

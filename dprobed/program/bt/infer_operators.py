@@ -109,41 +109,50 @@ class Operators(Scopes):
         return None
 
     def _step(self, one: tree.Step) -> Kind:
+        return self.step(one, wanted=True)
+
+    def step(self, one: tree.Step, *, wanted: bool) -> Kind:
+        """``x++``, ``--x``; ``wanted``: its value is used."""
         target = one.target
         if isinstance(target, tree.MapValue):
-            known = self.map(target)
-            if known.kind not in (None, "value", "count"):
-                return self.wrong(
-                    target.span, f"{known.name} is a {known.kind}(), which cannot be counted up"
-                )
-            if known.kind == "count" and not known.steps:
-                return self.wrong(
-                    target.span, f"{known.name} is a count()", f"write {known.name} = count()"
-                )
-            known.steps = True
-            if one.operator == "--" or not self.firing.hit:
-                known.other = True
-            if not self.firing.hit:
-                known.set_in_blocks = True
-            if self.firing.hit:
-                known.value_modules.setdefault(self.firing.module, target.span)
-            if known.kind is None:
-                known.kind = "value"
-                self.state.changed = True
-            if known.value is None:
-                self.assign_map(known, INT64, one.span)
-            if not is_word(known.value_kind):
-                self.wrong(one.span, f"{known.name} is no number")
-            return known.value_kind
+            return self._step_map(one, target, wanted=wanted)
         kind = self.expression(target)
         if not isinstance(target, tree.Variable):
             return self.wrong(one.span, f"`{one.operator}` is for variables and maps")
         if not is_word(kind):
             return self.wrong(one.span, f"{target.name} is {self.shown(kind)}, no number")
-        if isinstance(kind, Integer) and not kind.literal:
-            kind = Integer(8, kind.signed)
-            target.type.kind = kind
-        return kind
+        self.assign_variable(target.type, self._stepped(one, kind), one.span)
+        return kind_of(target)
+
+    def _step_map(self, one: tree.Step, target: tree.MapValue, *, wanted: bool) -> Kind:
+        known = self.map(target)
+        if known.kind not in (None, "value", "count"):
+            return self.wrong(
+                target.span, f"{known.name} is a {known.kind}(), which cannot be counted up"
+            )
+        if known.kind == "count" and not known.steps:
+            return self.wrong(
+                target.span, f"{known.name} is a count()", f"write {known.name} = count()"
+            )
+        known.steps = True
+        known.other |= wanted or one.operator == "--"
+        if known.kind == "count":
+            return INT64
+        if not self.firing.hit:
+            known.set_in_blocks = True
+        else:
+            known.value_modules.setdefault(self.firing.module, target.span)
+        if known.kind is None:
+            known.kind = "value"
+            self.state.changed = True
+        if not is_word(known.value_kind):
+            return self.wrong(one.span, f"{known.name} is no number")
+        self.assign_map(known, self._stepped(one, known.value_kind), one.span)
+        return known.value_kind
+
+    def _stepped(self, one: tree.Step, kind: Kind) -> Kind:
+        """The kind of something and 1: as ``+`` and ``-`` have it."""
+        return self.arithmetic(one.span, one.operator[0], one.target, one, kind, LITERAL)
 
     def _binary(self, one: tree.Binary) -> Kind:
         left, right = self.expression(one.left), self.expression(one.right)
@@ -247,10 +256,7 @@ class Operators(Scopes):
         index = kind.of if isinstance(kind, Object) else getattr(kind, "to", None)
         if index is None:
             return None
-        for _ in range(2):
-            plain = self.types.plain(index)
-            if isinstance(plain, StructType):
-                found = self.types.member(index, name)
-                return None if found is None else (index, found)
-            break
-        return None
+        if not isinstance(self.types.plain(index), StructType):
+            return None
+        found = self.types.member(index, name)
+        return None if found is None else (index, found)

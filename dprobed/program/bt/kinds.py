@@ -142,7 +142,6 @@ Kind: TypeAlias = (
 INT64: Final = Integer()
 UINT64: Final = Integer(8, False)
 UINT32: Final = Integer(4, False)
-INT32: Final = Integer(4, True)
 LITERAL: Final = Integer(8, True, True)
 BOOLEAN: Final = Boolean()
 VOID: Final = Void()

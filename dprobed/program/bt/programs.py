@@ -56,18 +56,20 @@ class ProgramMaker:
             for part in known.parts.values()
         }
         parts: list[list[Made]] = [[]]
-        room = _MOST_CODE
+        room, maps = _MOST_CODE, set[str]()
         for one in made:
             size = one.emitter.size + (one.entry.size if one.entry else 0)
-            if parts[-1] and (size > room or len(parts[-1]) >= MAX_PROBES):
+            maps |= one.emitter.maps
+            full = size > room or len(parts[-1]) >= MAX_PROBES or len(maps) > MAX_MAPS
+            if parts[-1] and full:
                 parts.append([])
-                room = _MOST_CODE
+                room, maps = _MOST_CODE, one.emitter.maps
             parts[-1].append(one)
             room -= size
         shared = any(op.operand in values for one in made for op in one.emitter.ops)
         return [made] if shared else parts
 
-    def _definitions(self, used: set[str], span: TextSpan) -> tuple[MapDefinition, ...]:
+    def _definitions(self, used: set[str]) -> tuple[MapDefinition, ...]:
         """The maps of a program."""
         found = []
         for known in self.state.maps.values():
@@ -87,23 +89,33 @@ class ProgramMaker:
                 found.append(
                     MapDefinition(name, kind, known.arguments, len(form), known.size, signed)
                 )
-        if len(found) > MAX_MAPS:
-            self.problems.add(span, f"{len(found)} maps; {MAX_MAPS} are possible in a program")
-            return ()
         return tuple(found)
+
+    def _fits(self, used: set[str], span: TextSpan, what: str) -> bool:
+        """Whether a program can have so many maps; said if not."""
+        if len(used) <= MAX_MAPS:
+            return True
+        written = {
+            known.name for known in self.state.maps.values() if used & set(known.parts.values())
+        }
+        more = "" if len(written) == len(used) else " (one for each way in which keys are written)"
+        self.problems.add(
+            span,
+            f"{what} {len(used)} maps{more}; {MAX_MAPS} are possible",
+            "use one map with a name as the first item of its key, or write a script for each part",
+        )
+        return False
 
     def program(self, module: str, made: list[Made]) -> bundle.ModuleProgram:
         """The program of a module's probes."""
-        used = {
-            str(op.operand)
-            for one in made
-            for op in one.emitter.ops
-            if op.key.endswith(" map") and op.key[0] == "m"
-        }
+        used = set[str]().union(*(one.emitter.maps for one in made))
         span = made[0].span
+        what = "this uses" if len(made) == 1 else "these probes, which share values, use"
+        if not self._fits(used, span, what):
+            return bundle.ModuleProgram(b"", ())
         builder = Builder(
             name=module,
-            map=self._definitions(used, span),
+            map=self._definitions(used),
             jmpmax=_JUMPS,
             logmax=max(_log_bytes(one.emitter, self.state.max_string) for one in made),
             name_at=span.place,
@@ -153,13 +165,10 @@ class ProgramMaker:
         if not blocks:
             return b"", ()
         emitters = [one.emitter for one in blocks] + [one.emitter for one in bodies]
-        used = {
-            str(op.operand)
-            for each in emitters
-            for op in each.ops
-            if op.key.endswith(" map") and op.key[0] == "m"
-        }
+        used = set[str]().union(*(each.maps for each in emitters))
         span = blocks[0].span
+        if not self._fits(used, span, "the blocks use"):
+            return b"", ()
         local = max(each.slots for each in emitters)
         if local > MAX_VARIABLES:
             self.problems.add(
@@ -168,7 +177,7 @@ class ProgramMaker:
             return b"", ()
         builder = Builder(
             name="script",
-            map=self._definitions(used, span),
+            map=self._definitions(used),
             jmpmax=_JUMPS,
             logmax=_MOST_LOG,
             vars=local,

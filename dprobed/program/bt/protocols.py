@@ -132,6 +132,10 @@ class Coding(Protocol):
         """End by an instruction."""
         ...
 
+    def done_here(self, span: TextSpan) -> None:
+        """In a block: what was logged is done before it goes on."""
+        ...
+
     def fetched(self, one: tree.MapValue, has: bool = False) -> None:
         """Push what was fetched of a map."""
         ...

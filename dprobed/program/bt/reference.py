@@ -107,17 +107,18 @@ nanoseconds.
 and processes |
 | `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has its own |
 
-What is only ever counted up by `@x++` is a `count()`. A value is of one module's probes; it can be
-a number, a pointer or a constant text. What aggregates have is not read at hits, only in blocks:
-`(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
+What is only ever counted up by `@x++` at hits is a `count()`, also where blocks read it. A value is
+of one module's probes; it can be a number, a pointer or a constant text. What aggregates have is
+not read at hits, only in blocks: `(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
 
 ## Blocks
 
 `begin`, `end`, `interval` and `self:signal` are run by whoever shows the script's output. There
 loops over maps are possible: `for ($kv : @map) { print($kv.0); }`: `$kv.0` is the key (a tuple \
 where
-it has several items), `$kv.1` the value. A block has no process: no arguments, no registers, no
-stack.
+it has several items), `$kv.1` the value. The keys of values that a block sets or deletes are set or
+deleted in every process when the block has ended; all others stay as hits have set them. A block
+has no process: no arguments, no registers, no stack.
 
 ## Names
 

@@ -36,7 +36,6 @@ class MapState(msgspec.Struct, eq=False):
     in_blocks: bool = False
     set_in_blocks: bool = False
     in_hits: bool = False
-    modules: dict[str, TextSpan] = msgspec.field(default_factory=dict)
     value_modules: dict[str, TextSpan] = msgspec.field(default_factory=dict)
     parts: dict[tuple[str, ...], str] = msgspec.field(default_factory=dict)
     number: int = 0
@@ -60,7 +59,6 @@ class VariableState(msgspec.Struct, eq=False):
     name: str
     kind: Kind | None = None
     slot: int | None = None
-    widened: bool = False
     #: Behind ``for ($kv : @map)``: no words at all, but arguments of the body.
     arguments: bool = False
 
@@ -104,12 +102,12 @@ class ScriptState:
         self.world = world
         self.maps: dict[str, MapState] = {}
         self.actions: list[bundle.Action] = []
-        self.strings: list[str] = []
+        #: What has not been set is 0: no text.
+        self.strings: list[str] = [""]
         self.unsafe = False
-        self.alters = False
         self.config: dict[str, str | int] = {}
         self.changed = False
-        self._string_numbers: dict[str, int] = {}
+        self._string_numbers: dict[str, int] = {"": 0}
         self._action_numbers: dict[bundle.Action, int] = {}
 
     def string(self, text: str) -> int:

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from dprobed.program.maps import MapContents, MapDefinition, MapRoom
+from dprobed.program.maps import Entry, Item, MapContents, MapDefinition, MapRoom
 from dprobed.program.model import Program
 from dprobed.program.user_stack import UserStack
 
@@ -204,6 +204,19 @@ class KeyedMap(Protocol):
 
     def load(self, contents: MapContents) -> None:
         """Begin with what another of the same definition has had."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether threads of the target work on it whenever they run."""
+        ...
+
+    def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> bool:
+        """Set these keys of a map of values and forget those; the others stay as they are.
+
+        No thread runs meanwhile that works on it. False: one has stopped in the middle of it, and
+        nothing is changed.
+        """
         ...
 
     def clear(self) -> None:

@@ -8,7 +8,7 @@ the map has ``size`` keys, nothing is kept and the update is counted as lost.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 from dprobed.program.exec.interface import Context, read_some
@@ -35,6 +35,10 @@ _NS: Final = 1_000_000
 
 #: A key as programs gather it: its only item, or all of them.
 KeyItems: TypeAlias = Item | tuple[Item, ...]
+
+
+def _gathered(items: Sequence[Item]) -> KeyItems:
+    return tuple(items) if len(items) != 1 else items[0]
 
 
 class HeldMap(ABC):
@@ -90,10 +94,27 @@ class HeldMap(ABC):
         """Begin with what another of the same definition has had."""
         self.clear()
         for items, cell in contents.entries:
-            key: KeyItems = tuple(items) if len(items) != 1 else items[0]
+            key = _gathered(items)
             if self._has_room(key):
                 self._begin(key, cell)
         self.lost = contents.lost
+
+    @property
+    def is_shared(self) -> bool:
+        """See KeyedMap."""
+        return False
+
+    def change(self, entries: Iterable[Entry], gone: Iterable[Sequence[Item]]) -> bool:
+        """See KeyedMap."""
+        for items in gone:
+            key = _gathered(items)
+            if self.cells.pop(key, None) is not None:
+                self._give(self._bytes_of(key))
+        for items, cell in entries:
+            key = _gathered(items)
+            if key in self.cells or self._has_room(key):
+                self._begin(key, cell)
+        return True
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""

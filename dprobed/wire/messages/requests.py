@@ -204,12 +204,14 @@ class Maps(RequestMessage, frozen=True):
 
 
 class SetMap(RequestMessage, frozen=True):
-    """Have ``entries``, and nothing else, in a map of kind ``value`` of program ``number``, in each
-    process that it is in (``pid``: in that one)."""
+    """Set ``entries`` of a map of kind ``value`` of program ``number``, and forget the keys that
+    are ``gone``, in each process that it is in (``pid``: in that one); other keys stay.
+    """
 
     number: int
     name: Label
-    entries: list[MapEntry]
+    entries: list[MapEntry] = []
+    gone: list[list[int | str]] = []
     pid: Pid | None = None
 
 

@@ -138,12 +138,12 @@ def test_values_are_set_in_each_process(run: Run) -> None:
         backend = await daemon.attach(client)
         number = await insert(daemon, client)
         request = messages.SetMap(
-            id=6, number=number, name="seen", entries=[messages.MapEntry([], [5])]
+            id=6, number=number, name="seen", entries=[messages.MapEntry([], [5])], gone=[[]]
         )
         assert (await daemon.ask(client, request, messages.MapListing)).maps == []
         (asked,) = backend.of(protocol.SetMap)
         assert (asked.pid, asked.program, asked.name) == (PID, number, "seen")
-        assert asked.entries == [([], [5])]
+        assert (asked.entries, asked.gone) == ([([], [5])], [[]])
 
     run(script)
 
@@ -165,9 +165,12 @@ def test_what_cannot_be_set_is_refused(
         client = FakeClient()
         backend = await daemon.attach(client)
         number = await insert(daemon, client)
-        request = messages.SetMap(id=6, number=number, name=name, entries=[entry])
-        with pytest.raises(Refusal, match=why):
-            await daemon.ask(client, request, messages.MapListing)
+        requests = [messages.SetMap(id=6, number=number, name=name, entries=[entry])]
+        if entry.key:  # a key that there cannot be is not forgotten, either
+            requests.append(messages.SetMap(id=7, number=number, name=name, gone=[entry.key]))
+        for request in requests:
+            with pytest.raises(Refusal, match=why):
+                await daemon.ask(client, request, messages.MapListing)
         assert not backend.of(protocol.SetMap)
 
     run(script)

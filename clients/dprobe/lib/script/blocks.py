@@ -158,6 +158,8 @@ class Blocks:
                     word = self._resolve(act) & ((1 << 64) - 1)
                     self._executor.locals.write(act.action.local, [word])
                     waits = True
+                case bt.GoOn():
+                    waits = True
                 case bt.Break():
                     return False, True
                 case _:

@@ -12,6 +12,9 @@ from typing import Final
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
+from dprobe.lib.script.maps import MapChange
+from dprobe.lib.script.processes import set_keys
+from dprobe.lib.told_maps import changed, forgotten
 from dprobed.wire import messages
 
 
@@ -29,8 +32,8 @@ class Deployed:
         self._numbers: list[int] = []
         self._told: set[str] = set()
         self._last: list[messages.MapInfo] = []
-        #: Values that a process gets when the programs come into it.
-        self._values: dict[str, list[messages.MapEntry]] = {}
+        #: What blocks have set: a process gets it when the programs come into it.
+        self._values: dict[str, dict[tuple[int | str, ...], messages.MapEntry]] = {}
         self._new: set[int] = set()
         self._over = False
         connection.listen(on_record, self._report)
@@ -72,10 +75,12 @@ class Deployed:
 
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
+        if reset:
+            self._begin_anew(names, keep_keys=reset == "zero")
         if self._over:
             found = [each for each in self._last if each.map in names]
             if reset:
-                self._last = [each for each in self._last if each.map not in names]
+                self._last = forgotten(self._last, names, keep_keys=reset == "zero")
             return found
         found = []
         for number in self._numbers:
@@ -93,31 +98,37 @@ class Deployed:
                     found += answer.maps
         return found
 
-    def put(self, values: dict[str, list[messages.MapEntry]]) -> None:
-        """Set all that maps of values have in each process, and in those to come."""
-        self._values |= values
-        for number in self._numbers:
-            for name, entries in values.items():
-                self._set(number, name, entries, None)
+    def _begin_anew(self, names: Sequence[str], *, keep_keys: bool) -> None:
+        """What processes to come would get of maps that are reset."""
+        for name in names:
+            values = self._values.pop(name, {})
+            if values and keep_keys:
+                self._values[name] = {
+                    key: messages.MapEntry(entry.key, [0]) for key, entry in values.items()
+                }
+
+    def put(self, changes: Sequence[MapChange]) -> None:
+        """Change maps of values in each process, in those to come, and in what ended ones had."""
+        for each in changes:
+            values = self._values.setdefault(each.name, {})
+            for key in each.gone:
+                values.pop(tuple(key), None)
+            values.update((tuple(entry.key), entry) for entry in each.entries)
+            for number in () if self._over else self._numbers:
+                self._set(number, each, None)
+            self._last = changed(self._last, each.name, each.entries, each.gone)
 
     def settle(self) -> None:
         """Hand values over to processes that the programs came into since."""
         new, self._new = self._new, set()
         for pid in new if self._values else ():
             for number in self._numbers:
-                for name, entries in self._values.items():
-                    self._set(number, name, entries, pid)
+                for name, values in self._values.items():
+                    self._set(number, MapChange(name, list(values.values()), []), pid)
 
-    def _set(
-        self, number: int, name: str, entries: list[messages.MapEntry], pid: int | None
-    ) -> None:
-        with contextlib.suppress(UserError):  # it has ended, or has another of the programs
-            self._connection.request(
-                lambda request: messages.SetMap(
-                    id=request, number=number, name=name, entries=entries, pid=pid
-                ),
-                messages.MapListing,
-            )
+    def _set(self, number: int, change: MapChange, pid: int | None) -> None:
+        for each in set_keys(self._connection, number, change, pid):
+            self._tell(f"process {each} could not be told of what the script has set")
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from dprobe.lib.script.decode import Decoder
 from dprobe.lib.script.values import (
     Average,
@@ -23,7 +25,7 @@ from dprobe.lib.script.values import (
 )
 from dprobe.lib.summary import definition_of
 from dprobed.program.bt import bundle as bt
-from dprobed.program.exec.maps import HeldMap
+from dprobed.program.exec.maps import HeldMap, KeyItems
 from dprobed.program.maps import (
     STACK_MARK,
     VALUE,
@@ -41,6 +43,32 @@ from dprobed.wire import messages
 _FROM_THE_START: Final = ("count", "sum", "avg", "stats", "min", "max")
 
 
+class MapChange(msgspec.Struct, frozen=True):
+    """Keys of a map of values that were set, and those that are gone."""
+
+    name: str
+    entries: list[messages.MapEntry]
+    gone: list[list[int | str]]
+
+
+class NotedCells(dict[KeyItems, object]):
+    """The cells of a map; ``named``: the keys that were set or deleted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: dict[KeyItems, None] = {}
+
+    def __setitem__(self, key: KeyItems, cell: object) -> None:
+        """A key is set."""
+        self.named[key] = None
+        super().__setitem__(key, cell)
+
+    def pop(self, key: KeyItems, default: object = None) -> object:
+        """A key is deleted."""
+        self.named[key] = None
+        return super().pop(key, default)
+
+
 class ScriptMaps:
     """The maps of one script. ``held``: those of its blocks, by name."""
 
@@ -48,6 +76,9 @@ class ScriptMaps:
         self._bundle: Final = bundle
         self._decoder: Final = decoder
         self._held: Final = held
+        for each in held.values():
+            if each.definition.kind == VALUE:
+                each.cells = NotedCells()
         #: The only process that the programs are in, 0: there are several.
         self.whose = 0
 
@@ -131,22 +162,20 @@ class ScriptMaps:
             held.load(
                 MapContents(0, [(list(map(_held_item, key)), cell) for key, cell in cells.items()])
             )
+            if isinstance(held.cells, NotedCells):
+                held.cells.named.clear()
 
-    def values(self) -> dict[str, list[messages.MapEntry]]:
-        """What the blocks have in maps of values that programs use, by the map's name."""
-        names = {
-            part.name
+    def changes(self) -> list[MapChange]:
+        """What the blocks have changed, since they were asked last, in maps of values that programs
+        use."""
+        return [
+            change
             for each in self._bundle.maps
             if each.kind == VALUE and each.hits and each.blocks
             for part in each.parts
-        }
-        return {
-            name: [
-                messages.MapEntry([_travelling(item) for item in items], cell)
-                for items, cell in self._held[name].contents().entries
-            ]
-            for name in sorted(names & self._held.keys())
-        }
+            if part.name in self._held
+            for change in _change(self._held[part.name])
+        ]
 
     def forget(self, index: int, *, keep_keys: bool) -> None:
         """Forget what the blocks have in a map; ``keep_keys``: begin anew at each key."""
@@ -163,6 +192,30 @@ class ScriptMaps:
         if isinstance(value, BucketCounts):
             return sum(value.buckets.values())
         return value if isinstance(value, int) else getattr(value, "value", 0)
+
+
+def _change(held: HeldMap) -> Iterator[MapChange]:
+    """What was changed in a map since it was asked last, if anything was."""
+    assert isinstance(held.cells, NotedCells)
+    named = held.cells.named
+    if not named:
+        return
+    there = [key for key in named if key in held.cells]
+    cells = {_key(items): cell for items, cell in held.contents().entries}
+    yield MapChange(
+        held.definition.name,
+        [messages.MapEntry(list(_key(_items(key))), cells[_key(_items(key))]) for key in there],
+        [list(_key(_items(key))) for key in named if key not in held.cells],
+    )
+    named.clear()
+
+
+def _items(key: KeyItems) -> Sequence[Item]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _key(items: Sequence[Item]) -> tuple[int | str, ...]:
+    return tuple(map(_travelling, items))
 
 
 def _travelling(item: Item) -> int | str:

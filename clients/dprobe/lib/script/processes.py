@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
+from dprobe.lib.script.maps import MapChange
 from dprobe.lib.session import Session
 from dprobed.wire import messages
 
 
+def set_keys(
+    connection: Connection, number: int, change: MapChange, pid: int | None = None
+) -> list[int]:
+    """Set keys of a map in the processes that a program is in; those that could not be told."""
+    try:
+        answer = connection.request(
+            lambda request: messages.SetMap(
+                id=request,
+                number=number,
+                name=change.name,
+                entries=change.entries,
+                gone=change.gone,
+                pid=pid,
+            ),
+            messages.MapListing,
+        )
+    except UserError:  # it is in no process any more, or has no such map
+        return []
+    return answer.silent
+
+
 class SessionProcesses:
     """The maps of programs in the processes of a session: those that go on, which are asked, and
-    those that have ended, of which the session was told."""
+    those that have ended, of which the session was told. ``say`` is told of what the user should
+    know."""
 
-    def __init__(self, connection: Connection, session: Session) -> None:
+    def __init__(
+        self, connection: Connection, session: Session, say: Callable[[str], None]
+    ) -> None:
         self._connection: Final = connection
         self._session: Final = session
+        self._say: Final = say
 
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
@@ -33,17 +59,14 @@ class SessionProcesses:
             self._session.forget_maps(names, keep_keys=reset == "zero")
         return [*told, *found]
 
-    def put(self, values: dict[str, list[messages.MapEntry]]) -> None:
-        """Set all that maps of values have in each process."""
-        for number in self._session.numbers:
-            for name, entries in values.items():
-                with contextlib.suppress(UserError):  # it is in no process any more
-                    self._connection.request(
-                        lambda request, n=number, m=name, e=entries: messages.SetMap(  # type: ignore[misc]
-                            id=request, number=n, name=m, entries=e
-                        ),
-                        messages.MapListing,
-                    )
+    def put(self, changes: Sequence[MapChange]) -> None:
+        """Change maps of values in each process, and in what ended ones had."""
+        for each in changes:
+            for number in self._session.numbers if self._session.alive else ():
+                for pid in set_keys(self._connection, number, each):
+                    self._say(f"process {pid} could not be told of what the script has set")
+            # In this order: a process that ends meanwhile is told of with what it had.
+            self._session.change_maps(each.name, each.entries, each.gone)
 
     def _asked(self, names: Sequence[str], reset: str) -> list[messages.MapInfo]:
         found: list[messages.MapInfo] = []

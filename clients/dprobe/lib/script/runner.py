@@ -17,7 +17,7 @@ import msgspec
 
 from dprobe.lib.script.blocks import Blocks
 from dprobe.lib.script.decode import Act, Decoder, Hit, Names
-from dprobe.lib.script.maps import ScriptMaps
+from dprobe.lib.script.maps import MapChange, ScriptMaps
 from dprobe.lib.script.values import MapEntry, Shown, ShownMap
 from dprobed.program.bt import bundle as bt
 from dprobed.wire import messages
@@ -63,8 +63,8 @@ class ScriptProcesses(Protocol):
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
 
-    def put(self, values: dict[str, list[messages.MapEntry]]) -> None:
-        """Set all that maps of values have in each process."""
+    def put(self, changes: Sequence[MapChange]) -> None:
+        """Change maps of values in each process, and in what ended ones had."""
 
 
 class Nowhere:
@@ -74,7 +74,7 @@ class Nowhere:
         """None."""
         return []
 
-    def put(self, values: dict[str, list[messages.MapEntry]]) -> None:
+    def put(self, changes: Sequence[MapChange]) -> None:
         """Nowhere."""
 
 
@@ -113,7 +113,6 @@ class Runner:
         #: The programs are out: what is done now is done to the end.
         self._over = False
         self._told: set[str] = set()
-        self._values_in: dict[str, list[messages.MapEntry]] = {}
 
     # -- its life -------------------------------------------------------------------------------
 
@@ -209,19 +208,14 @@ class Runner:
         ]
         if names:
             self._maps.load(self.processes.maps(names))
-            self._values_in = self._maps.values()
 
     def _hand_over(self) -> None:
-        """Give the processes the values that blocks have set."""
-        values = self._maps.values()
-        changed = {
-            name: entries
-            for name, entries in values.items()
-            if entries != self._values_in.get(name, [])
-        }
-        if changed and not isinstance(self.processes, Nowhere):
-            self.processes.put(changed)
-            self._values_in = values
+        """Give the processes what blocks have set, key by key: what hits set meanwhile stays."""
+        if isinstance(self.processes, Nowhere):
+            return
+        changes = self._maps.changes()
+        if changes:
+            self.processes.put(changes)
 
     # -- actions --------------------------------------------------------------------------------
 
@@ -291,6 +285,7 @@ class Runner:
     def _infos(self, index: int, reset: str = "") -> list[messages.MapInfo]:
         if not self._bundle.maps[index].hits:
             return []
+        self._hand_over()
         return self.processes.maps(self._maps.names(index), reset)
 
     def _print_map(self, index: int, top: int, divisor: int) -> None:
@@ -324,11 +319,8 @@ class Runner:
 
     def _arguments(self, action: bt.ForEach) -> Iterator[Sequence[int | bytes]]:
         """What a body gets for each entry: the key's values, then the value."""
-        script_map = self._bundle.maps[action.map]
         types = self._bundle.blocks[action.body].arguments
         infos = self._infos(action.map)
-        if script_map.kind == "value" and not infos:
-            infos = []
         for entry in self._maps.shown(action.map, infos).entries:
             values: list[int | bytes] = []
             for shown, of in zip((*entry.key, _plain(self._maps, entry)), types, strict=False):

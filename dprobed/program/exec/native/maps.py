@@ -227,7 +227,32 @@ class SharedMap:
         self.clear()
         self._put(self._layout.header + LOST, contents.lost)
         for items, cell in contents.entries:
-            self._add(packed_key(items), cell)
+            if not self._add(packed_key(items), cell):
+                self._put(self._layout.header + LOST, self.lost + 1)
+
+    @property
+    def is_shared(self) -> bool:
+        """See KeyedMap."""
+        return True
+
+    def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> bool:
+        """See KeyedMap."""
+        put = [(packed_key(items), cell) for items, cell in entries]
+        left = [packed_key(items) for items in gone]
+        if any(self._word(self._slot(key)) & 1 for key in (*left, *(key for key, _ in put))):
+            return False
+        for key in left:
+            at = self._found(key)
+            if at:
+                self._put(at + WHAT, self._word(at + WHAT) & ~THERE)
+                self._put(self._layout.header + KEYS, len(self) - 1)
+        for key, cell in put:
+            at = self._found(key)
+            if at:
+                self._put_cell(at, cell)
+            elif not (self._again(key, cell) or self._add(key, cell)):
+                self._put(self._layout.header + LOST, self.lost + 1)
+        return True
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""
@@ -345,15 +370,45 @@ class SharedMap:
             for n, word in enumerate(words):
                 self._put(at + KEY + length + 8 * n, word)
 
-    def _add(self, key: bytes, cell: Sequence[int]) -> None:
+    def _slot(self, key: bytes) -> int:
+        """Where the slot of a key is."""
+        layout = self._layout
+        return layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
+
+    def _found(self, key: bytes) -> int:
+        """Where the entry of a key of a ``value`` is, 0: it has none."""
+        for at in self._chain(self._slot(key)):
+            what = self._word(at + WHAT)
+            same = what & THERE and what & LENGTH_MASK == len(key)
+            if same and self._view[at + KEY : at + KEY + len(key)] == key:
+                return at
+        return 0
+
+    def _again(self, key: bytes, cell: Sequence[int]) -> bool:
+        """Use an entry of its slot that was deleted for a key; whether there was one."""
+        if len(self) >= self.definition.size:
+            return False
+        for at in self._chain(self._slot(key)):
+            what = self._word(at + WHAT)
+            room = self._room(what)
+            fits = len(key) <= room and at + KEY + room + 8 <= len(self._view)
+            if fits and not what & THERE:
+                self._view[at + KEY : at + KEY + len(key)] = key
+                self._put(at + WHAT, len(key) | room << ROOM_SHIFT | THERE)
+                self._put_cell(at, cell)
+                self._put(self._layout.header + KEYS, len(self) + 1)
+                return True
+        return False
+
+    def _add(self, key: bytes, cell: Sequence[int]) -> bool:
+        """A new entry; whether there is room for it."""
         layout = self._layout
         size = KEY + len(key) + 8 * layout.cell_words
         at = self._word(USED)
         # Not as CAPACITY says: the target can write there.
         if len(self) >= layout.definition.size or at < layout.end or at + size > len(self._view):
-            self._put(layout.header + LOST, self.lost + 1)
-            return
-        slot = layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
+            return False
+        slot = self._slot(key)
         more = len(key) << ROOM_SHIFT | THERE if layout.is_value else 0
         self._put(at + NEXT, self._word(slot + 8))
         self._put(at + WHAT, len(key) | more)
@@ -362,6 +417,7 @@ class SharedMap:
         self._put(slot + 8, at)
         self._put(USED, at + size)
         self._put(layout.header + KEYS, len(self) + 1)
+        return True
 
 
 def give_back(view: memoryview, found: Sequence[SharedMap]) -> None:

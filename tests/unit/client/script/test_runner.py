@@ -58,6 +58,12 @@ def run(script: str, capfd: pytest.CaptureFixture[str], form: str = "text") -> t
         ("BEGIN { @ = count(); @ = count(); if (@ > 1) { print(5); } }", "5\n@: 2\n"),
         ('BEGIN { print("a"); exit(); print("b"); } END { print("c"); }', "a\nc\n"),
         ("BEGIN { @x = 1; zero(@x); @y = 5; delete(@y); }", "@x: 0\n"),
+        ("BEGIN { @x = 1; print(@x); @x = 2; clear(@x); @x = 3; }", "@x: 1\n@x: 3\n"),
+        ("BEGIN { @c[1] = count(); print(@c[1]); @c[1] = count(); zero(@c); @c[1] = count(); }",
+         "@c[1]: 1\n@c[1]: 1\n"),
+        ("BEGIN { @a[1] = 1; @a[2] = 2; for ($kv : @a) { print(@a[$kv.0]); @a[3] = $kv.1; "
+         "print(@a, 1); } clear(@a); }", "1\n@a[2]: 2\n2\n@a[3]: 2\n"),
+        ("BEGIN { @x = 1; $y = 1 + { clear(@x); 2 }; print($y); }", "3\n"),
     ],
 )  # fmt: skip
 def test_what_blocks_print(script: str, wanted: str, capfd: pytest.CaptureFixture[str]) -> None:

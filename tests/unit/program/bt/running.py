@@ -245,9 +245,10 @@ class Running:
                 elif one[0] == "Fetch":
                     self._fetch(one[1], one[2])
                     waits = True
-            self.said = [
-                each for each in self.said if each[0] not in ("ForEach", "Fetch", "Measure")
-            ]
+                elif one[0] == "GoOn":
+                    waits = True
+            asked = ("ForEach", "Fetch", "Measure", "GoOn")
+            self.said = [each for each in self.said if each[0] not in asked]
             if not waits:
                 return any(one[0] == "Break" for one in said)
         raise AssertionError("a block does not end")

@@ -84,6 +84,8 @@ def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
             [True, 2, False, 2],
         ),
         ("@a[1] = 2; delete(@a, 1); print(@a[1])", [0]),
+        ('@s[1] = "x"; print(@s[2]); print(@s[2] == "x"); print(@s[2] == "")', ["", False, True]),
+        ('let $s; if (arg1 == 5) { $s = "x"; } print($s)', [""]),
     ],
 )
 def test_values_are_read_back(body: str, wanted: list[Any]) -> None:
@@ -133,10 +135,68 @@ def test_declared_maps_have_their_size() -> None:
         ("@a[1,2,3,4,5,6,7,8,9] = count()", "a key has 8 items at most, not 9"),
         ("for ($kv : @a) { } @a[1] = 1", "a loop over a map runs where output is shown"),
         ("@a = 1; print(len(@a))", "how long a map is"),
+        (
+            '@a[pid == 0 ? comm : "other"] = count()',
+            "either the thread's name or a constant is no key",
+        ),
+        ("@a = count(); print(@a, -1)", "the top of `print` is 0 or more, not -1"),
+        ("@a = count(); print(@a, 5, 0)", "the divisor of `print` is 1 or more, not 0"),
+        ("@a = count(); print(@a, 5, -2)", "the divisor of `print` is 1 or more, not -2"),
+        ("".join(f"@m{n} = count(); " for n in range(17)), "this uses 17 maps; 16 are possible"),
     ],
 )
 def test_what_cannot_be_is_refused(body: str, message: str) -> None:
     assert message in refused(f"uprobe:m:f {{ {body} }}")
+
+
+def test_blocks_have_as_many_maps_as_a_program() -> None:
+    script = "".join(f"@m{n} = 1; " for n in range(17))
+    assert "the blocks use 17 maps; 16 are possible" in refused(f"begin {{ {script} }}")
+
+
+def test_probes_with_many_maps_are_several_programs() -> None:
+    running = Running("".join(f"uprobe:m:f{n} {{ @m{n} = count(); }} " for n in range(20)))
+    assert [len(each.probes) for each in running.bundle.programs] == [16, 4]
+    running.thread()
+    running.hit(15, 0)
+    running.hit(3, 1)
+    assert (running.map("@m15"), running.map("@m19"), running.map("@m0")) == ({(): 1}, {(): 1}, {})
+
+
+@pytest.mark.parametrize("name", ["@", "@x", f"@{'long' * 30}"])
+def test_no_map_is_another_one_by_its_name(name: str) -> None:
+    others = [f"{name}_", f"{name}__1", f"{name}___1", f"{name[:56]}__1"]
+    others = [each for each in dict.fromkeys(others) if each != name]
+    counted = " ".join(f"{each}[{n}] = count();" for n, each in enumerate(others))
+    script = f'uprobe:m:f {{ {name}["k"] = count(); {name}[str(arg0)] = count(); {counted} }}'
+    running = Running(script)
+    running.thread(HELLO, rdi=AT)
+    running.hit()
+    assert running.map(name) == {"k": 1, "hello": 1}
+    assert [running.map(each) for each in others] == [{n: 1} for n in range(len(others))]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["@x = (uint8)255; @x++", "@x = (uint8)255; @x += 1", "@x = (uint8)255; @x = @x + 1",
+     "@x = (uint8)255; ++@x"],
+)  # fmt: skip
+def test_a_map_is_as_wide_as_what_it_is_counted_up_to(body: str) -> None:
+    running = Running(f"uprobe:m:f {{ {body} }}")
+    running.thread()
+    running.hit()
+    assert running.map("@x") == {(): 256}
+
+
+def test_what_is_counted_up_at_hits_is_a_count_though_blocks_read_it() -> None:
+    script = 'uprobe:m:f { @n++ } end { @n++; if (@n - 5 < 0) { printf("%d", @n - 5); } }'
+    running = Running(script)
+    assert running.bundle.maps[0].kind == "count"
+    running.thread()
+    running.hit()
+    assert running.map("@n") == {(): 1}
+    running.entries["@n"] = [([], 2)]
+    assert running.fire("end") == [("Printf", "%d", -3)]
 
 
 def test_a_value_belongs_to_one_module() -> None:

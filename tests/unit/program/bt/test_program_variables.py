@@ -164,7 +164,8 @@ def test_variables_in_memory_are_set() -> None:
     running.programs[0].symbols[:] = [0x7000]
     running.hit()
     assert [context.read(at, 8)[0] for at in (AT - 20, 0x7040, AT)] == [9, 9, 3]
-    assert running.bundle.alters
+    program = running.programs[0].program
+    assert program.alters(program.probes[0])
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_altering() -> None:
     assert found == [7, 7, 4]
     assert context.read(AT + 8, 4) == (9).to_bytes(4, "little")
     assert context.read(AT + 16, 2) == (3).to_bytes(2, "little")
-    assert running.bundle.alters
+    program = running.programs[0].program
+    assert program.alters(program.probes[0])
 
 
 def test_a_function_is_skipped() -> None:

@@ -1,0 +1,86 @@
+"""Keys of values that are set and forgotten from outside: the others stay as they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from dprobed.program.exec.interface import KeyedMap
+from dprobed.program.exec.maps import held_maps
+from dprobed.program.exec.native.maps import SLOT_BYTES, begin, bytes_of, layouts, shared_maps
+from dprobed.program.maps import Item, MapContents, MapDefinition
+
+DEFINITION = MapDefinition("v", "value", keys=1, size=4)
+KINDS = ["held", "shared"]
+
+
+def made(kind: str, **cells: int) -> KeyedMap:
+    """A map with something in it."""
+    one: KeyedMap
+    if kind == "held":
+        (one,) = held_maps([DEFINITION], None)
+    else:
+        view = memoryview(bytearray(bytes_of([DEFINITION])))
+        begin(view, [DEFINITION])
+        (one,) = shared_maps(view, [DEFINITION])
+    one.load(MapContents(0, [([key.encode()], [cell]) for key, cell in cells.items()]))
+    return one
+
+
+def contents(one: KeyedMap) -> dict[Item, int]:
+    """What is in it, by key."""
+    found = {key[0]: cell[0] for key, cell in one.contents().entries}
+    assert len(found) == len(one)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_are_set_and_forgotten(kind: str) -> None:
+    one = made(kind, a=1, b=2)
+    assert one.change([([b"b"], [5]), ([b"c"], [(1 << 64) - 1])], [[b"a"], [b"none"]])
+    assert contents(one) == {b"b": 5, b"c": (1 << 64) - 1}
+    assert one.lost == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_no_room_is_counted_as_lost(kind: str) -> None:
+    one = made(kind, a=1, b=2, c=3, d=4)
+    assert one.change([([b"e"], [5]), ([b"a"], [7])], [])
+    assert contents(one) == {b"a": 7, b"b": 2, b"c": 3, b"d": 4}
+    assert one.lost == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_that_comes_and_goes_takes_no_more_room(kind: str) -> None:
+    one = made(kind, a=1)
+    for number in range(200_000 if kind == "held" else 100_000):
+        assert one.change([([b"k"], [number])], [])
+        assert one.change([], [[b"k"]])
+    assert one.change([([b"k"], [3])], [])
+    assert (contents(one), one.lost) == ({b"a": 1, b"k": 3}, 0)
+
+
+def test_nothing_is_changed_while_a_thread_is_in_the_middle() -> None:
+    view = memoryview(bytearray(bytes_of([DEFINITION])))
+    begin(view, [DEFINITION])
+    (one,) = shared_maps(view, [DEFINITION])
+    one.load(MapContents(0, [([b"a"], [1])]))
+    (layout,) = layouts([DEFINITION])
+    for slot in range(layout.table, layout.end, SLOT_BYTES):
+        view[slot] = 1
+    assert not one.change([([b"a"], [2])], [[b"b"]])
+    assert contents(one) == {b"a": 1}
+    for slot in range(layout.table, layout.end, SLOT_BYTES):
+        view[slot] = 2
+    assert one.change([([b"a"], [2])], [[b"b"]])
+    assert contents(one) == {b"a": 2}
+
+
+def test_what_a_target_has_written_over_is_not_believed() -> None:
+    view = memoryview(bytearray(bytes_of([DEFINITION])))
+    begin(view, [DEFINITION])
+    (one,) = shared_maps(view, [DEFINITION])
+    one.load(MapContents(0, [([b"a"], [1])]))
+    for at in range(0, layouts([DEFINITION])[0].end, 8):
+        view[at : at + 8] = (len(view) - 8 - at % 64 // 8 * 2).to_bytes(8, "little")
+    one.change([([b"a"], [2]), ([b"b"], [2])], [[b"c"]])
+    one.contents()
