@@ -12,6 +12,9 @@ from dprobed.program.bt import tree
 from dprobed.program.bt.facts import kind_of, parameter_text, positional_text
 from dprobed.program.bt.kinds import CONSTANT_MARK, Form, Kind, Short, String
 from dprobed.program.bt.protocols import Coding
+from dprobed.program.bt.state import ScriptState
+from dprobed.program.bt.text_bytes import decoded, encoded, up_to_nul
+from dprobed.program.builder import Label
 
 
 def constant_text(code: Coding, one: Any) -> str | None:
@@ -42,32 +45,64 @@ def constant_text(code: Coding, one: Any) -> str | None:
     return None
 
 
+def known_text(state: ScriptState, one: Any) -> str | None:
+    """The text that ``str()`` is given where it is written out, or a parameter; None: neither."""
+    if isinstance(one, tree.Text):
+        return one.value
+    return parameter_text(state, one)
+
+
+def cut(text: str, most: int | None) -> str:
+    """So many bytes of a text, None: all up to its NUL."""
+    return decoded(up_to_nul(text)[:most])
+
+
 def emit_str(code: Coding, call: tree.Call, most: int) -> None:
     """A text: most bytes, 0 where it cannot be read, and its address."""
     to = code.to
-    text = parameter_text(code.state, call.arguments[0])
+    first = call.arguments[0]
+    number = code.inference.constant(call.arguments[1]) if len(call.arguments) > 1 else None
+    letters = None if number is None else max(0, number - 1)
+    text = known_text(code.state, first)
     if text is not None:
-        to.push(code.state.string(text))
+        to.push(code.state.string(cut(text, letters)))
         return
-    kind = kind_of(call.arguments[0])
-    code.expression(call.arguments[0])
-    if isinstance(kind, String | Short):
+    kind = kind_of(first)
+    code.expression(first)
+    if isinstance(kind, Short):
+        if letters is not None:
+            _cut_short(code, letters)
+        return
+    if isinstance(kind, String):
+        if most < kind.most:
+            to.add("xchg")
+            code.least(most)
+            to.add("xchg")
         return
     to.add("dup count", 1)
     to.add("vfy r")
     to.push(1)
     to.add("xor")
-    number = code.inference.constant(call.arguments[1]) if len(call.arguments) > 1 else 0
-    if number is None:
-        # The shorter of what is asked for, less its NUL, and the most.
+    if number is None and len(call.arguments) > 1:
+        # The shorter of what is asked for, less its NUL (of 0 there is none), and the most.
         code.expression(call.arguments[1])
-        to.push(1)
+        to.add("dup count", 1)
+        code.is_not_zero()
         to.add("sub")
         code.least(most)
     else:
         to.push(most)
     to.add("mul")
     to.add("xchg")
+
+
+def _cut_short(code: Coding, letters: int) -> None:
+    """So many letters of the thread's name."""
+    to = code.to
+    for before in (0, 8):
+        to.push((1 << 8 * min(8, max(0, letters - before))) - 1)
+        to.add("and")
+        to.add("xchg")
 
 
 def compare_texts(code: Coding, one: tree.Binary) -> None:
@@ -83,14 +118,18 @@ def texts_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
     """Not 0 where two texts differ; ``most``: in their first letters."""
     one, other = constant_text(code, left), constant_text(code, right)
     if one is not None and other is not None:
-        code.to.push(int(one.encode()[:most] != other.encode()[:most]))
+        code.to.push(int(cut(one, most) != cut(other, most)))
         return
     if one is not None:
         left, right, other = right, left, one
     kind = kind_of(left)
     if other is not None:
-        _with_constant(code, left, kind, other.encode(), most)
-    elif isinstance(kind, String) and kind.form is Form.CONSTANT == _form(kind_of(right)):
+        _with_constant(code, left, kind, up_to_nul(other), most)
+    elif (
+        isinstance(kind, String)
+        and kind.form is Form.CONSTANT == _form(kind_of(right))
+        and most is None
+    ):
         # Two constants, which one is not known: their numbers, as every text has one.
         code.expression(left)
         code.expression(right)
@@ -105,7 +144,6 @@ def _form(kind: Kind) -> Form | None:
 
 def _with_constant(code: Coding, one: Any, kind: Kind, data: bytes, most: int | None) -> None:
     to = code.to
-    data = data.split(b"\0")[0]
     if isinstance(kind, Short):
         code.expression(one)
         _short_differs(code, data, most)
@@ -140,17 +178,23 @@ def _number_differs(code: Coding, data: bytes, most: int | None) -> None:
     same = [
         number
         for number, text in enumerate(code.state.strings)
-        if text.encode()[:most] == data[:most]
-    ] or [code.state.string(data.decode("utf-8", "replace"))]
+        if encoded(text)[:most] == data[:most]
+    ] or [code.state.string(decoded(data))]
     to = code.to
-    to.push(same[0])
-    to.add("xor")
-    for number in same[1:]:
-        # Not 0 only if it is not that one either.
-        to.add("dup count", 1)
-        to.push(same[0] ^ number)
+    if len(same) == 1:
+        to.push(same[0])
         to.add("xor")
-        to.add("mul")
+        return
+    given = to.reserve(1)
+    to.store(given)
+    to.push(1)
+    for number in same:
+        # Still 1 only if it is not that one either.
+        to.load(given)
+        to.push(number)
+        to.add("xor")
+        code.is_not_zero()
+        to.add("and")
 
 
 def _short_differs(code: Coding, data: bytes, most: int | None) -> None:
@@ -178,37 +222,45 @@ def _target_differs(code: Coding, data: bytes, most: int | None) -> None:
     """A text in the target (most bytes, address) against a constant: the difference of the first
     letters that differ."""
     to = code.to
-    wanted = data if most is None or most > len(data) else data[:most]
-    ends = most is None or most > len(data)
-    differ, done = to.label(), to.label()
-    # A text that cannot be read, or of no length, is empty.
-    empty = to.label()
-    to.pick(1)
-    to.add("jz label", empty)
-    to.drop()
-    depth = to.depth
-    for number, letter in enumerate([*wanted, *([0] if ends else [])]):
-        to.add("dup count", 1)
-        if number:
-            to.push(number)
-            to.add("add")
-        code.load(1)
-        if letter:
-            to.push(letter)
-            to.add("xor")
+    wanted = data if most is None else data[:most]
+    differ = to.label()
+    if wanted:
+        # A text of fewer bytes is another one.
+        to.pick(1)
+        to.push(len(wanted))
+        to.add("sub")
+        to.add("shr bits", 63)
         to.add("jnz label", differ)
         to.drop()
-    to.push(0)
-    to.add("jmp label", differ)
-    to.place(empty, depth + 1)
-    to.drop()
-    to.push(int(bool(wanted)))
+    for number, letter in enumerate(wanted):
+        _load_at(code, number)
+        to.push(letter)
+        to.add("xor")
+        to.add("jnz label", differ)
+        to.drop()
+    if most is not None and most <= len(data):
+        to.push(0)
+    else:
+        # Both end here: by the length that was asked for, or by a NUL.
+        to.pick(1)
+        to.push(len(wanted))
+        to.add("xor")
+        to.add("jz label", differ)
+        to.drop()
+        _load_at(code, len(wanted))
     to.place(differ)
-    to.add("xchg")
-    to.drop()
-    to.add("xchg")
-    to.drop()
-    to.place(done)
+    for _ in range(2):
+        to.add("xchg")
+        to.drop()
+
+
+def _load_at(code: Coding, offset: int) -> None:
+    """Push the byte so far behind the address on top, which stays."""
+    code.to.add("dup count", 1)
+    if offset:
+        code.to.push(offset)
+        code.to.add("add")
+    code.load(1)
 
 
 def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
@@ -224,59 +276,99 @@ def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
             )
             to.push(0)
             return
-    code.expression(left)
+    texts = [(to.reserve(1), to.reserve(1)) for _ in range(2)]
+    for each, (at, length) in zip((left, right), texts, strict=True):
+        code.expression(each)
+        to.store(at)
+        to.store(length)
+    shorter = to.reserve(1)
+    _least_of(code, texts[0][1], texts[1][1])
+    if most is not None:
+        code.least(most)
+    to.store(shorter)
+    differ, same, done = to.label(), to.label(), to.label()
+    depth = to.depth
+    _step_through(code, texts, shorter, differ, same)
+    if most is not None:
+        to.load(shorter)
+        to.push(most)
+        to.add("xor")
+        to.add("jz label", done)
+        to.drop()
+    # What is left of the longer one differs, unless it begins with a NUL.
+    for at, length in texts:
+        _rest(code, at, length, shorter)
+    to.add("xor")
+    to.add("jmp label", done)
+    to.place(differ, depth + 2)
     to.add("xchg")
     to.drop()
-    code.expression(right)
-    to.add("xchg")
-    to.drop()
-    to.push(code.state.max_string if most is None else most)
-    again, differ, same = to.label(), to.label(), to.label()
-    # The two addresses and how many letters are left.
+    to.place(same)
+    to.place(done)
+
+
+def _step_through(
+    code: Coding, texts: list[tuple[int, int]], count: int, differ: Label, same: Label
+) -> None:
+    """Go through so many letters of two texts (slots of their addresses and lengths): to ``differ``
+    with a letter and a difference on the stack, to ``same`` with a 0 where both end. Behind it the
+    addresses are where the letters end."""
+    to = code.to
+    left = to.reserve(1)
+    to.load(count)
+    to.store(left)
+    again, end = to.label(), to.label()
+    depth = to.depth
     to.place(again)
-    to.add("jz label", same)
-    to.pick(2)
+    to.load(left)
+    to.add("jz label", end)
+    to.drop()
+    to.load(texts[0][0])
     code.load(1)
     to.add("dup count", 1)
-    to.pick(3)
+    to.load(texts[1][0])
     code.load(1)
     to.add("xor")
     to.add("jnz label", differ)
     to.drop()
-    # The same letter: the end of both, where it is a NUL.
-    end = to.label()
-    to.add("jz label", end)
+    to.add("jz label", same)
     to.drop()
-    to.push(1)
-    to.add("sub")
-    _step_addresses(code)
-    to.add("jmp label", again)
-    to.place(end, to.depth + 1)
-    to.add("jmp label", differ2 := to.label())
-    to.place(same, to.depth - 1)
-    to.push(0)
-    to.add("jmp label", differ2)
-    to.place(differ, to.depth + 1)
-    to.add("xchg")
-    to.drop()
-    to.place(differ2)
-    # Two addresses, what is left, the difference.
-    for _ in range(3):
-        to.add("xchg")
-        to.drop()
-
-
-def _step_addresses(code: Coding) -> None:
-    """The two addresses below the word on top, each one further."""
-    to = code.to
-    slots = [to.reserve(1) for _ in range(3)]
-    for slot in slots:
-        to.store(slot)
-    for slot, by in zip(reversed(slots), (1, 1, 0), strict=True):
+    for slot, operation in ((texts[0][0], "add"), (texts[1][0], "add"), (left, "sub")):
         to.load(slot)
-        if by:
-            to.push(by)
-            to.add("add")
+        to.push(1)
+        to.add(operation)
+        to.store(slot)
+    to.add("jmp label", again)
+    to.place(end, depth + 1)
+    to.drop()
+
+
+def _rest(code: Coding, at: int, length: int, gone: int) -> None:
+    """Push the next letter of a text, 0 where its length ends."""
+    to = code.to
+    done = to.label()
+    to.load(length)
+    to.load(gone)
+    to.add("xor")
+    to.add("jz label", done)
+    to.drop()
+    to.load(at)
+    code.load(1)
+    to.place(done)
+
+
+def _least_of(code: Coding, one: int, other: int) -> None:
+    """Push the lesser one of two lengths."""
+    to = code.to
+    to.load(one)
+    to.load(other)
+    code.below(False)
+    to.load(one)
+    to.load(other)
+    to.add("sub")
+    to.add("mul")
+    to.load(other)
+    to.add("add")
 
 
 def text_length(code: Coding, one: Any) -> None:
@@ -285,7 +377,7 @@ def text_length(code: Coding, one: Any) -> None:
     text = constant_text(code, one)
     kind = kind_of(one)
     if text is not None:
-        to.push(len(text.encode()))
+        to.push(len(up_to_nul(text)))
         return
     if isinstance(kind, String) and kind.form is not Form.TARGET:
         code.state.problems.add(one.span, "how long this text is, is not known yet")
@@ -347,10 +439,10 @@ def _short_length(code: Coding) -> None:
 def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     """Where a text of the target has a constant in it, -1: nowhere."""
     to = code.to
-    data = (constant_text(code, needle) or "").encode()
+    data = up_to_nul(constant_text(code, needle) or "")
     text = constant_text(code, haystack)
     if text is not None:
-        to.push(text.encode().find(data))
+        to.push(up_to_nul(text).find(data))
         return
     kind = kind_of(haystack)
     if not isinstance(kind, String) or kind.form is not Form.TARGET:
@@ -366,9 +458,20 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     to.add("dup count", 1)
     to.store(begin)
     to.store(at)
+    # So many places can it be at; at none, where there are fewer letters.
+    to.push(len(data))
+    to.add("sub")
     to.store(left)
     again, other, found, nowhere, done = (to.label() for _ in range(5))
     depth = to.depth
+    to.load(left)
+    to.add("shr bits", 63)
+    to.add("jnz label", nowhere)
+    to.drop()
+    to.load(left)
+    to.push(1)
+    to.add("add")
+    to.store(left)
     to.place(again)
     to.load(left)
     to.add("jz label", nowhere)
