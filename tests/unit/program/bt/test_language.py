@@ -81,6 +81,7 @@ class Files(NoWorld):
     def text(self, name: str, beside: str) -> tuple[str, str] | None:
         found = {
             "a.h": "struct point { int x; int y; };\n#define SIZE 7\n",
+            "/files/b.h": '#include "a.h"\n',
             "lib.bt": 'import "more.bt"\nmacro three() { 3 }\n',
             "more.bt": 'import "lib.bt"\nmacro four() { 4 }\nuprobe:m:g { print(four) }\n',
         }.get(name)
@@ -98,6 +99,18 @@ def test_other_files() -> None:
     assert running.hit(1) == [("Print", (8, 7, 3, 4))]
     assert running.hit(0) == [("Print", 4)]
     assert "there is no file `none.h`" in refused('#include "none.h"\nbegin { }', Files())
+
+
+def test_files_of_outside_come_first_and_from_other_folders() -> None:
+    options = Options(includes=("a.h", "a.h"), folders=("/nowhere", "/files"))
+    script = "uprobe:m:f { print((sizeof(struct point), SIZE)) }"
+    running = Running(script, options, Files())
+    running.thread()
+    assert running.hit() == [("Print", (8, 7))]
+    running = Running(f"#include <b.h>\n{script}", Options(folders=("/files",)), Files())
+    running.thread()
+    assert running.hit() == [("Print", (8, 7))]
+    assert "1:1: error: there is no file `b.h`" in refused(f"#include <b.h>\n{script}", Files())
 
 
 def test_settings() -> None:
