@@ -146,8 +146,8 @@ Error numbers (`ENOENT`), signals (`SIGTERM`) and flags of `open` (`O_CREAT`) ha
 
 A conversion of a format is `%`, flags (`-+ #0`), a width, `.` and a precision, the length of a C
 type (`hh h l ll`, without one 32 bits count) and `d i u o x X c p s`, `e f g E F G`, or of a
-`buf()` `r rx rh`. Widths and precisions count letters, not bytes; `%c` is a byte. Formats of `time` and
-`strftime` are those of the C library; `%f` is microseconds.
+`buf()` `r rx rh`. Widths and precisions count letters, not bytes; `%c` is a byte. Formats of
+`time` and `strftime` are those of the C library; `%f` is microseconds.
 
 ## Altering
 
@@ -161,9 +161,10 @@ libc). Who may alter is as with other programs; `dump()`, `debugger()`, `exit_to
 
 `#include "file.h"` takes C declarations (of a file beside the script, or in a folder that
 `dprobe bpftrace -I DIR` names; `--include FILE` does so from outside), `#define NAME text` names
-a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another script in. `macro add(x, $y, @z) { … }` is put in
-where it is called; its own variables are its own. `config = { max_strlen=200; stack_mode=perf }`
-are bpftrace's settings. `let @x = hash(100);` says how many keys a map has.
+a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another script in.
+`macro add(x, $y, @z) { … }` is put in where it is called; its own variables are its own.
+`config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings. `let @x = hash(100);`
+says how many keys a map has.
 
 ## What is not there
 
