@@ -14,7 +14,6 @@ from dprobed.program.bt.kinds import CONSTANT_MARK, Form, Kind, Short, String
 from dprobed.program.bt.protocols import Coding
 from dprobed.program.bt.state import ScriptState
 from dprobed.program.bt.text_bytes import decoded, encoded, up_to_nul
-from dprobed.program.builder import Label
 
 
 def constant_text(code: Coding, one: Any) -> str | None:
@@ -264,11 +263,11 @@ def _load_at(code: Coding, offset: int) -> None:
 
 
 def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
-    """Two texts in the target, letter by letter."""
+    """Two texts that are of the target or the thread's name, letter by letter."""
     to = code.to
     for each in (left, right):
         kind = kind_of(each)
-        if not isinstance(kind, String) or kind.form is not Form.TARGET:
+        if not isinstance(kind, Short) and _form(kind) is not Form.TARGET:
             code.state.problems.add(
                 each.span,
                 "these two texts are not compared yet",
@@ -276,99 +275,80 @@ def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
             )
             to.push(0)
             return
-    texts = [(to.reserve(1), to.reserve(1)) for _ in range(2)]
-    for each, (at, length) in zip((left, right), texts, strict=True):
+    texts = []
+    for each in (left, right):
         code.expression(each)
-        to.store(at)
-        to.store(length)
-    shorter = to.reserve(1)
-    _least_of(code, texts[0][1], texts[1][1])
-    if most is not None:
-        code.least(most)
-    to.store(shorter)
-    differ, same, done = to.label(), to.label(), to.label()
-    depth = to.depth
-    _step_through(code, texts, shorter, differ, same)
-    if most is not None:
-        to.load(shorter)
-        to.push(most)
-        to.add("xor")
-        to.add("jz label", done)
-        to.drop()
-    # What is left of the longer one differs, unless it begins with a NUL.
-    for at, length in texts:
-        _rest(code, at, length, shorter)
-    to.add("xor")
-    to.add("jmp label", done)
-    to.place(differ, depth + 2)
-    to.add("xchg")
-    to.drop()
-    to.place(same)
-    to.place(done)
-
-
-def _step_through(
-    code: Coding, texts: list[tuple[int, int]], count: int, differ: Label, same: Label
-) -> None:
-    """Go through so many letters of two texts (slots of their addresses and lengths): to ``differ``
-    with a letter and a difference on the stack, to ``same`` with a 0 where both end. Behind it the
-    addresses are where the letters end."""
-    to = code.to
-    left = to.reserve(1)
-    to.load(count)
-    to.store(left)
-    again, end = to.label(), to.label()
+        texts.append((kind_of(each), _kept(code, 2)))
+    (at,) = _kept(code, 1, 0)
+    again, differ, end = to.label(), to.label(), to.label()
     depth = to.depth
     to.place(again)
-    to.load(left)
-    to.add("jz label", end)
-    to.drop()
-    to.load(texts[0][0])
-    code.load(1)
+    if most is not None:
+        to.load(at)
+        to.push(most)
+        to.add("xor")
+        to.add("jz label", end)
+        to.drop()
+    _letter(code, *texts[0], at)
     to.add("dup count", 1)
-    to.load(texts[1][0])
-    code.load(1)
+    _letter(code, *texts[1], at)
     to.add("xor")
     to.add("jnz label", differ)
     to.drop()
-    to.add("jz label", same)
+    # The same letter: where it is a NUL, both end.
+    to.add("jz label", end)
     to.drop()
-    for slot, operation in ((texts[0][0], "add"), (texts[1][0], "add"), (left, "sub")):
-        to.load(slot)
-        to.push(1)
-        to.add(operation)
-        to.store(slot)
+    to.load(at)
+    to.push(1)
+    to.add("add")
+    to.store(at)
     to.add("jmp label", again)
-    to.place(end, depth + 1)
+    to.place(differ, depth + 2)
+    to.add("xchg")
     to.drop()
+    to.place(end)
 
 
-def _rest(code: Coding, at: int, length: int, gone: int) -> None:
-    """Push the next letter of a text, 0 where its length ends."""
+def _kept(code: Coding, count: int, *given: int) -> list[int]:
+    """Slots of so many words off the stack, the one on top first, or of what is ``given``."""
+    slots = [code.to.reserve(1) for _ in range(count)]
+    for number in given:
+        code.to.push(number)
+    for slot in slots:
+        code.to.store(slot)
+    return slots
+
+
+def _letter(code: Coding, kind: Kind, slots: list[int], at: int) -> None:
+    """Push a letter of a text whose words are in slots, which one is in a slot, too: 0 where its
+    length ends."""
     to = code.to
+    if isinstance(kind, Short):
+        for slot, before in zip(slots, (0, 64), strict=True):
+            # Shifted by more than a word has, also by less than nothing, it is 0.
+            to.load(at)
+            to.add("shl bits", 3)
+            if before:
+                to.push(before)
+                to.add("sub")
+            to.load(slot)
+            to.add("shr")
+        to.add("or")
+        to.push(0xFF)
+        to.add("and")
+        return
+    address, length = slots
     done = to.label()
     to.load(length)
-    to.load(gone)
+    to.load(at)
     to.add("xor")
     to.add("jz label", done)
     to.drop()
+    to.load(address)
     to.load(at)
+    to.add("add")
     code.load(1)
     to.place(done)
-
-
-def _least_of(code: Coding, one: int, other: int) -> None:
-    """Push the lesser one of two lengths."""
-    to = code.to
-    to.load(one)
-    to.load(other)
-    code.below(False)
-    to.load(one)
-    to.load(other)
-    to.add("sub")
-    to.add("mul")
-    to.load(other)
-    to.add("add")
 
 
 def text_length(code: Coding, one: Any) -> None:
@@ -445,7 +425,11 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
         to.push(up_to_nul(text).find(data))
         return
     kind = kind_of(haystack)
-    if not isinstance(kind, String) or kind.form is not Form.TARGET:
+    if isinstance(kind, Short):
+        code.expression(haystack)
+        _find_in_short(code, data)
+        return
+    if _form(kind) is not Form.TARGET:
         code.state.problems.add(haystack.span, "this text is not searched yet")
         to.push(0)
         return
@@ -506,3 +490,48 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     to.load(begin)
     to.add("sub")
     to.place(done)
+
+
+def _find_in_short(code: Coding, data: bytes) -> None:
+    """Where the thread's name, 16 bytes on the stack, has a text in it, -1: nowhere."""
+    to = code.to
+    halves = _kept(code, 2)
+    found = to.label()
+    depth = to.depth
+    for at in range(16 - len(data)):
+        other = to.label()
+        to.push(0)
+        for first in range(0, len(data), 8):
+            part = data[first : first + 8]
+            _eight_bytes(code, halves, at + first)
+            if len(part) < 8:
+                to.push((1 << 8 * len(part)) - 1)
+                to.add("and")
+            to.push(int.from_bytes(part, "little"))
+            to.add("xor")
+            to.add("or")
+        to.add("jnz label", other)
+        to.drop()
+        to.push(at)
+        to.add("jmp label", found)
+        to.place(other, depth + 1)
+        to.drop()
+    to.push(-1)
+    to.place(found)
+
+
+def _eight_bytes(code: Coding, halves: list[int], at: int) -> None:
+    """Push eight of 16 bytes from there on; behind the last one they are 0."""
+    to = code.to
+    low, high = halves
+    if at >= 8:
+        to.load(high)
+        if at > 8:
+            to.add("shr bits", 8 * (at - 8))
+        return
+    to.load(low)
+    if at:
+        to.add("shr bits", 8 * at)
+        to.load(high)
+        to.add("shl bits", 8 * (8 - at))
+        to.add("or")

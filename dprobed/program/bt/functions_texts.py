@@ -152,7 +152,7 @@ class _Strcontains:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         haystack = inference.expression(call.arguments[0])
-        if not isinstance(haystack, String):
+        if not isinstance(haystack, String | Short):
             inference.wrong(
                 call.arguments[0].span,
                 f"`{call.name}` takes texts, not {inference.shown(haystack)}",

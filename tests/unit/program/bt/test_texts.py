@@ -17,6 +17,7 @@ MEMORY = [
     text("help", AT + 0x1000),
     text("hello", AT + 0x2000),
     Region(AT + 0x3000, bytearray(b"\xff\xc3\0"), True),
+    text("target", AT + 0x4000),
 ]
 
 CASES: list[tuple[str, Any]] = [
@@ -83,6 +84,24 @@ CASES: list[tuple[str, Any]] = [
     ('strstr(str(arg0, 5), "lo")', -1),
     ('strstr(str(arg0, 6), "lo")', 3),
     ("strlen(str(arg0, 3))", 2),
+    # The thread's name is a text as others are: "target" here.
+    ('strcontains(comm, "arg")', True),
+    ('strcontains(comm, "arx")', False),
+    ('strcontains(comm, "")', True),
+    ('strcontains(comm, "target")', True),
+    ('strcontains(comm, "targetarget")', False),
+    ('strcontains(comm, "target of a long name")', False),
+    ('strcontains(str(comm, 5), "get")', False),
+    ('strstr(comm, "get")', 3),
+    ('strstr(comm, "t")', 0),
+    ("comm == str(arg4)", True),
+    ("str(arg4) != comm", False),
+    ("comm == str(arg0)", False),
+    ("comm == str(arg4, 6)", False),
+    ("str(comm, 5) == str(arg4, 5)", True),
+    ("comm == comm", True),
+    ("comm == str(5)", False),
+    ("strncmp(comm, str(arg4), 30)", 0),
     # A NUL is the end, as in C.
     ('"a\\0b" == "a"', True),
     ('strlen("a\\0b")', 1),
@@ -119,7 +138,9 @@ CASES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("expression", "worth"), CASES, ids=[each for each, _ in CASES])
 def test_a_text(expression: str, worth: Any) -> None:
     running = Running(f"uprobe:m:f {{ print({expression}) }}")
-    running.thread(MEMORY, rdi=AT, rsi=AT + 0x1000, rdx=AT + 0x2000, rcx=AT + 0x3000)
+    running.thread(
+        MEMORY, rdi=AT, rsi=AT + 0x1000, rdx=AT + 0x2000, rcx=AT + 0x3000, r8=AT + 0x4000
+    )
     if expression.startswith("strncmp") and worth == 0:
         assert running.hit() == [("Print", 0)]
     else:
@@ -142,6 +163,18 @@ def test_strncmp_is_not_0_where_they_differ(arguments: str) -> None:
     running.thread(MEMORY, rdi=AT, rsi=AT + 0x1000)
     ((_, found),) = running.hit()
     assert found != 0
+
+
+def test_a_text_of_15_letters_is_found_in_a_name_of_as_many() -> None:
+    running = Running(
+        'uprobe:m:f { print(strstr(comm, "nmlkjihgfedcba")); print(strstr(comm, "ihgfe")); '
+        'print(strstr(comm, "hgfedcba")); print(strstr(comm, "ba")); print(strlen(comm)); '
+        "print(comm == str(arg0)); print(strncmp(comm, str(arg0), 15)); print(comm == str(arg1)) }"
+    )
+    name = "onmlkjihgfedcba"
+    context = running.thread([text(name), text(name[:-1], AT + 0x1000)], rdi=AT, rsi=AT + 0x1000)
+    context.comm = name.encode().ljust(16, b"\0")
+    assert [one[1] for one in running.hit()] == [1, 6, 7, 13, 15, True, 0, False]
 
 
 def test_one_of_several_constants_is_compared_by_its_first_letters() -> None:
