@@ -331,6 +331,41 @@ def test_what_bpftrace_would_say(arguments: list[str], status: int, said: str) -
     assert "Traceback" not in done.stderr
 
 
+def test_files_are_included_from_where_the_command_line_says(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / f"only{number}.h").write_text(f"#define N{number} {number + 5}\n")
+        (folder / "both.h").write_text(f"#define FIRST {number + 1}\n")
+    (tmp_path / "beside.h").write_text("#define FIRST 3\n")
+    script = tmp_path / "script.bt"
+    script.write_text(
+        '#include <only1.h>\n#include "both.h"\n#include "beside.h"\n'
+        'begin { printf("%d %d %d\\n", N0, N1, FIRST); exit() }\n'
+    )
+    where = ["-I", folders[0], "-I", folders[1]]
+    done = bpftrace("-q", *where, "--include", "only0.h", script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5 6 3\n\n\n", "")
+    begin = "begin { print(FIRST); exit() }"
+    done = bpftrace("-q", "-I", folders[1], "-I", folders[0], "--include", "both.h", "-e", begin)
+    assert (done.returncode, done.stdout) == (0, "2\n\n\n")
+    done = bpftrace("-l", "--include", folders[0] / "both.h", "-e", begin)
+    assert (done.returncode, done.stdout) == (0, "begin\n")
+    done = bpftrace("--include", "only0.h", "-e", begin)
+    assert done.returncode == 1
+    assert "--include:1:1: error: there is no file `only0.h`" in done.stderr
+
+
+def test_bytes_of_a_process_and_of_a_script_come_out_as_they_are(work: Path) -> None:
+    script = r"""uprobe:WORK:inner { printf("%c%s\xff", 0xfe, str(arg1, 4));
+        if (str(arg1, 3) == "tw" && strcontains(str(arg1), "\x77")) { printf("|%3s|", "é") } }"""
+    words = ["-q", "-e", script.replace("WORK", str(work)), "-c", str(work)]
+    done = bpftrace(*words, "-o", work.with_suffix(".out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    out = work.with_suffix(".out").read_bytes().removesuffix(b"\n\n")
+    assert out == b"\xfezer\xff\xfeone\xff\xfetwo\xff|  \xc3\xa9|"
+
+
 def test_who_waits_for_the_probes_is_told() -> None:
     told = os.environ | {"__BPFTRACE_NOTIFY_PROBES_ATTACHED": "1"}
     done = bpftrace("-q", "-e", "BEGIN { exit(); }", env=told)

@@ -11,13 +11,16 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from dprobe.lib.errors import UserError
 from dprobed import __version__
+
+if TYPE_CHECKING:
+    from dprobe.lib.script.source import Script
 
 #: The release whose language and messages these are.
 RELEASE: Final = "v0.26.0"
@@ -43,6 +46,8 @@ OPTIONS:
     -e 'program'     this script
     -f FORMAT        'text' or 'json'
     -h, --help       this text
+    -I DIR           look for #include files in DIR, too
+    --include FILE   begin with #include "FILE"
     --info           what works here
     -l [SEARCH]      list probes: of a pattern, or of a script
     --no-warnings    no warnings
@@ -64,10 +69,12 @@ examples:
 
 
 class CommandLine(msgspec.Struct):
-    """A command line, taken apart."""
+    """A command line, taken apart. ``includes``, ``folders``: of options that may come again."""
 
     options: dict[str, str] = {}
     words: list[str] = []
+    includes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
     def has(self, *names: str) -> bool:
         """Whether one of these options is there."""
@@ -136,7 +143,7 @@ def run(socket: Path | None, arguments: list[str]) -> int:
     if line.has("-l"):
         from dprobe.commands.bpftrace_list import list_probes
 
-        return list_probes(line.options.get("-e"), line.words, pid, verbose=line.has("-v"))
+        return list_probes(_script_of(line, listed=True), line.words, pid, verbose=line.has("-v"))
     return _run_script(socket, line, pid, form)
 
 
@@ -148,7 +155,12 @@ def taken_apart(arguments: list[str]) -> CommandLine:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     before, behind = arguments[:at], arguments[at + 1 :]
     pairs, words = getopt.gnu_getopt(before, _SHORT, _LONG)
-    return CommandLine(dict(pairs), [*words, *behind])
+    return CommandLine(
+        dict(pairs),
+        [*words, *behind],
+        tuple(value for name, value in pairs if name == "--include"),
+        tuple(os.path.abspath(value) for name, value in pairs if name == "-I"),  # noqa: PTH100
+    )
 
 
 def _pid(text: str | None) -> int | None:
@@ -163,20 +175,32 @@ def _pid(text: str | None) -> int | None:
     return int(text)
 
 
-def _run_script(socket: Path | None, line: CommandLine, pid: int | None, form: str) -> int:
-    # Imported here: what only tells of versions and probes is quick without.
-    from dprobe.commands import scripts
-    from dprobe.lib.programs import Choice
+def _script_of(line: CommandLine, *, listed: bool = False) -> Script | None:
+    """The script of a command line, with all that it includes; None: there is none. ``listed``: a
+    word that is no file is a pattern."""
     from dprobe.lib.script import source
 
     words = line.words
     if line.has("-e"):
         script = source.Script(line.options["-e"], source.COMMAND_LINE, tuple(words))
-    elif words:
+    elif not words or (listed and not os.path.isfile(words[0])):  # noqa: PTH113
+        return None
+    else:
         if words[0] != "-" and not os.path.exists(words[0]):  # noqa: PTH110
             raise UserError(f"failed to open file '{words[0]}': No such file or directory")
         script = source.read(words[0], words[1:])
-    else:
+    if script.bundle is not None and line.includes:
+        raise UserError(f"{script.file}: it is compiled, and includes nothing (--include)")
+    return msgspec.structs.replace(script, includes=line.includes, folders=line.folders)
+
+
+def _run_script(socket: Path | None, line: CommandLine, pid: int | None, form: str) -> int:
+    # Imported here: what only tells of versions and probes is quick without.
+    from dprobe.commands import scripts
+    from dprobe.lib.programs import Choice
+
+    script = _script_of(line)
+    if script is None:
         print(_USAGE, end="", file=sys.stderr)
         return 1
     how = scripts.ScriptOptions(

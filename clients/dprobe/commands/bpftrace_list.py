@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -20,15 +19,12 @@ _STATIC: Final = ("usdt", "U")
 
 
 def list_probes(
-    expression: str | None, words: Sequence[str], pid: int | None, *, verbose: bool
+    script: source.Script | None, words: Sequence[str], pid: int | None, *, verbose: bool
 ) -> int:
-    """Print what matches; the exit status. Raises UserError."""
+    """Print those of a script, or what matches; the exit status. Raises UserError."""
     world = FileWorld(lambda: () if pid is None else mapped.files_of_process(pid))
-    if expression is not None:
-        script = source.Script(expression, source.COMMAND_LINE, tuple(words))
+    if script is not None:
         lines = list(_of_script(source.compiled(script, world, unsafe=True)))
-    elif words and os.path.isfile(words[0]):  # noqa: PTH113
-        lines = list(_of_script(source.compiled(source.read(words[0], words[1:]), world)))
     else:
         if words and words[0].endswith(source.SUFFIX):
             print(

@@ -45,10 +45,13 @@ it, which stays there until the loop has ended. ``Break`` in its record ends the
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from dprobed.program.bt import conversions
 from dprobed.program.types import Type
 
 #: Of the format; another one is refused.
@@ -425,21 +428,53 @@ class BundleError(Exception):
     """These bytes are no bundle, or one of another version."""
 
 
-_DECODER: Final = msgspec.msgpack.Decoder(Bundle)
-_ENCODER: Final = msgspec.msgpack.Encoder()
+#: Before a letter that stands for a byte (0x80 to 0xff), and before itself: what is written has to
+#: be UTF-8, and a text of a script need not be (``text_bytes``).
+_MARK: Final = "\uffff"
+_ODD: Final = re.compile("[\udc80-\udcff\uffff]")
+_MARKED: Final = re.compile(f"{_MARK}([\x80-\xff{_MARK}])")
 
 
 def encode(bundle: Bundle) -> bytes:
     """A bundle as bytes."""
-    return _ENCODER.encode(bundle)
+    plain = msgspec.to_builtins(bundle, builtin_types=(bytes,))
+    return msgspec.msgpack.encode(_each_text(plain, _marked))
 
 
 def decode(data: bytes) -> Bundle:
     """The bundle that these bytes are; raises BundleError."""
     try:
-        bundle = _DECODER.decode(data)
-    except msgspec.MsgspecError as error:
+        plain = _each_text(msgspec.msgpack.decode(data), _unmarked)
+        bundle = msgspec.convert(plain, Bundle)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BundleError(f"this is no script's bundle: {error}") from None
     if bundle.version != VERSION:
         raise BundleError(f"this is a bundle of version {bundle.version}, not {VERSION}")
+    try:
+        for action in bundle.actions:
+            if isinstance(action, Printf | System | Cat):
+                conversions.checked(action.format)
+    except conversions.FormatError as error:
+        raise BundleError(f"this is no script's bundle: {error}") from None
     return bundle
+
+
+def _each_text(plain: Any, change: Callable[[str], str]) -> Any:
+    """The same with each text in it changed."""
+    if isinstance(plain, str):
+        return change(plain)
+    if isinstance(plain, dict):
+        return {_each_text(key, change): _each_text(one, change) for key, one in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_each_text(one, change) for one in plain]
+    return plain
+
+
+def _marked(text: str) -> str:
+    return _ODD.sub(
+        lambda one: _MARK + (_MARK if one[0] == _MARK else chr(ord(one[0]) - 0xDC00)), text
+    )
+
+
+def _unmarked(text: str) -> str:
+    return _MARKED.sub(lambda one: _MARK if one[1] == _MARK else chr(0xDC00 + ord(one[1])), text)

@@ -26,6 +26,7 @@ from dprobed.program.bt.kinds import (
 )
 from dprobed.program.bt.source import SourceText, TextSpan
 from dprobed.program.bt.state import Firing, ScriptState, VariableState
+from dprobed.program.bt.text_bytes import encoded
 from dprobed.program.builder import Label
 from dprobed.program.isa import KEPT_WORDS
 from dprobed.program.types import ArrayType, Member
@@ -93,7 +94,7 @@ class CodeBase:
 
     def push_short(self, text: str) -> None:
         """A constant as 16 bytes."""
-        data = text.encode()[:15].ljust(16, b"\0")
+        data = encoded(text)[:15].ljust(16, b"\0")
         self.to.push(int.from_bytes(data[8:], "little"))
         self.to.push(int.from_bytes(data[:8], "little"))
 

@@ -12,6 +12,8 @@ from dprobed.program.bt import tree
 from dprobed.program.bt.facts import kind_of, parameter_text, positional_text
 from dprobed.program.bt.kinds import CONSTANT_MARK, Form, Kind, Short, String
 from dprobed.program.bt.protocols import Coding
+from dprobed.program.bt.state import ScriptState
+from dprobed.program.bt.text_bytes import decoded, encoded, up_to_nul
 
 
 def constant_text(code: Coding, one: Any) -> str | None:
@@ -42,32 +44,64 @@ def constant_text(code: Coding, one: Any) -> str | None:
     return None
 
 
+def known_text(state: ScriptState, one: Any) -> str | None:
+    """The text that ``str()`` is given where it is written out, or a parameter; None: neither."""
+    if isinstance(one, tree.Text):
+        return one.value
+    return parameter_text(state, one)
+
+
+def cut(text: str, most: int | None) -> str:
+    """So many bytes of a text, None: all up to its NUL."""
+    return decoded(up_to_nul(text)[:most])
+
+
 def emit_str(code: Coding, call: tree.Call, most: int) -> None:
     """A text: most bytes, 0 where it cannot be read, and its address."""
     to = code.to
-    text = parameter_text(code.state, call.arguments[0])
+    first = call.arguments[0]
+    number = code.inference.constant(call.arguments[1]) if len(call.arguments) > 1 else None
+    letters = None if number is None else max(0, number - 1)
+    text = known_text(code.state, first)
     if text is not None:
-        to.push(code.state.string(text))
+        to.push(code.state.string(cut(text, letters)))
         return
-    kind = kind_of(call.arguments[0])
-    code.expression(call.arguments[0])
-    if isinstance(kind, String | Short):
+    kind = kind_of(first)
+    code.expression(first)
+    if isinstance(kind, Short):
+        if letters is not None:
+            _cut_short(code, letters)
+        return
+    if isinstance(kind, String):
+        if most < kind.most:
+            to.add("xchg")
+            code.least(most)
+            to.add("xchg")
         return
     to.add("dup count", 1)
     to.add("vfy r")
     to.push(1)
     to.add("xor")
-    number = code.inference.constant(call.arguments[1]) if len(call.arguments) > 1 else 0
-    if number is None:
-        # The shorter of what is asked for, less its NUL, and the most.
+    if number is None and len(call.arguments) > 1:
+        # The shorter of what is asked for, less its NUL (of 0 there is none), and the most.
         code.expression(call.arguments[1])
-        to.push(1)
+        to.add("dup count", 1)
+        code.is_not_zero()
         to.add("sub")
         code.least(most)
     else:
         to.push(most)
     to.add("mul")
     to.add("xchg")
+
+
+def _cut_short(code: Coding, letters: int) -> None:
+    """So many letters of the thread's name."""
+    to = code.to
+    for before in (0, 8):
+        to.push((1 << 8 * min(8, max(0, letters - before))) - 1)
+        to.add("and")
+        to.add("xchg")
 
 
 def compare_texts(code: Coding, one: tree.Binary) -> None:
@@ -83,14 +117,18 @@ def texts_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
     """Not 0 where two texts differ; ``most``: in their first letters."""
     one, other = constant_text(code, left), constant_text(code, right)
     if one is not None and other is not None:
-        code.to.push(int(one.encode()[:most] != other.encode()[:most]))
+        code.to.push(int(cut(one, most) != cut(other, most)))
         return
     if one is not None:
         left, right, other = right, left, one
     kind = kind_of(left)
     if other is not None:
-        _with_constant(code, left, kind, other.encode(), most)
-    elif isinstance(kind, String) and kind.form is Form.CONSTANT == _form(kind_of(right)):
+        _with_constant(code, left, kind, up_to_nul(other), most)
+    elif (
+        isinstance(kind, String)
+        and kind.form is Form.CONSTANT == _form(kind_of(right))
+        and most is None
+    ):
         # Two constants, which one is not known: their numbers, as every text has one.
         code.expression(left)
         code.expression(right)
@@ -105,7 +143,6 @@ def _form(kind: Kind) -> Form | None:
 
 def _with_constant(code: Coding, one: Any, kind: Kind, data: bytes, most: int | None) -> None:
     to = code.to
-    data = data.split(b"\0")[0]
     if isinstance(kind, Short):
         code.expression(one)
         _short_differs(code, data, most)
@@ -140,17 +177,23 @@ def _number_differs(code: Coding, data: bytes, most: int | None) -> None:
     same = [
         number
         for number, text in enumerate(code.state.strings)
-        if text.encode()[:most] == data[:most]
-    ] or [code.state.string(data.decode("utf-8", "replace"))]
+        if encoded(text)[:most] == data[:most]
+    ] or [code.state.string(decoded(data))]
     to = code.to
-    to.push(same[0])
-    to.add("xor")
-    for number in same[1:]:
-        # Not 0 only if it is not that one either.
-        to.add("dup count", 1)
-        to.push(same[0] ^ number)
+    if len(same) == 1:
+        to.push(same[0])
         to.add("xor")
-        to.add("mul")
+        return
+    given = to.reserve(1)
+    to.store(given)
+    to.push(1)
+    for number in same:
+        # Still 1 only if it is not that one either.
+        to.load(given)
+        to.push(number)
+        to.add("xor")
+        code.is_not_zero()
+        to.add("and")
 
 
 def _short_differs(code: Coding, data: bytes, most: int | None) -> None:
@@ -178,45 +221,53 @@ def _target_differs(code: Coding, data: bytes, most: int | None) -> None:
     """A text in the target (most bytes, address) against a constant: the difference of the first
     letters that differ."""
     to = code.to
-    wanted = data if most is None or most > len(data) else data[:most]
-    ends = most is None or most > len(data)
-    differ, done = to.label(), to.label()
-    # A text that cannot be read, or of no length, is empty.
-    empty = to.label()
-    to.pick(1)
-    to.add("jz label", empty)
-    to.drop()
-    depth = to.depth
-    for number, letter in enumerate([*wanted, *([0] if ends else [])]):
-        to.add("dup count", 1)
-        if number:
-            to.push(number)
-            to.add("add")
-        code.load(1)
-        if letter:
-            to.push(letter)
-            to.add("xor")
+    wanted = data if most is None else data[:most]
+    differ = to.label()
+    if wanted:
+        # A text of fewer bytes is another one.
+        to.pick(1)
+        to.push(len(wanted))
+        to.add("sub")
+        to.add("shr bits", 63)
         to.add("jnz label", differ)
         to.drop()
-    to.push(0)
-    to.add("jmp label", differ)
-    to.place(empty, depth + 1)
-    to.drop()
-    to.push(int(bool(wanted)))
+    for number, letter in enumerate(wanted):
+        _load_at(code, number)
+        to.push(letter)
+        to.add("xor")
+        to.add("jnz label", differ)
+        to.drop()
+    if most is not None and most <= len(data):
+        to.push(0)
+    else:
+        # Both end here: by the length that was asked for, or by a NUL.
+        to.pick(1)
+        to.push(len(wanted))
+        to.add("xor")
+        to.add("jz label", differ)
+        to.drop()
+        _load_at(code, len(wanted))
     to.place(differ)
-    to.add("xchg")
-    to.drop()
-    to.add("xchg")
-    to.drop()
-    to.place(done)
+    for _ in range(2):
+        to.add("xchg")
+        to.drop()
+
+
+def _load_at(code: Coding, offset: int) -> None:
+    """Push the byte so far behind the address on top, which stays."""
+    code.to.add("dup count", 1)
+    if offset:
+        code.to.push(offset)
+        code.to.add("add")
+    code.load(1)
 
 
 def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
-    """Two texts in the target, letter by letter."""
+    """Two texts that are of the target or the thread's name, letter by letter."""
     to = code.to
     for each in (left, right):
         kind = kind_of(each)
-        if not isinstance(kind, String) or kind.form is not Form.TARGET:
+        if not isinstance(kind, Short) and _form(kind) is not Form.TARGET:
             code.state.problems.add(
                 each.span,
                 "these two texts are not compared yet",
@@ -224,59 +275,80 @@ def _with_other(code: Coding, left: Any, right: Any, most: int | None) -> None:
             )
             to.push(0)
             return
-    code.expression(left)
-    to.add("xchg")
-    to.drop()
-    code.expression(right)
-    to.add("xchg")
-    to.drop()
-    to.push(code.state.max_string if most is None else most)
-    again, differ, same = to.label(), to.label(), to.label()
-    # The two addresses and how many letters are left.
+    texts = []
+    for each in (left, right):
+        code.expression(each)
+        texts.append((kind_of(each), _kept(code, 2)))
+    (at,) = _kept(code, 1, 0)
+    again, differ, end = to.label(), to.label(), to.label()
+    depth = to.depth
     to.place(again)
-    to.add("jz label", same)
-    to.pick(2)
-    code.load(1)
+    if most is not None:
+        to.load(at)
+        to.push(most)
+        to.add("xor")
+        to.add("jz label", end)
+        to.drop()
+    _letter(code, *texts[0], at)
     to.add("dup count", 1)
-    to.pick(3)
-    code.load(1)
+    _letter(code, *texts[1], at)
     to.add("xor")
     to.add("jnz label", differ)
     to.drop()
-    # The same letter: the end of both, where it is a NUL.
-    end = to.label()
+    # The same letter: where it is a NUL, both end.
     to.add("jz label", end)
     to.drop()
+    to.load(at)
     to.push(1)
-    to.add("sub")
-    _step_addresses(code)
+    to.add("add")
+    to.store(at)
     to.add("jmp label", again)
-    to.place(end, to.depth + 1)
-    to.add("jmp label", differ2 := to.label())
-    to.place(same, to.depth - 1)
-    to.push(0)
-    to.add("jmp label", differ2)
-    to.place(differ, to.depth + 1)
+    to.place(differ, depth + 2)
     to.add("xchg")
     to.drop()
-    to.place(differ2)
-    # Two addresses, what is left, the difference.
-    for _ in range(3):
-        to.add("xchg")
-        to.drop()
+    to.place(end)
 
 
-def _step_addresses(code: Coding) -> None:
-    """The two addresses below the word on top, each one further."""
-    to = code.to
-    slots = [to.reserve(1) for _ in range(3)]
+def _kept(code: Coding, count: int, *given: int) -> list[int]:
+    """Slots of so many words off the stack, the one on top first, or of what is ``given``."""
+    slots = [code.to.reserve(1) for _ in range(count)]
+    for number in given:
+        code.to.push(number)
     for slot in slots:
-        to.store(slot)
-    for slot, by in zip(reversed(slots), (1, 1, 0), strict=True):
-        to.load(slot)
-        if by:
-            to.push(by)
-            to.add("add")
+        code.to.store(slot)
+    return slots
+
+
+def _letter(code: Coding, kind: Kind, slots: list[int], at: int) -> None:
+    """Push a letter of a text whose words are in slots, which one is in a slot, too: 0 where its
+    length ends."""
+    to = code.to
+    if isinstance(kind, Short):
+        for slot, before in zip(slots, (0, 64), strict=True):
+            # Shifted by more than a word has, also by less than nothing, it is 0.
+            to.load(at)
+            to.add("shl bits", 3)
+            if before:
+                to.push(before)
+                to.add("sub")
+            to.load(slot)
+            to.add("shr")
+        to.add("or")
+        to.push(0xFF)
+        to.add("and")
+        return
+    address, length = slots
+    done = to.label()
+    to.load(length)
+    to.load(at)
+    to.add("xor")
+    to.add("jz label", done)
+    to.drop()
+    to.load(address)
+    to.load(at)
+    to.add("add")
+    code.load(1)
+    to.place(done)
 
 
 def text_length(code: Coding, one: Any) -> None:
@@ -285,7 +357,7 @@ def text_length(code: Coding, one: Any) -> None:
     text = constant_text(code, one)
     kind = kind_of(one)
     if text is not None:
-        to.push(len(text.encode()))
+        to.push(len(up_to_nul(text)))
         return
     if isinstance(kind, String) and kind.form is not Form.TARGET:
         code.state.problems.add(one.span, "how long this text is, is not known yet")
@@ -347,13 +419,17 @@ def _short_length(code: Coding) -> None:
 def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     """Where a text of the target has a constant in it, -1: nowhere."""
     to = code.to
-    data = (constant_text(code, needle) or "").encode()
+    data = up_to_nul(constant_text(code, needle) or "")
     text = constant_text(code, haystack)
     if text is not None:
-        to.push(text.encode().find(data))
+        to.push(up_to_nul(text).find(data))
         return
     kind = kind_of(haystack)
-    if not isinstance(kind, String) or kind.form is not Form.TARGET:
+    if isinstance(kind, Short):
+        code.expression(haystack)
+        _find_in_short(code, data)
+        return
+    if _form(kind) is not Form.TARGET:
         code.state.problems.add(haystack.span, "this text is not searched yet")
         to.push(0)
         return
@@ -366,9 +442,20 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     to.add("dup count", 1)
     to.store(begin)
     to.store(at)
+    # So many places can it be at; at none, where there are fewer letters.
+    to.push(len(data))
+    to.add("sub")
     to.store(left)
     again, other, found, nowhere, done = (to.label() for _ in range(5))
     depth = to.depth
+    to.load(left)
+    to.add("shr bits", 63)
+    to.add("jnz label", nowhere)
+    to.drop()
+    to.load(left)
+    to.push(1)
+    to.add("add")
+    to.store(left)
     to.place(again)
     to.load(left)
     to.add("jz label", nowhere)
@@ -403,3 +490,48 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     to.load(begin)
     to.add("sub")
     to.place(done)
+
+
+def _find_in_short(code: Coding, data: bytes) -> None:
+    """Where the thread's name, 16 bytes on the stack, has a text in it, -1: nowhere."""
+    to = code.to
+    halves = _kept(code, 2)
+    found = to.label()
+    depth = to.depth
+    for at in range(16 - len(data)):
+        other = to.label()
+        to.push(0)
+        for first in range(0, len(data), 8):
+            part = data[first : first + 8]
+            _eight_bytes(code, halves, at + first)
+            if len(part) < 8:
+                to.push((1 << 8 * len(part)) - 1)
+                to.add("and")
+            to.push(int.from_bytes(part, "little"))
+            to.add("xor")
+            to.add("or")
+        to.add("jnz label", other)
+        to.drop()
+        to.push(at)
+        to.add("jmp label", found)
+        to.place(other, depth + 1)
+        to.drop()
+    to.push(-1)
+    to.place(found)
+
+
+def _eight_bytes(code: Coding, halves: list[int], at: int) -> None:
+    """Push eight of 16 bytes from there on; behind the last one they are 0."""
+    to = code.to
+    low, high = halves
+    if at >= 8:
+        to.load(high)
+        if at > 8:
+            to.add("shr bits", 8 * (at - 8))
+        return
+    to.load(low)
+    if at:
+        to.add("shr bits", 8 * at)
+        to.load(high)
+        to.add("shl bits", 8 * (8 - at))
+        to.add("or")

@@ -73,7 +73,7 @@ class _Compiler:
     def compiled(self) -> Bundle:
         """All of it."""
         state, problems = self._state, self._problems
-        script = loaded(self._source, problems, state.types, self._world)
+        script = loaded(self._source, problems, state.types, self._world, state.options)
         state.config = settings(script.settings, problems, state.options.config)
         for declared in script.maps:
             known = state.map(declared.name, declared.span)

@@ -26,9 +26,10 @@ _KNOWN_NAMES: Final = frozenset(
 
 
 class Directives:
-    """Works through the directives of files. ``defined``: names and what they stand for."""
+    """Works through the directives of files. ``defined``: names and what they stand for;
+    ``include`` is given a file's name, where that is written, and whether it is in quotes."""
 
-    def __init__(self, problems: Problems, include: Callable[[str, TextSpan], None]) -> None:
+    def __init__(self, problems: Problems, include: Callable[[str, TextSpan, bool], None]) -> None:
         self._problems = problems
         self._include = include
         self.defined: dict[str, SourceText] = {}
@@ -110,7 +111,7 @@ class Directives:
             if found is None:
                 self._problems.add(span, '`#include` is followed by <FILE> or "FILE"')
             elif (found[1] or found[2]) not in _KNOWN_NAMES:
-                self._include(found[1] or found[2], span)
+                self._include(found[1] or found[2], span, found[2] is not None)
         elif word == "error":
             self._problems.add(span, rest or "#error")
         elif word and word not in ("pragma", "line"):

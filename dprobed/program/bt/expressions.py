@@ -9,6 +9,7 @@ from dprobed.program.bt.folding import folded
 from dprobed.program.bt.lexer import Kind, ScriptToken
 from dprobed.program.bt.reader import Broken, TokenReader
 from dprobed.program.bt.source import Problems, TextSpan
+from dprobed.program.bt.text_bytes import decoded, encoded
 
 #: Operators of two operands; the higher the number, the closer they bind.
 PRECEDENCE: Final = {
@@ -169,7 +170,7 @@ class ExpressionParser(TokenReader):
         while self.token.kind is Kind.TEXT:
             text, span = text + self.token.text, span.to(self.token.span)
             self.advance()
-        return tree.Text(span, text)
+        return tree.Text(span, decoded(encoded(text)))
 
     def _map(self) -> tree.Expression:
         token = self.advance()

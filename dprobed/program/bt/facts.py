@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from dprobed.program.bt.kinds import (
     Kind,
 )
 from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
+from dprobed.program.bt.text_bytes import decoded, encoded
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import Parameter
 
@@ -20,6 +22,11 @@ from dprobed.program.bt.world import Parameter
 _PLAIN: Final = ("str", "buf", "ustack", "usym", "strftime", "reg", "ntop")
 #: What is worth something else each time.
 _TIMED: Final = ("nsecs", "elapsed", "rand")
+#: A number of few enough digits: more are too many anyway.
+_PARAMETER: Final = re.compile(
+    r"[ \t]*(?P<sign>[-+]?)"
+    r"(?:0[xX]0*(?P<hex>[0-9a-fA-F]{1,20})|(?P<digits>0[0-7]{0,40}|[1-9][0-9]{0,40}))"
+)
 
 
 def kind_of(one: Any) -> Kind:
@@ -46,10 +53,18 @@ def positional_number(state: ScriptState, number: int) -> int | None:
     text = positional_text(state, number)
     if not text:
         return 0 if number > len(state.options.positional) or number == 0 else None
-    try:
-        value = int(text, 0) if not text.lstrip("-").isdecimal() else int(text)
-    except ValueError:
+    return parameter_value(text)
+
+
+def parameter_value(text: str) -> int | None:
+    """The number that a parameter is, as C and bpftrace read it: ``0x10`` hexadecimal, ``010``
+    octal; None: it is none of 64 bits."""
+    found = _PARAMETER.fullmatch(text)
+    if found is None:
         return None
+    base = 16 if found["hex"] else 8 if found["digits"].startswith("0") else 10
+    value = int(found["hex"] or found["digits"], base)
+    value = -value if found["sign"] == "-" else value
     return value if -(1 << 63) <= value < 1 << 64 else None
 
 
@@ -102,13 +117,13 @@ def parameter_text(state: ScriptState, one: Any) -> str | None:
         and one.left.number > 0
     ):
         skip = folded(one.right)
-        text = positional_text(state, one.left.number)
+        text = encoded(positional_text(state, one.left.number))
         if skip is None or not 0 <= skip <= len(text):
             state.problems.add(
                 one.span, "only a number up to its length can be added to a parameter"
             )
             return ""
-        return text[skip:]
+        return decoded(text[skip:])
     return None
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from dprobed.program.bt import tree
+from dprobed.program.bt.facts import parameter_value
 from dprobed.program.bt.state import Firing, ScriptState
 from dprobed.program.keywords import no_entry
 
@@ -119,18 +120,14 @@ class PlaceFinder:
 
     def _interval(self, place: tree.Place, parts: list[str]) -> FiredPlace:
         period = 0
-        if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
-            number = (
-                int(parts[2], 0)
-                if parts[2][:1] != "0" or "x" in parts[2].lower()
-                else int(parts[2])
-            )
+        if len(parts) == 3:
+            number = parameter_value(parts[2]) or 0
             if parts[1] == "hz" and number:
                 period = 10**9 // number
             elif parts[1] in _UNITS:
                 period = number * _UNITS[parts[1]]
-        elif len(parts) == 2 and (found := re.fullmatch(r"(\d+)(ns|us|ms|s|m|h)?", parts[1])):
-            period = int(found[1]) * _UNITS[found[2] or "us"]
+        elif len(parts) == 2 and (found := re.fullmatch(r"([0-9]+)(ns|us|ms|s|m|h)?", parts[1])):
+            period = (parameter_value(found[1]) or 0) * _UNITS[found[2] or "us"]
         if not 1000 <= period <= 1 << 62:
             raise self._refuse(place, f"`{place.text}` is no interval", "write interval:s:1")
         return FiredPlace(Firing(place.text, "interval", hit=False), period=period)
@@ -289,11 +286,12 @@ class PlaceFinder:
                 yield FiredPlace(firing, {"offset": f"usdt:{each}"})
 
     def _watchpoint(self, place: tree.Place, parts: list[str]) -> FiredPlace:
-        if len(parts) != 3 or not _NUMBER.fullmatch(parts[0]) or not _NUMBER.fullmatch(parts[1]):
+        numbers = [parameter_value(each) for each in parts[:2]]
+        if len(parts) != 3 or any(each is None or each < 0 for each in numbers):
             hint = "write watchpoint:0xADDRESS:LENGTH:w, or watch NAME"
             raise self._refuse(place, f"`{place.text}` is no watchpoint that is possible", hint)
-        address, length, mode = int(parts[0], 0), int(parts[1], 0), parts[2]
-        watch = _modes(mode)
+        address, length = (each or 0 for each in numbers)
+        watch = _modes(parts[2])
         if watch is None or length not in (1, 2, 4, 8):
             raise self._refuse(
                 place, f"`{place.text}` cannot be watched: a length of 1, 2, 4 or 8 and w, rw or x"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from dprobed.program.bt import bundle, kinds, tree
+from dprobed.program.bt.conversions import FormatError
 from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.kinds import Kind
+from dprobed.program.bt.lexer import part_of_text
 from dprobed.program.bt.protocols import Coding, Inferring
 
+_Read = TypeVar("_Read")
 Infer = Callable[[Inferring, tree.Call], Kind]
 Emit = Callable[[Coding, tree.Call], None]
 
@@ -58,3 +61,13 @@ def function(name: str, usage: str, least: int, most: int, meaning: str) -> Call
 def log_values(code: Coding, given: list[Any]) -> tuple[bundle.Value, ...]:
     """How arguments of an action are shown."""
     return tuple(kinds.value_of(code.types, kind_of(each)) for each in given)
+
+
+def read_format(inference: Inferring, one: tree.Text, read: Callable[[str], _Read]) -> _Read | None:
+    """What a function of ``conversions`` says of a format; None: what is wrong there was said."""
+    try:
+        return read(one.value)
+    except FormatError as error:
+        span = part_of_text(one.span, error.start, error.end)
+        inference.wrong(span, str(error), error.hint)
+        return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
-from dprobed.program.bt import bundle, kinds, tree
+from dprobed.program.bt import bundle, conversions, kinds, tree
 from dprobed.program.bt.code_log import log_action, log_join
-from dprobed.program.bt.functions import function, log_values
+from dprobed.program.bt.functions import function, log_values, read_format
 from dprobed.program.bt.kinds import (
     LITERAL,
     VOID,
@@ -22,54 +21,48 @@ from dprobed.program.bt.kinds import (
 )
 from dprobed.program.bt.protocols import Coding, Inferring
 
-_CONVERSION: Final = re.compile(
-    r"%(?:%|[-+ #0]*(?:\d+|\*)?(?:\.\d+)?(?:hh|h|ll|l|j|z|t|L)?"
-    r"(rx|rh|gr|[a-zA-Z]))"
-)
-
 #: The top and the divisor of a map that is printed are numbers of 63 bits.
 _MOST_NUMBER: Final = (1 << 63) - 1
 
 
-def _format(inference: Inferring, call: tree.Call, name: str) -> None:
-    """Look at a format and its arguments."""
+def _format(inference: Inferring, call: tree.Call, name: str, *, plain: bool = False) -> None:
+    """Look at a format and its arguments. ``plain``: what it makes has no NUL."""
     first = call.arguments[0]
     given = call.arguments[1:]
     known = [inference.expression(each) for each in given]
-    inference.expression(first)
     if not isinstance(first, tree.Text):
+        inference.expression(first)
         inference.wrong(first.span, f"the format of `{name}` is a text in quotes")
         return
-    wanted = [one[1] for one in _CONVERSION.finditer(first.value) if one[1]]
-    odd = "%" in _CONVERSION.sub("", first.value)
-    if odd:
-        inference.wrong(first.span, "a % in the format has no conversion behind it", "write %%")
+    if plain:
+        read_format(inference, first, conversions.check_plain)
+    wanted = read_format(inference, first, conversions.checked)
+    if wanted is None:
+        return
     if len(wanted) != len(given):
         inference.wrong(
             call.span,
             f"the format has {len(wanted)} conversions, and there are {len(given)} values",
         )
         return
-    for letter, kind, node in zip(wanted, known, given, strict=True):
-        _check_conversion(inference, letter, kind, node)
+    for one, kind, node in zip(wanted, known, given, strict=True):
+        _check_conversion(inference, one.kind, kind, node)
 
 
 def _check_conversion(inference: Inferring, letter: str, kind: Kind, node: Any) -> None:
     shown = inference.shown(kind)
     if isinstance(kind, kinds.Void):
         inference.wrong(node.span, "this has no value")
-    elif letter in "diuxXocp" and len(letter) == 1:
+    elif letter in "diuxXocp":
         if not is_word(kind) and not isinstance(kind, ShownWord):
             inference.wrong(node.span, f"%{letter} shows a number, not {shown}", "write %s")
-    elif letter in "feEgGaA" and len(letter) == 1:
+    elif letter in "feEgGF":
         if not isinstance(kind, kinds.Float) and not is_number(kind):
             inference.wrong(node.span, f"%{letter} shows a floating-point number, not {shown}")
     elif letter in ("r", "rx", "rh"):
         if not isinstance(kind, Bytes | Object):
             inference.wrong(node.span, f"%{letter} shows a buf(), not {shown}")
-    elif letter not in ("s", "gr"):
-        inference.wrong(node.span, f"%{letter} is no conversion", "use %d, %s, %x and the like")
-    elif letter == "s" and isinstance(kind, Integer | Pointer):
+    elif isinstance(kind, Integer | Pointer):
         inference.wrong(
             node.span,
             f"%s shows a text, not {shown}",
@@ -116,7 +109,7 @@ function("warnf", "warnf(FORMAT, VALUE…)", 1, 64, "print a warning, with its p
 class _System:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
-        _format(inference, call, call.name)
+        _format(inference, call, call.name, plain=True)
         if not inference.state.options.unsafe:
             inference.wrong(
                 call.span, "`system` runs commands, which is unsafe", "say --unsafe if you mean it"
@@ -132,7 +125,10 @@ class _System:
 
 @function("cat", "cat(FORMAT, VALUE…)", 1, 64, "print the contents of a file")
 class _Cat:
-    infer = _Printf.infer
+    @staticmethod
+    def infer(inference: Inferring, call: tree.Call) -> Kind:
+        _format(inference, call, call.name, plain=True)
+        return VOID
 
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:
@@ -218,8 +214,11 @@ class _Join:
 class _Time:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
-        if call.arguments and not isinstance(call.arguments[0], tree.Text):
-            inference.wrong(call.arguments[0].span, "the format of `time` is a text in quotes")
+        for one in call.arguments:
+            if isinstance(one, tree.Text):
+                read_format(inference, one, conversions.check_time)
+            else:
+                inference.wrong(one.span, "the format of `time` is a text in quotes")
         return VOID
 
     @staticmethod

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dprobed.program.bt import tree
-from dprobed.program.bt.code_texts import emit_str, find_text, text_length, texts_differ
-from dprobed.program.bt.facts import (
-    kind_of,
-    parameter_text,
+from dprobed.program.bt.code_texts import (
+    cut,
+    emit_str,
+    find_text,
+    known_text,
+    text_length,
+    texts_differ,
 )
+from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.functions import function
 from dprobed.program.bt.kinds import (
     BOOLEAN,
@@ -30,19 +34,24 @@ class _Str:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         first = call.arguments[0]
-        most = inference.state.max_string
-        if len(call.arguments) > 1:
-            kind = inference.expression(call.arguments[1])
-            if not is_word(kind):
-                inference.wrong(call.arguments[1].span, "a length is a number")
-            number = inference.constant(call.arguments[1])
-            if number is not None:
-                most = max(0, min(most, number - 1))
-        text = parameter_text(inference.state, first)
-        if text is not None:
-            return inference.state.constant(text)
-        kind = inference.expression(first)
-        if isinstance(kind, String | Short):
+        letters = _letters(inference, call)
+        most = inference.state.max_string if letters is None else letters
+        text = known_text(inference.state, first)
+        if text is None:
+            kind = inference.expression(first)
+        else:
+            kind = inference.state.constant(cut(text, letters))
+        if len(call.arguments) > 1 and isinstance(kind, String | Short):
+            if letters is None:
+                inference.wrong(
+                    call.arguments[1].span,
+                    "a text is cut to a length that is known before the script runs",
+                )
+            elif text is None and isinstance(kind, String) and kind.form is not Form.TARGET:
+                inference.wrong(first.span, "a text that is one of several constants is not cut")
+        if isinstance(kind, String):
+            return String(kind.form, min(kind.most, most)) if letters is not None else kind
+        if isinstance(kind, Short):
             return kind
         if isinstance(kind, Object):
             one = inference.types.plain(kind.of)
@@ -55,6 +64,22 @@ class _Str:
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:
         emit_str(code, call, call.type.most if isinstance(call.type, String) else 0)
+
+
+def _letters(inference: Inferring, call: tree.Call) -> int | None:
+    """How many bytes the length of ``str()`` leaves, as the last one is for the NUL; None: that is
+    not known before the script runs."""
+    if len(call.arguments) < 2:
+        return None
+    node = call.arguments[1]
+    if not is_word(inference.expression(node)):
+        inference.wrong(node.span, "a length is a number")
+    number = inference.constant(node)
+    if number is None:
+        return None
+    if number < 0:
+        inference.wrong(node.span, f"a text has no length of {number}")
+    return max(0, min(inference.state.max_string, number - 1))
 
 
 @function("buf", "buf(ADDRESS[, LENGTH])", 1, 2, "bytes of memory")
@@ -127,7 +152,7 @@ class _Strcontains:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         haystack = inference.expression(call.arguments[0])
-        if not isinstance(haystack, String):
+        if not isinstance(haystack, String | Short):
             inference.wrong(
                 call.arguments[0].span,
                 f"`{call.name}` takes texts, not {inference.shown(haystack)}",

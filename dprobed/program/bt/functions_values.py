@@ -6,13 +6,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from dprobed.program.bt import bundle, tree
+from dprobed.program.bt import bundle, conversions, tree
 from dprobed.program.bt.builtins import register
 from dprobed.program.bt.code_log import log_action
-from dprobed.program.bt.facts import (
-    kind_of,
-)
-from dprobed.program.bt.functions import function
+from dprobed.program.bt.facts import kind_of, parameter_value
+from dprobed.program.bt.functions import function, read_format
 from dprobed.program.bt.kinds import (
     BOOLEAN,
     LITERAL,
@@ -89,6 +87,7 @@ class _Strftime:
         first = call.arguments[0]
         if not isinstance(first, tree.Text):
             return inference.wrong(first.span, "the format of `strftime` is a text in quotes")
+        read_format(inference, first, conversions.check_time)
         kind = inference.expression(call.arguments[1])
         if not is_word(kind):
             inference.wrong(call.arguments[1].span, "a time is a number of nanoseconds")
@@ -258,11 +257,11 @@ class _Getopt:
             return default
         if isinstance(default, str):
             return given
-        try:
-            return int(given, 0)
-        except ValueError:
+        number = parameter_value(given)
+        if number is None:
             inference.wrong(call.span, f"--{first.value} is a number, not {given}")
             return default
+        return number
 
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:

@@ -159,6 +159,10 @@ class Expressions(Operators):
         if isinstance(one.object, tree.Name) and one.object.name == "args":
             return self._argument(one)
         kind = self.expression(one.object)
+        if isinstance(one.object, tree.Number):
+            return self.wrong(
+                one.span, f"`{one.span.text}` is not a number", "numbers of scripts are whole"
+            )
         if isinstance(kind, Tuple):
             return self._item(one, kind)
         if isinstance(kind, Object | Pointer):

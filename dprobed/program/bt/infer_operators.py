@@ -61,8 +61,17 @@ class Operators(Scopes):
         if isinstance(kind, Integer):
             if kind.literal:
                 return LITERAL
+            if one.operator == "-" and isinstance(one.operand, tree.Number):
+                self._least_number(one, one.operand.value)
             return Integer(8, kind.signed or one.operator == "-")
         return INT64
+
+    def _least_number(self, one: tree.Unary, value: int) -> None:
+        """A number below 0 has 64 bits, too."""
+        if value > 1 << 63:
+            self.wrong(
+                one.span, f"-{value} is not a number of 64 bits", f"the least one is -{1 << 63}"
+            )
 
     def _pointed(self, one: tree.Unary, kind: Kind) -> Kind:
         if isinstance(kind, Pointer):

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from dprobed.program.bt.source import Problems, SourceText, TextSpan
+from dprobed.program.bt.text_bytes import decoded, encoded
 
 
 class Kind(Enum):
@@ -67,6 +68,7 @@ _ESCAPES: Final = {
 }  # fmt: skip
 _ESCAPE: Final = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _STRING: Final = re.compile(r'"((?:[^"\\\n]|\\.)*)"', re.DOTALL)
+_NUMBERS: Final = "write 10, 0x0a, 012 (octal) or 10s"
 #: Numbers have 64 bits.
 MOST: Final = (1 << 64) - 1
 
@@ -132,12 +134,17 @@ class Lexer:
             word = re.compile(r"\w+", re.ASCII).match(text, start)
             end = word.end() if word is not None else start + 1
             span = self.span(start, end)
-            self._problems.add(span, f"`{span.text}` is not a number", "write 10, 0x0a, 012 or 10s")
+            self._problems.add(span, f"`{span.text}` is not a number", _NUMBERS)
             return ScriptToken(Kind.NUMBER, span.text, span)
         span = self.span(start, found.end())
         value = _value(found)
-        if value is None or value > MOST:
-            self._problems.add(span, f"`{span.text}` is not a number of 64 bits")
+        if value is None:
+            self._problems.add(span, f"`{span.text}` is not a number", _NUMBERS)
+            value = 0
+        elif value > MOST:
+            self._problems.add(
+                span, f"`{span.text}` is not a number of 64 bits", f"the greatest one is {MOST}"
+            )
             value = 0
         return ScriptToken(Kind.NUMBER, found[0], span, value)
 
@@ -152,38 +159,68 @@ class Lexer:
 
         def escaped(one: re.Match[str]) -> str:
             inner = one[1]
-            if inner[0] == "x" and len(inner) > 1:
-                return chr(int(inner[1:], 16))
-            if inner[0] in "01234567":
-                return chr(int(inner, 8) & 0xFF)
-            if inner == "\n":
-                return ""
-            if inner not in _ESCAPES:
+            if _of_escape(inner) is None:
                 at = self.span(start + 1 + one.start(), start + 1 + one.end())
                 self._problems.add(
                     at,
                     f"`{_shown(one[0])}` means nothing in a string",
                     'there are \\n \\t \\r \\\\ \\" \\x1b and \\033',
                 )
-            return _ESCAPES.get(inner, "")
+            return _of_escape(inner) or ""
 
-        return ScriptToken(Kind.TEXT, _ESCAPE.sub(escaped, found[1]), span)
+        # Bytes that are letters together become them.
+        return ScriptToken(Kind.TEXT, decoded(encoded(_ESCAPE.sub(escaped, found[1]))), span)
+
+
+def _of_escape(inner: str) -> str | None:
+    """What is meant by the letters behind a backslash; None: nothing."""
+    if inner == "\n":
+        return ""
+    if inner[0] == "x" and len(inner) > 1:
+        return decoded(bytes([int(inner[1:], 16)]))
+    if inner[0] in "01234567":
+        return decoded(bytes([int(inner, 8) & 0xFF]))
+    return _ESCAPES.get(inner)
+
+
+def part_of_text(literal: TextSpan, start: int, end: int) -> TextSpan:
+    """Where a part of a string is written; ``start``, ``end``: bytes of what it stands for. What
+    is not one string in quotes (strings beside each other) is shown as a whole."""
+    found = _STRING.fullmatch(literal.text)
+    if found is None:
+        return literal
+    inner, at, size = found[1], 0, 0
+    places = {0: 0}
+    while at < len(inner):
+        escape = _ESCAPE.match(inner, at)
+        size += len(encoded(inner[at] if escape is None else _of_escape(escape[1]) or ""))
+        at = at + 1 if escape is None else escape.end()
+        places.setdefault(size, at)
+    first = literal.start + 1
+    stop = places.get(end, len(inner))
+    return TextSpan(literal.source, first + places.get(start, 0), first + stop)
 
 
 def _value(found: re.Match[str]) -> int | None:
+    """The number, any one above ``MOST`` where it has too many digits; None: it is none."""
     if found["hex"]:
         digits = found["hex"][2:].replace("_", "")
-        return int(digits, 16) if digits and len(digits) < 40 else None
+        return _whole(digits, 16) if digits else None
     if found["sci"]:
         base, power = re.split("[eE]", found["sci"].replace("_", ""))
-        return int(base) * 10 ** int(power) if len(base) < 40 and int(power) < 20 else None
+        scale: int = 10 ** min(_whole(power), 20)
+        return _whole(base) * scale
     digits = found["dec"].replace("_", "")
-    if len(digits) > 40:
-        return None
     octal = len(digits) > 1 and digits[0] == "0"
     if octal and set(digits) - set("01234567"):
         return None
-    return int(digits, 8 if octal else 10) * _UNITS.get(found["unit"], 1)
+    return _whole(digits, 8 if octal else 10) * _UNITS.get(found["unit"], 1)
+
+
+def _whole(digits: str, base: int = 10) -> int:
+    """A number of at most so many digits that it is quickly read: more are too many anyway."""
+    digits = digits.lstrip("0") or "0"
+    return int(digits, base) if len(digits) < 40 else MOST + 1
 
 
 def _shown(text: str) -> str:

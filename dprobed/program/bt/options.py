@@ -14,7 +14,8 @@ class Options(msgspec.Struct, frozen=True):
     them; ``started``: monotonic nanoseconds, from which ``elapsed`` counts; ``child``: the pid of
     ``-c`` (``cpid``), 0: none; ``cpus``: how many there are (``ncpus``); ``unsafe``: it may run
     commands; ``config``: settings of the environment (``BPFTRACE_MAX_STRLEN``…), by their names in
-    small letters without ``bpftrace_``: they go before those of the script.
+    small letters without ``bpftrace_``: they go before those of the script. ``includes``: files
+    that are included before all else; ``folders``: where included files are looked for besides.
     """
 
     arguments: Sequence[str] = ()
@@ -23,6 +24,8 @@ class Options(msgspec.Struct, frozen=True):
     cpus: int = 1
     unsafe: bool = False
     config: dict[str, str] = {}
+    includes: Sequence[str] = ()
+    folders: Sequence[str] = ()
 
     @property
     def positional(self) -> list[str]:

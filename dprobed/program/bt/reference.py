@@ -85,8 +85,12 @@ Pointers know what they point to: `(struct req *)arg0`, `$r->path`, `$r.path`, `
 fields, arrays), or from debug information. Texts are compared by `==` and `!=`; a text of the
 process is read where it is used, and only while the hit lasts.
 
-Numbers are `10`, `0x0a`, `012`, `1_000`, `1e6`; with `ns us ms s m h d` behind them they are
-nanoseconds.
+`str(x, n)` has `n - 1` bytes at most, as the last one is for the NUL, and is compared with no more
+than these. A text in quotes may have any byte (`"\\xff"`, `"\\377"`), which comes out as it is; a
+NUL ends it, but in the formats of `printf`.
+
+Numbers are `10`, `0x0a`, `012` (octal), `1_000`, `1e6`; with `ns us ms s m h d` behind them they
+are nanoseconds.
 
 ## Statements
 
@@ -129,7 +133,8 @@ has no process: no arguments, no registers, no stack.
 | `retval` | what the function returns, at its return |
 | `NAME` | a local or global variable of the program, at a place with debug information; one \
 that is optimized out is refused with where it is there |
-| `$1`…, `$#` | the parameters of the script, and how many there are |
+| `$1`…, `$#` | the parameters of the script, and how many there are; one that C reads as a \
+number is a number (`0x10`, and `010` is 8), every other a text; what is not there is 0 |
 @NAMES@
 
 Error numbers (`ENOENT`), signals (`SIGTERM`) and flags of `open` (`O_CREAT`) have their names.
@@ -139,6 +144,11 @@ Error numbers (`ENOENT`), signals (`SIGTERM`) and flags of `open` (`O_CREAT`) ha
 | function | |
 | --- | --- |
 @FUNCTIONS@
+
+A conversion of a format is `%`, flags (`-+ #0`), a width, `.` and a precision, the length of a C
+type (`hh h l ll`, without one 32 bits count) and `d i u o x X c p s`, `e f g E F G`, or of a
+`buf()` `r rx rh`. Widths and precisions count letters, not bytes; `%c` is a byte. Formats of
+`time` and `strftime` are those of the C library; `%f` is microseconds.
 
 ## Altering
 
@@ -150,10 +160,12 @@ libc). Who may alter is as with other programs; `dump()`, `debugger()`, `exit_to
 
 ## Other files, macros, settings
 
-`#include "file.h"` takes C declarations, `#define NAME text` names a value, `#ifdef` and its like
-leave lines out; `import "file.bt"` takes another script in. `macro add(x, $y, @z) { … }` is put in
-where it is called; its own variables are its own. `config = { max_strlen=200; stack_mode=perf }`
-are bpftrace's settings. `let @x = hash(100);` says how many keys a map has.
+`#include "file.h"` takes C declarations (of a file beside the script, or in a folder that
+`dprobe bpftrace -I DIR` names; `--include FILE` does so from outside), `#define NAME text` names
+a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another script in.
+`macro add(x, $y, @z) { … }` is put in where it is called; its own variables are its own.
+`config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings. `let @x = hash(100);`
+says how many keys a map has.
 
 ## What is not there
 

@@ -8,6 +8,7 @@ from dprobed.program.bt import bundle
 from dprobed.program.bt.kinds import INT64, Form, Kind, String
 from dprobed.program.bt.options import Options
 from dprobed.program.bt.source import Problems, TextSpan
+from dprobed.program.bt.text_bytes import decoded, encoded, up_to_nul
 from dprobed.program.bt.type_table import TypeTable
 from dprobed.program.bt.world import Parameter, ProgramVariable, Typed, World
 
@@ -111,7 +112,8 @@ class ScriptState:
         self._action_numbers: dict[bundle.Action, int] = {}
 
     def string(self, text: str) -> int:
-        """The number of a constant string."""
+        """The number of a constant string, which ends at its first NUL, as in C."""
+        text = decoded(up_to_nul(text))
         number = self._string_numbers.get(text)
         if number is None:
             number = self._string_numbers[text] = len(self.strings)
@@ -148,5 +150,6 @@ class ScriptState:
         return known
 
     def constant(self, text: str) -> String:
-        """The kind of a constant string."""
-        return String(Form.CONSTANT, len(text.encode()))
+        """The kind of a constant string, which is known from here on: what compares texts by their
+        numbers knows all of them."""
+        return String(Form.CONSTANT, len(encoded(self.strings[self.string(text)])))

@@ -18,6 +18,7 @@ import msgspec
 
 from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
 from dprobed.program.bt import bundle as bt
+from dprobed.program.bt.conversions import time_parts
 from dprobed.program.maps import STACK_MARK
 from dprobed.record.log import stack_value
 
@@ -305,9 +306,15 @@ def _float(word: int, size: int) -> float:
 def moment(form: str, nanoseconds: int) -> str:
     """A time of the calendar by a format of ``strftime``, in which %f is microseconds."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    micro = f"{rest // 1000:06}"
-    parts = [part.replace("%f", micro) for part in form.split("%%")]
-    return time.strftime("%%".join(parts), time.localtime(seconds))
+    when = time.localtime(seconds)
+    shown = []
+    for part, conversion in time_parts(form):
+        if part == "%f":
+            shown.append(f"{rest // 1000:06}")
+        else:
+            # What is no conversion is not for the C library: it may be in no encoding of its own.
+            shown.append(time.strftime(part, when) if conversion else part)
+    return "".join(shown)
 
 
 def _signal_name(number: int) -> str:

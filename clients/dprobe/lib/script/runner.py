@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import msgspec
 
 from dprobe.lib.script.blocks import Blocks
-from dprobe.lib.script.decode import Act, Decoder, Hit, Names
+from dprobe.lib.script.decode import Act, Decoder, Hit, Names, moment
 from dprobe.lib.script.maps import MapChange, ScriptMaps
 from dprobe.lib.script.values import MapEntry, Shown, ShownMap
 from dprobed.program.bt import bundle as bt
@@ -260,7 +260,7 @@ class Runner:
                 assert isinstance(words, list)
                 self._printer.text("join", f"{act.action.delimiter.join(map(str, words))}\n")
             case bt.PrintTime():
-                self._printer.text("time", time.strftime(act.action.format))
+                self._printer.text("time", moment(act.action.format, time.time_ns()))
             case bt.Cat():
                 self._printer.cat(act.action, act.values)
             case bt.System():

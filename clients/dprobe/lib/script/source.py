@@ -37,12 +37,15 @@ COMPILED: Final = ".btb"
 
 class Script(msgspec.Struct, frozen=True):
     """A script's text. ``file``: where it is from; ``arguments``: what it is given. ``bundle``: it
-    is compiled already, with the arguments that it was given then."""
+    is compiled already, with the arguments that it was given then. ``includes``, ``folders``: as
+    ``Options`` has them."""
 
     text: str
     file: str
     arguments: tuple[str, ...] = ()
     bundle: Bundle | None = None
+    includes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 def read(path: str, arguments: Sequence[str] = ()) -> Script:
@@ -97,6 +100,8 @@ def bundle_of(script: Script, world: World, *, child: int = 0, unsafe: bool = Tr
         cpus=os.cpu_count() or 1,
         unsafe=unsafe,
         config=_settings(),
+        includes=script.includes,
+        folders=script.folders,
     )
     return compile_script(script.text, script.file, options, world)
 

@@ -7,6 +7,7 @@ processes with probes are never affected.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import subprocess
 import time
@@ -20,6 +21,7 @@ from dprobe.view.script import maps, values
 from dprobe.view.script.formats import formatted
 from dprobed.proc import far
 from dprobed.program.bt import bundle as bt
+from dprobed.program.bt.text_bytes import decoded, encoded
 
 #: Bytes of a file that ``cat`` shows, where the script says nothing else.
 _CAT: Final = 10240
@@ -113,20 +115,28 @@ class ScriptOutput:
         """The contents of a file."""
         name = formatted(act.format, arguments)
         try:
-            with far.open_reading(name) as file:
+            with far.open_reading(_of_c(name)) as file:
                 data = file.read(self._cat_bytes)
         except OSError as error:
-            self.flush()
-            _to_stderr(f"ERROR: failed to open file '{name}': {error.strerror}\n")
+            self._failed(f"failed to open file '{name}': {error.strerror}")
             return
-        self.text("cat", data.decode("utf-8", "surrogateescape"))
+        self.text("cat", decoded(data))
 
     def system(self, act: bt.System, arguments: Sequence[Shown]) -> None:
         """What a command prints."""
         self.flush()
         command = formatted(act.format, arguments)
-        done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False)
-        self.text("syscall", done.stdout.decode("utf-8", "surrogateescape"))
+        shell = ["/bin/sh", "-c"]
+        try:
+            done = subprocess.run([*shell, _of_c(command)], stdout=subprocess.PIPE, check=False)
+        except OSError as error:
+            self._failed(f"failed to run '{command[:200]}': {error.strerror}")
+            return
+        self.text("syscall", decoded(done.stdout))
+
+    def _failed(self, text: str) -> None:
+        self.flush()
+        _to_stderr("ERROR: {}\n".format(text.replace("\0", "\\0")))
 
     # -- what is said of the script -------------------------------------------------------------
 
@@ -171,7 +181,7 @@ class ScriptOutput:
     def _flush(self) -> None:
         if not self._parts or self.broken or self._held:
             return
-        data = "".join(self._parts).encode("utf-8", "surrogateescape")
+        data = encoded("".join(self._parts))
         self._parts.clear()
         self._size = 0
         try:
@@ -199,6 +209,13 @@ class ScriptOutput:
                 complain(f"{self._name}: {os_error_text(error)}")
 
 
+def _of_c(text: str) -> str:
+    """What the system can be given; raises OSError where a NUL would end it."""
+    if "\0" in text:
+        raise OSError(errno.EINVAL, "there is a NUL in it")
+    return text
+
+
 def _to_stderr(text: str) -> None:
     with contextlib.suppress(OSError):
-        write_all(2, text.encode("utf-8", "surrogateescape"))
+        write_all(2, encoded(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Final
 
 from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
@@ -41,13 +42,16 @@ def text(value: Shown, *, key: bool = False) -> str:
 
 
 def as_json(value: Shown) -> str:
-    """As JSON: names of numbers are left out, so that what reads it has numbers."""
+    """As JSON: names of numbers are left out, so that what reads it has numbers; ``"nan"`` and
+    ``"inf"`` are none."""
     match value:
         case bool():
             return "true" if value else "false"
         case Address() | NamedNumber():
             return str(value.value)
-        case int() | float():
+        case int():
+            return str(value)
+        case float() if math.isfinite(value):
             return json.dumps(value)
         case tuple() | list():
             return f"[{','.join(map(as_json, value))}]"

@@ -63,10 +63,32 @@ from dprobe.view.script.formats import formatted
         ("%.1f", 3, "3.0"),
         ("%d", 2.75, "2"),
         ("%d", "text", "text"),
+        ("%08.2f", 3.14159, "00003.14"),
+        ("%-8.1f|", -2.5, "-2.5    |"),
+        ("%+.0f", 2.0, "+2"),
+        ("%f", float("nan"), "nan"),
+        ("%08f", float("-inf"), "    -inf"),
+        ("%d", float("nan"), "nan"),
+        ("%x", float("inf"), "inf"),
+        ("%gr", 0.5, "0.5r"),
+        ("%.s|", "abc", "|"),
+        # Letters are counted, and none is cut.
+        ("%5s|", "héé", "  héé|"),
+        ("%-5s|", "日本", "日本   |"),
+        ("%.2s|", "日本語", "日本|"),
+        ("%3s|", "\udcff", "  \udcff|"),
+        # A byte is a byte.
+        ("%c", 0xFF, "\udcff"),
+        ("%c", 0x1E9, "\udce9"),
     ],
 )
 def test_a_conversion_shows_its_value(form: str, value: Shown, wanted: str) -> None:
     assert formatted(form, [value]) == wanted
+
+
+def test_bytes_that_are_a_letter_together_come_out_as_one() -> None:
+    shown = formatted("%c%c", [0xC3, 0xA9])
+    assert shown.encode("utf-8", "surrogateescape") == "é".encode()
 
 
 def test_text_and_percent_signs_stay() -> None:

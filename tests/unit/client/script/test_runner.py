@@ -12,7 +12,7 @@ from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackT
 from dprobe.view.script.output import ScriptOutput
 
 from dprobed.program.bt import bundle as bt
-from dprobed.program.bt.compiler import compile_script
+from dprobed.program.bt.compiler import Options, compile_script
 from dprobed.program.types import IntegerType, Member, StructType
 
 
@@ -33,8 +33,13 @@ class NoNames:
 
 def run(script: str, capfd: pytest.CaptureFixture[str], form: str = "text") -> tuple[str, str]:
     """What a script that has only blocks prints; and what is said of it."""
+    said = _run(script, form)
+    return capfd.readouterr().out, "\n".join(said)
+
+
+def _run(script: str, form: str) -> list[str]:
     said: list[str] = []
-    bundle = compile_script(script, "stdin")
+    bundle = compile_script(script, "stdin", Options(unsafe=True))
     output = ScriptOutput(form, None, 1, bare=True)
     runner = Runner(bundle, output, NoNames(), said.append)
     runner.begin()
@@ -43,7 +48,7 @@ def run(script: str, capfd: pytest.CaptureFixture[str], form: str = "text") -> t
     runner.drain()
     runner.end()
     output.close()
-    return capfd.readouterr().out, "\n".join(said)
+    return said
 
 
 @pytest.mark.parametrize(
@@ -68,6 +73,62 @@ def run(script: str, capfd: pytest.CaptureFixture[str], form: str = "text") -> t
 )  # fmt: skip
 def test_what_blocks_print(script: str, wanted: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(script, capfd) == (wanted, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (r'printf("\xff%c\0%s", 0xfe, "\x80")', b"\xff\xfe\0\x80"),
+        (r'printf("%c%c", 0xc3, 0xa9)', "é".encode()),
+        (r'print("a\xff")', b"a\xff\n"),
+        (r'@["\xff"] = "\xfe"', b"@[\xff]: \xfe\n"),
+        (r'time("\xff é % %%")', b"\xff \xc3\xa9 % %"),
+        (r'system("printf \"\xff\"")', b"\xff"),
+        (r'join(0, "\xff")', b"\n"),
+    ],
+)
+def test_bytes_come_out_as_they_are(
+    body: str, wanted: bytes, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    _run(f"begin {{ {body} }}", "text")
+    assert capfdbinary.readouterr() == (wanted, b"")
+
+
+def test_bytes_in_json_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(r'begin { printf("\xff%c", 0xfe); @["\xff"] = 1 }', capfd, "json")
+    first, second = map(json.loads, out.splitlines())
+    assert first == {"type": "printf", "data": r"\xff\xfe"}
+    assert second == {"type": "map", "data": {"@": {r"\xff": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ('cat("/etc/%c", 0)', r"ERROR: failed to open file '/etc/\0': there is a NUL in it"),
+        ('system("echo %c", 0)', r"ERROR: failed to run 'echo \0': there is a NUL in it"),
+        (
+            f'system(": {"%4096s" * 50}", {", ".join(["1 == 1"] * 50)})',
+            f"ERROR: failed to run ': {' ' * 198}': Argument list too long",
+        ),
+    ],
+)
+def test_what_the_system_cannot_be_given_is_told_of(
+    body: str, wanted: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _run(f"begin {{ {body}; print(1) }}", "text")
+    assert capfd.readouterr() == ("1\n", f"{wanted}\n")
+
+
+def test_what_is_no_number_is_none_in_json(capfd: pytest.CaptureFixture[str]) -> None:
+    output = ScriptOutput("json", None, 1, bare=True)
+    for each in (float("nan"), float("-inf"), 0.5):
+        output.value(each)
+    output.close()
+    data = [
+        json.loads(line, parse_constant=pytest.fail)["data"]
+        for line in capfd.readouterr().out.splitlines()
+    ]
+    assert data == ["nan", "-inf", 0.5]
 
 
 def test_a_block_that_does_not_end_is_ended_and_told_of(

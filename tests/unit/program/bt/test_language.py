@@ -81,6 +81,7 @@ class Files(NoWorld):
     def text(self, name: str, beside: str) -> tuple[str, str] | None:
         found = {
             "a.h": "struct point { int x; int y; };\n#define SIZE 7\n",
+            "/files/b.h": '#include "a.h"\n',
             "lib.bt": 'import "more.bt"\nmacro three() { 3 }\n',
             "more.bt": 'import "lib.bt"\nmacro four() { 4 }\nuprobe:m:g { print(four) }\n',
         }.get(name)
@@ -98,6 +99,18 @@ def test_other_files() -> None:
     assert running.hit(1) == [("Print", (8, 7, 3, 4))]
     assert running.hit(0) == [("Print", 4)]
     assert "there is no file `none.h`" in refused('#include "none.h"\nbegin { }', Files())
+
+
+def test_files_of_outside_come_first_and_from_other_folders() -> None:
+    options = Options(includes=("a.h", "a.h"), folders=("/nowhere", "/files"))
+    script = "uprobe:m:f { print((sizeof(struct point), SIZE)) }"
+    running = Running(script, options, Files())
+    running.thread()
+    assert running.hit() == [("Print", (8, 7))]
+    running = Running(f"#include <b.h>\n{script}", Options(folders=("/files",)), Files())
+    running.thread()
+    assert running.hit() == [("Print", (8, 7))]
+    assert "1:1: error: there is no file `b.h`" in refused(f"#include <b.h>\n{script}", Files())
 
 
 def test_settings() -> None:
@@ -150,6 +163,22 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ("uprobe:m:f { /* }", "this comment has no end"),
         ("uprobe:m:f { print(12abc) }", "`12abc` is not a number"),
         ("uprobe:m:f { print(0x1ffffffffffffffff) }", "is not a number of 64 bits"),
+        ("uprobe:m:f { print(18446744073709551616) }", "1:20: error: `18446744073709551616` is no"),
+        ("uprobe:m:f { print(" + "9" * 5000 + ") }", "is not a number of 64 bits"),
+        ("uprobe:m:f { print(1e20) }", "1:20: error: `1e20` is not a number of 64 bits"),
+        ("uprobe:m:f { print(1e" + "9" * 5000 + ") }", "is not a number of 64 bits"),
+        ("uprobe:m:f { print(999999999d) }", "`999999999d` is not a number of 64 bits"),
+        (
+            "uprobe:m:f { print(1 + -9223372036854775809) }",
+            "1:24: error: -9223372036854775809 is not a number of 64 bits",
+        ),
+        ("uprobe:m:f { print(08) }", "`08` is not a number\n"),
+        ("uprobe:m:f { print(0x) }", "`0x` is not a number\n"),
+        ("uprobe:m:f { print(0x_) }", "`0x_` is not a number\n"),
+        ("uprobe:m:f { print(0b101) }", "1:20: error: `0b101` is not a number\n"),
+        ("uprobe:m:f { print(1e) }", "`1e` is not a number\n"),
+        ("uprobe:m:f { print(1e-3) }", "`1e` is not a number\n"),
+        ("uprobe:m:f { print(1.5) }", "1:20: error: `1.5` is not a number\n"),
         ("uprobe:m:f { print(1); ` }", "means nothing"),
         ("uprobe:m:f { print(" + "(" * 200 + "1" + ")" * 200 + ") }", "more than 100 brackets"),
         ("#if 1\nbegin { }", "an `#if` has no `#endif`"),

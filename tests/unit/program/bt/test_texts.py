@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 
+from dprobed.program.bt.compiler import Options
+from dprobed.program.model import ProgramError
 from tests.programs.cases import Region
-from tests.unit.program.bt.running import AT, Running, text
+from tests.unit.program.bt.running import AT, Running, refused, text
 
-MEMORY = [text("hello"), text("help", AT + 0x1000), text("hello", AT + 0x2000)]
+MEMORY = [
+    text("hello"),
+    text("help", AT + 0x1000),
+    text("hello", AT + 0x2000),
+    Region(AT + 0x3000, bytearray(b"\xff\xc3\0"), True),
+    text("target", AT + 0x4000),
+]
 
 CASES: list[tuple[str, Any]] = [
     ("str(arg0)", "hello"),
@@ -39,6 +47,74 @@ CASES: list[tuple[str, Any]] = [
     ('strcontains(str(arg0), "ell")', True),
     ('strcontains(str(arg0), "elk")', False),
     ('strcontains("abc", "b")', True),
+    # A length is kept, wherever the text goes: the last byte of it is for the NUL.
+    ("str(arg0, 0)", ""),
+    ("str(arg0, 1)", ""),
+    ("str(arg0, arg5)", ""),
+    ("str(arg0, arg5 + 1)", ""),
+    ("str(arg0, 100)", "hello"),
+    ('str("hello", 3)', "he"),
+    ("str(comm, 3)", "ta"),
+    ("str(comm, 12)", "target"),
+    ("str(str(arg0), 3)", "he"),
+    ('str(arg0, 3) == "he"', True),
+    ('str(arg0, 3) == "hel"', False),
+    ('str(arg0, 3) == "hello"', False),
+    ('str(arg0, 3) != "he"', False),
+    ('str(arg0, 0) == ""', True),
+    ('str(arg0, arg5) == ""', True),
+    ('str(arg0, arg5 + 3) == "he"', True),
+    ('str(comm, 3) == "ta"', True),
+    ('str("hello", 3) == "he"', True),
+    ("str(arg0, 3) == str(arg1, 3)", True),
+    ("str(arg0, 4) == str(arg1, 4)", True),
+    ("str(arg0, 5) == str(arg1, 5)", False),
+    ("str(arg0, 3) == str(arg1)", False),
+    ("str(arg0) == str(arg2, 3)", False),
+    ("str(arg0) == str(arg2, 6)", True),
+    ("str(arg0, 0) == str(5)", True),
+    ("str(arg0, 0) == str(arg1)", False),
+    ('strncmp(str(arg0, 3), "help", 2)', 0),
+    ('strncmp(str(arg0), "help", 0)', 0),
+    ("strncmp(str(arg0, 3), str(arg1), 2)", 0),
+    ("strncmp(str(arg0, 3), str(arg1, 3), 9)", 0),
+    ('strcontains(str(arg0, 3), "he")', True),
+    ('strcontains(str(arg0, 3), "el")', False),
+    ('strcontains(str(arg0, 3), "hello")', False),
+    ('strstr(str(arg0, 5), "lo")', -1),
+    ('strstr(str(arg0, 6), "lo")', 3),
+    ("strlen(str(arg0, 3))", 2),
+    # The thread's name is a text as others are: "target" here.
+    ('strcontains(comm, "arg")', True),
+    ('strcontains(comm, "arx")', False),
+    ('strcontains(comm, "")', True),
+    ('strcontains(comm, "target")', True),
+    ('strcontains(comm, "targetarget")', False),
+    ('strcontains(comm, "target of a long name")', False),
+    ('strcontains(str(comm, 5), "get")', False),
+    ('strstr(comm, "get")', 3),
+    ('strstr(comm, "t")', 0),
+    ("comm == str(arg4)", True),
+    ("str(arg4) != comm", False),
+    ("comm == str(arg0)", False),
+    ("comm == str(arg4, 6)", False),
+    ("str(comm, 5) == str(arg4, 5)", True),
+    ("comm == comm", True),
+    ("comm == str(5)", False),
+    ("strncmp(comm, str(arg4), 30)", 0),
+    # A NUL is the end, as in C.
+    ('"a\\0b" == "a"', True),
+    ('strlen("a\\0b")', 1),
+    ('strcontains("a\\0b", "b")', False),
+    # Bytes are bytes.
+    ('"\\xff"', "\udcff"),
+    ('"\\xc3\\xa9" == "é"', True),
+    ('"\\303" "\\251" == "é"', True),
+    ('strlen("\\xff")', 1),
+    ('str(arg3) == "\\xff\\xc3"', True),
+    ('str(arg3) == "ÿ"', False),
+    ('strncmp(str(arg3), "\\xff\\xee", 1)', 0),
+    ('strcontains(str(arg3), "\\xc3")', True),
     ('comm == "target"', True),
     ('comm == "targe"', False),
     ('comm == "targets"', False),
@@ -62,18 +138,68 @@ CASES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("expression", "worth"), CASES, ids=[each for each, _ in CASES])
 def test_a_text(expression: str, worth: Any) -> None:
     running = Running(f"uprobe:m:f {{ print({expression}) }}")
-    running.thread(MEMORY, rdi=AT, rsi=AT + 0x1000, rdx=AT + 0x2000)
+    running.thread(
+        MEMORY, rdi=AT, rsi=AT + 0x1000, rdx=AT + 0x2000, rcx=AT + 0x3000, r8=AT + 0x4000
+    )
     if expression.startswith("strncmp") and worth == 0:
         assert running.hit() == [("Print", 0)]
     else:
         assert running.hit() == [("Print", worth)]
 
 
-def test_strncmp_is_not_0_where_they_differ() -> None:
-    running = Running('uprobe:m:f { print(strncmp(str(arg0), "hexxo", 3)) }')
-    running.thread(MEMORY, rdi=AT)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        'str(arg0), "hexxo", 3',
+        'str(arg0, 3), "hello", 5',
+        'str(arg0, 3), "hel", 3',
+        "str(arg0, 3), str(arg1), 3",
+        'str(comm, 3), "target", 3',
+        'str(5), "h", 1',
+    ],
+)
+def test_strncmp_is_not_0_where_they_differ(arguments: str) -> None:
+    running = Running(f"uprobe:m:f {{ print(strncmp({arguments})) }}")
+    running.thread(MEMORY, rdi=AT, rsi=AT + 0x1000)
     ((_, found),) = running.hit()
     assert found != 0
+
+
+def test_a_text_of_15_letters_is_found_in_a_name_of_as_many() -> None:
+    running = Running(
+        'uprobe:m:f { print(strstr(comm, "nmlkjihgfedcba")); print(strstr(comm, "ihgfe")); '
+        'print(strstr(comm, "hgfedcba")); print(strstr(comm, "ba")); print(strlen(comm)); '
+        "print(comm == str(arg0)); print(strncmp(comm, str(arg0), 15)); print(comm == str(arg1)) }"
+    )
+    name = "onmlkjihgfedcba"
+    context = running.thread([text(name), text(name[:-1], AT + 0x1000)], rdi=AT, rsi=AT + 0x1000)
+    context.comm = name.encode().ljust(16, b"\0")
+    assert [one[1] for one in running.hit()] == [1, 6, 7, 13, 15, True, 0, False]
+
+
+def test_one_of_several_constants_is_compared_by_its_first_letters() -> None:
+    running = Running(
+        "uprobe:m:f { $i = 0; while ($i < 4) { "
+        '$s = "zz"; if ($i == 1) { $s = "aba" } if ($i == 2) { $s = "abb" } '
+        'if ($i == 3) { $s = "abc" } print(strncmp($s, "ab", 2) == 0); print($s == "abc"); $i++ } }'
+    )
+    running.thread()
+    found = [one[1] for one in running.hit()]
+    assert found[::2] == [False, True, True, True]
+    assert found[1::2] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("str(arg0, -1)", "a text has no length of -1"),
+        ('str("hello", arg0)', "a text is cut to a length that is known before the script runs"),
+        ('str(arg0 ? str(arg1) : "a", 2)', "a text that is one of several constants is not cut"),
+        ('strncmp(arg0 ? "a" : "b", arg1 ? "a" : "c", 1)', "these two texts are not compared yet"),
+    ],
+)
+def test_lengths_that_mean_nothing_are_refused(expression: str, message: str) -> None:
+    assert message in refused(f"uprobe:m:f {{ print({expression}) }}")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +238,54 @@ def test_a_text_that_ends_where_memory_does_is_said_as_far_as_it_goes() -> None:
     assert running.programs[0].python.entry(0)(running.context).exception is not None
 
 
-def test_parameters_are_texts_and_numbers() -> None:
-    from dprobed.program.bt.compiler import Options
+@pytest.mark.parametrize(
+    ("given", "worth"),
+    [
+        ("42", 42),
+        ("0", 0),
+        ("010", 8),
+        ("0x10", 16),
+        ("0X1f", 31),
+        ("-3", -3),
+        ("-0x10", -16),
+        ("+5", 5),
+        ("18446744073709551615", (1 << 64) - 1),
+        ("-9223372036854775808", -1 << 63),
+        ("18446744073709551616", "18446744073709551616"),
+        ("-9223372036854775809", "-9223372036854775809"),
+        ("9" * 5000, "9" * 5000),
+        ("08", "08"),
+        ("0x", "0x"),
+        ("1_000", "1_000"),
+        ("0b1", "0b1"),
+        ("٣", "٣"),
+        ("1e3", "1e3"),
+        ("5 ", "5 "),
+        ("-", "-"),
+        ("abc", "abc"),
+        ("", ""),
+        ("\udcff", "\udcff"),
+    ],
+)
+def test_a_parameter_is_a_number_where_c_reads_one(given: str, worth: Any) -> None:
+    running = Running(
+        "uprobe:m:f { print($1); print(str($1)); print(str($1, 3)); print($2); print($#) }",
+        Options(arguments=(given,)),
+    )
+    running.thread()
+    assert [one[1] for one in running.hit()] == [worth, given, given[:2], 0, 1]
 
+
+def test_a_named_parameter_is_read_as_the_others_are() -> None:
+    script = 'uprobe:m:f { print(getopt("n", 1)) }'
+    running = Running(script, Options(arguments=("--n=010",)))
+    running.thread()
+    assert running.hit() == [("Print", 8)]
+    with pytest.raises(ProgramError, match="--n is a number, not 1_0"):
+        Running(script, Options(arguments=("--n=1_0",)))
+
+
+def test_parameters_are_texts_and_numbers() -> None:
     options = Options(arguments=("42", "hello", "--aa=20", "--bb", "-7", "0x10"))
     running = Running(
         'uprobe:m:f { print(($1, str($2), $2, str($2 + 1), $3, $4, $5, str($9), $#)); '
