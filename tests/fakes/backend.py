@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from dprobed.backend import PATIENCE, BackendGone, Backends, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, Backends, Late, OnEvent
 from dprobed.daemon.answers import Answers
 from dprobed.daemon.app import App, build_public
 from dprobed.daemon.child_process import User
@@ -103,7 +103,7 @@ class FakeBackend:
         self,
         make: Callable[[int], protocol.Request],
         patience: float | None = PATIENCE,
-        late: Callable[[], None] | None = None,
+        late: Late | None = None,
     ) -> protocol.Ok:
         """Do what the script says, else what a good tracer would; ``patience``: as it is, or what
         ``hurry`` says."""
@@ -183,6 +183,7 @@ class FakeBackend:
 
     def tell(self, event: protocol.Event) -> None:
         """Tell the daemon something."""
+        self._answers.hear()
         self._on_event(self, event)
 
     def die(self, how: str) -> None:

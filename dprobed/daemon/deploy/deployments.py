@@ -26,12 +26,12 @@ from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.kept import KeptDeployment, insertion_of
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.removal import Removal
 from dprobed.daemon.resolver_process import Resolvers
-from dprobed.daemon.target import Insertion
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.terms import Terms

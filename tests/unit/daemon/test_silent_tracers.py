@@ -15,6 +15,7 @@ from dprobed.daemon.deploy import queue
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
+from dprobed.wire.notices import NoticeKind
 from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, facts
 
 Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
@@ -230,6 +231,58 @@ def test_workers_go_on_with_others(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         await until(lambda: len(hers.instances) == 1 + len(pids))
 
     run(script)
+
+
+def test_what_answers_others_is_not_silent(run: Run) -> None:
+    """Detaching takes as long as a core is being written; another process is served meanwhile."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one = FakeClient()
+        backend = await daemon.attach(one)
+        await daemon.insert(one)
+        detached = backend.pause(protocol.Detach)
+        backend.hurry = 0.01
+        with pytest.raises(NoAnswer, match="does not answer"):
+            await daemon.ask(one, messages.Detach(id=4, pid=PID), messages.Removed)
+        assert not backend.is_silent
+        assert (await daemon.query(FakeClient(0))).targets[0].silent_seconds == 0
+        backend.hurry = None
+        detached.go.set()
+        await until(lambda: PID not in daemon.app.core.targets)
+
+    run(script)
+
+
+def test_an_event_ends_a_silence(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        one = FakeClient()
+        backend = await daemon.attach(one)
+        await daemon.insert(one)
+        pause = backend.pause(protocol.Query)
+        backend.hurry = 0.01
+        await daemon.query(one)
+        assert backend.is_silent
+        backend.hurry = None
+        backend.tell(protocol.TargetEvent(NoticeKind.LOADER, PID, PID, "something was loaded"))
+        assert not backend.is_silent
+        assert (await daemon.query(one)).targets[0].silent_seconds == 0
+        pause.go.set()
+
+    run(script)
+
+
+def test_a_late_answer_says_nothing_of_what_was_answered_meanwhile() -> None:
+    async def main() -> None:
+        owed = Answers("it")
+        first = owed.expect(protocol.Query(1, 7), 0.02)
+        second = owed.expect(protocol.Query(2, 7), None)
+        asyncio.get_running_loop().call_later(0.015, owed.take, protocol.Ok(2))
+        with pytest.raises(BackendSilent, match="does not answer, for 0 s"):
+            await first
+        assert not owed.is_silent
+        await second
+
+    asyncio.run(main())
 
 
 def test_what_is_owed() -> None:
