@@ -39,13 +39,14 @@ def _nothing(_: Refusal | None) -> None:
     """Nobody is to be told."""
 
 
-def out_of(target: Target, taken_out: Iterable[InsertedProgram]) -> list[InsertedProgram]:
-    """Those of the programs that are out of a target by our doing."""
-    if target.finished.is_set():
-        # With its last program it is let go; whatever else ends it is told of by itself.
-        detached = target.ended is not None and target.ended.how == "detached"
-        return list(taken_out) if detached else []
-    return [each for each in taken_out if target.programs.get(each.number) is not each]
+def out_of(programs: Iterable[InsertedProgram]) -> list[InsertedProgram]:
+    """Those that are out of their process by our doing: with the last one it is let go, and
+    whatever else ends it is told of by itself."""
+    return [
+        each
+        for each in programs
+        if not each.is_in and not (each.target.finished.is_set() and not each.target.is_detached)
+    ]
 
 
 class Detaching:
@@ -125,7 +126,7 @@ class Detaching:
     def note(self, target: Target, taken_out: list[InsertedProgram], why: str, user: User) -> None:
         """Log that programs are out of a target, which goes on; ``user``: who has it done, or whose
         they are."""
-        out = out_of(target, taken_out)
+        out = out_of(taken_out)
         if not out:
             return
         names = some(each.label for each in out)

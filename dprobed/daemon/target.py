@@ -152,6 +152,12 @@ class InsertedProgram:
         return self.target.attached and not self.target.finished.is_set()
 
     @property
+    def is_in(self) -> bool:
+        """Whether it is in its process, which goes on."""
+        target = self.target
+        return not target.finished.is_set() and target.programs.get(self.number) is self
+
+    @property
     def follows(self) -> bool:
         """Whether fork children of the process inherit it."""
         decision = self.target.decision
@@ -482,6 +488,11 @@ class Target:
     def spent(self, overhead_ns: int) -> None:
         """Take over the total time that its threads were stopped for probes."""
         self.overhead_ns = max(self.overhead_ns, overhead_ns)
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it has ended as a target because its tracer detached."""
+        return self.ended is not None and self.ended.how == "detached"
 
     def settle(self, inserted: InsertedProgram) -> None:
         """It is known whether a program is in."""
