@@ -17,6 +17,8 @@ from dprobed.daemon.targets import Targets
 from dprobed.policy.rights import Right
 from dprobed.wire import messages, protocol
 
+#: Variables whose values a line in the log has.
+_WORDS: Final = 16
 #: Why a kept program could not be put in again, where that was no refusal.
 _DEFECT: Final = "internal error in the daemon (see its log)"
 
@@ -115,6 +117,16 @@ class Inquiry:
     async def variables(self, client: Client, request: messages.Vars) -> messages.Words:
         """Read the local variables of a program, or the global ones of a process."""
         target = self._target_of_variables(client, request)
+
+        def late(answer: protocol.Ok | None) -> None:
+            if answer is not None and request.reset and any(answer.words):
+                whose = "its globals" if request.number is None else f"program {request.number}"
+                words = ", ".join(map(str, answer.words[:_WORDS]))
+                more = f" and {len(answer.words) - _WORDS} more" if answer.words[_WORDS:] else ""
+                text = f"{target.what}: {whose}: variables were set to 0 at the request of user"
+                text += f" {client.uid}, who had no answer in time; they were {words}{more}"
+                self._gate.history.note(client.uid, text, "reset", pid=target.pid)
+
         answer = await target.ask(
             lambda seq: protocol.Vars(
                 seq=seq,
@@ -123,7 +135,8 @@ class Inquiry:
                 first=request.first,
                 count=request.count,
                 reset=request.reset,
-            )
+            ),
+            late=late,
         )
         return messages.Words(id=request.id, first=request.first, words=answer.words)
 

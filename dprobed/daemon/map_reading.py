@@ -7,7 +7,6 @@ process that goes on is asked; one that ends meanwhile is told of with what it h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -91,8 +90,11 @@ class MapReading:
         if not all(is_entry(definition, each) for each in entries):
             raise Refusal(f"a key or a value is none that map {request.name} can have")
         turns = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(_set(each, request.name, entries, turns) for each in chosen))
-        return messages.MapListing(id=request.id, maps=[])
+        silent = await asyncio.gather(
+            *(_set(each, request.name, entries, turns) for each in chosen)
+        )
+        pids = sorted(pid for pid in silent if pid is not None)
+        return messages.MapListing(id=request.id, maps=[], silent=pids)
 
     def _refuse(self, client: Client, request: messages.Maps) -> None:
         """There is none: say which there are, if a name was given; raises Refusal."""
@@ -108,16 +110,21 @@ class MapReading:
 
 async def _set(
     inserted: InsertedProgram, name: str, entries: list[Entry], turns: asyncio.Semaphore
-) -> None:
-    """In one process; one that ends meanwhile needs none."""
+) -> int | None:
+    """In one process; one that ends meanwhile needs none. The pid of one that does not answer."""
     target = inserted.target
     async with turns:
-        with contextlib.suppress(Refusal):
+        try:
             await target.ask(
                 lambda seq: protocol.SetMap(
                     seq=seq, pid=target.pid, program=inserted.number, name=name, entries=entries
                 )
             )
+        except NoAnswer:
+            return target.pid
+        except Refusal:
+            pass
+    return None
 
 
 def _item(item: int | str) -> Item:
@@ -151,7 +158,13 @@ class _Reading:
 
     async def ask(self, inserted: InsertedProgram, turns: asyncio.Semaphore) -> None:
         """Those of a process that goes on."""
-        target, reset = inserted.target, self._request.reset
+        target, reset, name = inserted.target, self._request.reset, self._request.name
+
+        def late(answer: protocol.Ok | None) -> None:
+            # Nothing is in the process any more of what was reset: it is held for who asks next.
+            for state in answer.maps if answer is not None and reset else ():
+                inserted.take_map(state)
+
         async with turns:
             try:
                 answer = await target.ask(
@@ -160,8 +173,9 @@ class _Reading:
                         pid=target.pid,
                         program=inserted.number,
                         reset=reset,
-                        name=self._request.name or "",
-                    )
+                        name=name or "",
+                    ),
+                    late=late,
                 )
             except NoAnswer:
                 self.silent.add(target.pid)
@@ -173,7 +187,7 @@ class _Reading:
                     return
                 states = inserted.maps
             else:
-                states = answer.maps
+                states = [*inserted.held_maps(name, reset=bool(reset)), *answer.maps]
         if states:
             self._of(inserted.number, target.pid).add(states, target.pid)
 

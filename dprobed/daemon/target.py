@@ -284,6 +284,16 @@ class InsertedProgram:
             for word, before in zip(variables.words, inherited, strict=True)
         ]
 
+    def held_maps(self, name: str | None, *, reset: bool) -> list[protocol.MapState]:
+        """What came of the map of this name (None: of all) when nobody waited for it any more;
+        ``reset``: it is held elsewhere now."""
+        definitions = self.program.header.map
+        held = [each for each in self.maps if name in (None, definitions[each.number].name)]
+        if reset and held:
+            self.maps = [each for each in self.maps if each not in held]
+            self._map_bytes = sum(map(told.map_size, self.maps))
+        return held
+
     def let_go_of_maps(self) -> None:
         """What was in its maps is held elsewhere now."""
         if not self.readers:

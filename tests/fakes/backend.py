@@ -77,6 +77,10 @@ class FakeBackend:
         #: Seconds after which no answer is waited for, if it is to take less than it does.
         self.hurry: float | None = None
         self.programs: dict[int, dict[int, int]] = {}
+        #: By program: hits of each of its probes.
+        self.hits: dict[int, int] = {}
+        #: Variables.
+        self.words: list[int] = []
         #: What is in maps.
         self.maps: list[protocol.MapState] = []
         self._on_event = on_event
@@ -142,9 +146,14 @@ class FakeBackend:
                 return protocol.Ok(request.seq, self.statuses(request.pid))
             case protocol.Remove():
                 assert request.program is not None
+                last = self.statuses(request.pid)
                 self.programs[request.pid].pop(request.program, None)
+                out = [each for each in last if each.program == request.program]
+                return protocol.Ok(request.seq, out)
             case protocol.Query():
                 return protocol.Ok(request.seq, self.statuses(request.pid))
+            case protocol.Vars():
+                return protocol.Ok(request.seq, words=self.words)
             case protocol.Maps():
                 return protocol.Ok(request.seq, maps=self.maps)
             case protocol.Detach():
@@ -157,7 +166,9 @@ class FakeBackend:
         """All probes in a process."""
         programs = self.programs.get(pid, {})
         return [
-            status(number, probe) for number, count in programs.items() for probe in range(count)
+            status(number, probe, hits=self.hits.get(number, 0))
+            for number, count in programs.items()
+            for probe in range(count)
         ]
 
     def close(self) -> None:

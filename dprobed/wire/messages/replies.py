@@ -119,7 +119,7 @@ class Words(ReplyMessage, frozen=True):
 class MapListing(ReplyMessage, frozen=True):
     """Answers ``maps``; those of kind ``value`` are of one process each in any case. ``silent``:
     processes whose tracer does not answer, so that what they have is not in there. Answers
-    ``setmap``, with none."""
+    ``setmap``, without maps: there it may not be set."""
 
     maps: list[MapInfo]
     silent: list[int] = []

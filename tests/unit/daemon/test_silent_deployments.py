@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from dprobed.daemon import answers, detaching, tracer_pool
+from dprobed.daemon.client import NoAnswer
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.deploy.watcher import Watcher
@@ -144,6 +145,52 @@ def test_a_process_that_got_nothing_is_let_go_when_that_can_be(run: Run) -> None
         pause.go.set()
         await until(lambda: PID + 1 not in daemon.app.core.targets)
         assert list(shared.programs) == [PID]
+
+    run(script)
+
+
+def test_what_a_program_counted_at_last_is_in_the_sums_however_late_it_comes(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        its = await fleet(daemon)
+        shared, one = its.shared, its.one
+        # Something else stays in the process.
+        await daemon.attach(its.client)
+        pause = shared.pause(protocol.Remove)
+        shared.hurry = 0.01
+        select = messages.Select(pid=PID, number=one.number)
+        with pytest.raises(NoAnswer, match="it is done when that answers"):
+            await daemon.ask(its.client, messages.Remove(id=3, select=select), messages.Removed)
+        assert (one.info().processes, one.info().hits) == (1, 0)
+        shared.hurry = None
+        shared.hits[one.number] = 9
+        pause.go.set()
+        await until(lambda: one.info().processes == 0)
+        assert one.info().hits == 9
+        assert shared.programs == {PID: {}}
+
+    run(script)
+
+
+def test_all_of_a_deployment_is_removed_though_one_process_has_it_for_now(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        its = await fleet(daemon)
+        await daemon.attach(its.client, PID + 1)
+        await its.put(PID + 1)
+        its.shared.hits[its.one.number] = 5
+        (_, other) = daemon.backends.made
+        pause = other.pause(protocol.Query)
+        other.hurry = 0.01
+        await daemon.query(its.client)
+        select = messages.Select(number=its.one.number)
+        removed = await daemon.ask(
+            its.client, messages.Remove(id=3, select=select), messages.Removed
+        )
+        assert [each.hits for each in removed.deployments] == [5]
+        assert list(removed.stays) == [PID + 1]
+        other.hurry = None
+        pause.go.set()
+        await until(lambda: other.programs == {PID + 1: {}})
+        await until(lambda: PID + 1 not in its.one.instances)
 
     run(script)
 
