@@ -22,8 +22,12 @@ class BackendGone(Exception):
 
 
 class BackendSilent(Exception):
-    """The backend has not answered in time; it may yet do so, and do what it was asked. The text
-    goes on a sentence about it."""
+    """The backend has not answered in time. ``asked``: it may yet do so, and do what it was asked;
+    else nothing was sent. The text goes on a sentence about it."""
+
+    def __init__(self, text: str, *, asked: bool) -> None:
+        super().__init__(text)
+        self.asked: Final = asked
 
 
 #: Seconds in which a backend answers what it only has to look up: longer than a tracer waits for a
@@ -31,6 +35,9 @@ class BackendSilent(Exception):
 #: has to stop, and whose files have to be read.
 PATIENCE: Final = 15.0
 LONG_PATIENCE: Final = 120.0
+
+#: Called with an answer that comes after its deadline; None: the request was refused.
+Late = Callable[[protocol.Ok | None], None]
 
 
 class Backend(Protocol):
@@ -50,12 +57,12 @@ class Backend(Protocol):
 
     @property
     def is_silent(self) -> bool:
-        """Whether it has not answered in time, nor since."""
+        """Whether it has not answered in time, and nothing has come of it since."""
         ...
 
     @property
     def waits(self) -> float:
-        """Seconds for which the oldest request has waited that has no answer yet."""
+        """Seconds for which it has owed an answer, and given none."""
         ...
 
     async def heard(self) -> None:
@@ -66,12 +73,11 @@ class Backend(Protocol):
         self,
         make: Callable[[int], protocol.Request],
         patience: float | None = PATIENCE,
-        late: Callable[[], None] | None = None,
+        late: Late | None = None,
     ) -> protocol.Ok:
         """Send ``make(seq)`` and wait for the answer; raises BackendRefused, BackendGone, and
         BackendSilent where it does not come in ``patience`` seconds (None: whenever), or none came
-        to others in time. If it was done after all, ``late`` is called then, and the answer dropped
-        otherwise."""
+        to others in time. An answer that comes after that is for ``late``, and dropped without."""
         ...
 
     def close(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from dprobed.backend import LONG_PATIENCE, Backends
-from dprobed.daemon.client import Client, Forbidden, Refusal
+from dprobed.daemon.client import Client, Forbidden, NoAnswer, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Admission, Gate
 from dprobed.daemon.quota import Quota
@@ -130,14 +131,10 @@ class Attaching:
             if isinstance(error, Refusal):
                 raise
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
+        target.asked_for, target.launched = not shared, launch
+        target.hold_limit = self._hold_limit
         try:
-            target.asked_for, target.launched = not shared, launch
-            target.hold_limit = self._hold_limit
-            await target.ask(
-                lambda seq: self._request(seq, target.pid, launch, admission),
-                LONG_PATIENCE,
-                late=lambda: self._detaching.detach_unheard(target),
-            )
+            await self._ask(target, lambda seq: self._request(seq, target.pid, launch, admission))
         except Refusal as refusal:
             target.dismiss(client)
             if not target.finished.is_set():
@@ -152,10 +149,25 @@ class Attaching:
         except Refusal:
             # A tracer that has other targets would keep it for ever.
             target.dismiss(client)
-            with contextlib.suppress(Refusal):
-                await self._detaching.empty(target, ())
+            await self._detaching.try_empty(target, ())
             raise
         target.attached = True
+
+    async def _ask(self, target: Target, make: Callable[[int], protocol.Request]) -> None:
+        """Have its tracer attach; raises Refusal."""
+        assert target.tracer is not None
+        in_doubt = target.tracer.in_doubt
+        in_doubt.add(target.pid)
+        is_settled = True
+        try:
+            late = partial(self._detaching.attached_late, target)
+            await target.ask(make, LONG_PATIENCE, late)
+        except NoAnswer as refusal:
+            is_settled = not refusal.asked
+            raise
+        finally:
+            if is_settled:
+                in_doubt.discard(target.pid)
 
     def _request(self, seq: int, pid: int, launch: bool, admission: Admission) -> protocol.Attach:
         decision = admission.decision

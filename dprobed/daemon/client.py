@@ -33,7 +33,12 @@ class NoFacilityRefusal(Refusal):
 
 
 class NoAnswer(Refusal):
-    """The tracer of a process does not answer; it may yet do what it was asked."""
+    """The tracer of a process does not answer. ``asked``: it may yet do what it was asked; else
+    nothing was sent to it."""
+
+    def __init__(self, text: str, *, asked: bool) -> None:
+        super().__init__(text)
+        self.asked: Final = asked
 
 
 class User(Protocol):

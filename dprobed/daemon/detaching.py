@@ -6,19 +6,24 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from dprobed.backend import LONG_PATIENCE, BackendGone, BackendRefused, BackendSilent
 from dprobed.daemon.client import Client, NoAnswer, Refusal, User
 from dprobed.daemon.history import History, some
 from dprobed.daemon.maps import maps_of
-from dprobed.daemon.target import InsertedProgram, Target
+from dprobed.daemon.target import InsertedProgram, Target, TargetsTracer
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.variables import variables_of
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
+
+#: What is told of a request that could not be done because nobody answers.
+LATER: Final = "it is done when that answers"
+#: Called when programs are out at last, or it was refused: for that reason.
+Then = Callable[[Refusal | None], None]
 
 #: Seconds within which a tracer reports the end of a process that is dead.
 _END_REPORT_TIMEOUT: Final = 5.0
@@ -30,6 +35,20 @@ _LAST_WORDS: Final = 20.0
 _log = logging.getLogger("dprobed")
 
 
+def _nothing(_: Refusal | None) -> None:
+    """Nobody is to be told."""
+
+
+def out_of(programs: Iterable[InsertedProgram]) -> list[InsertedProgram]:
+    """Those that are out of their process by our doing: with the last one it is let go, and
+    whatever else ends it is told of by itself."""
+    return [
+        each
+        for each in programs
+        if not each.is_in and not (each.target.finished.is_set() and not each.target.is_detached)
+    ]
+
+
 class Detaching:
     """Removes programs and detaches: at a client's request or end, or where nobody needs it."""
 
@@ -39,15 +58,22 @@ class Detaching:
         self._tasks: Final = tasks
         #: Clients that are gone: a fork child of their targets may still be reported.
         self._released: weakref.WeakSet[Client] = weakref.WeakSet()
+        #: Targets that are to be let go when their tracer answers.
+        self._unneeded: Final[set[Target]] = set()
 
     async def detach(self, client: Client, request: messages.Detach) -> messages.Removed:
         """Remove what ``client`` inserted into a process, and detach unless others need it."""
         target = self._targets.held(client, request.pid)
         own = target.owned_by(client)
+        why = f"user {client.uid} detached"
         async with target.lock:
             target.dismiss(client)
-            await self.empty(target, own)
-        self.note(target, own, f"user {client.uid} detached", client)
+            try:
+                await self.empty(target, own)
+            except NoAnswer as refusal:
+                self.empty_later(target, own, lambda _: self.note(target, own, why, client))
+                raise NoAnswer(f"{refusal}; {LATER}", asked=refusal.asked) from None
+        self.note(target, own, why, client)
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in own for info in inserted.probe_infos()],
@@ -56,12 +82,10 @@ class Detaching:
             maps=maps_of(own),
         )
 
-    async def take_out_of(self, pid: int, client: Client) -> None:
-        """Remove what ``client`` inserted into ``pid``; an ended process is no error."""
-        target = self._targets.by_pid.get(pid)
-        if target is not None:
-            async with target.lock:
-                await self.empty(target, target.owned_by(client))
+    async def take_out_in_time(self, inserted: InsertedProgram, then: Then) -> None:
+        """Take a program out, now or when its tracer answers; an ended process is no error."""
+        async with inserted.target.lock:
+            await self.try_empty(inserted.target, [inserted], then)
 
     # -- the end of clients --------------------------------------------------------------------
 
@@ -83,8 +107,8 @@ class Detaching:
         async with target.lock:
             target.dismiss(client)
             own = target.owned_by(client)
-            await self.try_empty(target, own)
-        self.note(target, own, "its client has ended", client)
+            why = "its client has ended"
+            await self.try_empty(target, own, lambda _: self.note(target, own, why, client))
 
     def release_child(self, child: Target, clients: Iterable[Client]) -> None:
         """Release a fork child that was reported after these clients of its parent were gone."""
@@ -102,12 +126,7 @@ class Detaching:
     def note(self, target: Target, taken_out: list[InsertedProgram], why: str, user: User) -> None:
         """Log that programs are out of a target, which goes on; ``user``: who has it done, or whose
         they are."""
-        if target.finished.is_set():
-            # With its last program it is let go; whatever else ends it is told of by itself.
-            detached = target.ended is not None and target.ended.how == "detached"
-            out = taken_out if detached else []
-        else:
-            out = [each for each in taken_out if each.number not in target.programs]
+        out = out_of(taken_out)
         if not out:
             return
         names = some(each.label for each in out)
@@ -122,23 +141,66 @@ class Detaching:
 
     # -- steps; the caller has the target's lock --------------------------------------------------
 
-    async def try_empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
-        """As ``empty``, for background work: a refusal is logged."""
+    async def try_empty(
+        self, target: Target, own: Iterable[InsertedProgram], then: Then = _nothing
+    ) -> None:
+        """As ``empty``, for background work: a refusal is logged, and where nobody answers it is
+        done when somebody does. ``then`` is called at last."""
         own = list(own)
+        why: Refusal | None = None
         try:
             await self.empty(target, own)
         except NoAnswer as refusal:
-            _log.warning("%s", refusal)
-            self._tasks.start(self._empty_later(target, own))
+            _log.warning("%s; %s", refusal, LATER)
+            self.when_answers(target, lambda: self.try_empty(target, own, then))
+            return
         except Refusal as refusal:
             _log.warning("%s: %s", target.what, refusal)
+            why = refusal
+        then(why)
 
-    async def _empty_later(self, target: Target, own: Iterable[InsertedProgram]) -> None:
-        """When its tracer answers again; unless that is nothing to do by then."""
-        assert target.tracer is not None
-        await target.tracer.backend.heard()
+    def empty_later(
+        self, target: Target, own: Iterable[InsertedProgram], then: Then = _nothing
+    ) -> None:
+        """As ``try_empty``, when the tracer answers, after it did not for who asked for this; not
+        again for what is to go already."""
+        own = list(own)
+        fresh = [each for each in own if not each.leaves]
+        if not fresh and (own or target in self._unneeded):
+            return
+        if not fresh:
+            self._unneeded.add(target)
+        for inserted in fresh:
+            inserted.leaves = True
+
+        def done(why: Refusal | None) -> None:
+            self._unneeded.discard(target)
+            for inserted in fresh:
+                inserted.leaves = why is None
+            then(why)
+
+        self.when_answers(target, lambda: self.try_empty(target, fresh, done))
+
+    def when_answers(self, target: Target, work: Callable[[], Awaitable[object]]) -> None:
+        """Have something done, with the target's lock, when its tracer has answered what it was
+        asked so far, but for what it answers later by design; or when that has ended."""
+        self._tasks.start(self._when_answers(target, work))
+
+    async def _when_answers(self, target: Target, work: Callable[[], Awaitable[object]]) -> None:
+        with contextlib.suppress(Refusal):
+            await self._insist(target, lambda seq: protocol.Query(seq=seq, pid=target.pid))
         async with target.lock:
-            await self.try_empty(target, own)
+            await work()
+
+    @staticmethod
+    async def _insist(target: Target, make: Callable[[int], protocol.Request]) -> protocol.Ok:
+        """Ask, however long the answer takes; raises Refusal."""
+        while True:
+            try:
+                return await target.ask(make, None)
+            except NoAnswer:
+                assert target.tracer is not None
+                await target.tracer.backend.heard()
 
     async def empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
         """Remove the programs ``own`` from ``target``; detach if no client needs it any longer.
@@ -184,16 +246,22 @@ class Detaching:
         """Remove a program from a target; raises Refusal."""
         number = inserted.number
 
-        def out() -> None:
-            if target.programs.pop(number, None) is not None:
+        def out(answer: protocol.Ok | None) -> None:
+            if answer is not None and target.programs.get(number) is inserted:
+                del target.programs[number]
                 self._targets.taken_out(inserted)
 
-        await target.ask(
-            lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number),
-            LONG_PATIENCE,
-            late=out,
-        )
-        out()
+        try:
+            answer = await target.ask(
+                lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number),
+                LONG_PATIENCE,
+                late=out,
+            )
+        except Refusal:
+            if target.programs.get(number) is inserted:
+                raise
+            return  # Who asked before and had no answer has done it.
+        out(answer)
 
     async def refresh_all(self, targets: Iterable[Target]) -> None:
         """Query the tracers for current states and counters. What does not come soon is what was
@@ -216,30 +284,46 @@ class Detaching:
             return  # It ended meanwhile; its last counters are known.
         target.take_state(answer)
 
-    def remove_unheard(self, inserted: InsertedProgram) -> None:
-        """A program is in after all, of which its user was told that it is not: take it out."""
-        self._tasks.start(self._remove_unheard(inserted))
+    def inserted_late(self, inserted: InsertedProgram, answer: protocol.Ok | None) -> None:
+        """Whether a program is in, of which its user was told that nobody answers: if so, take it
+        out."""
+        if answer is None:
+            inserted.target.settle(inserted)
+        else:
+            self._tasks.start(self._remove_unheard(inserted))
 
-    def detach_unheard(self, target: Target) -> None:
-        """A tracer has attached after all, where its user was told that it did not: it detaches."""
-        self._tasks.start(self._detach_unheard(target))
-
-    @staticmethod
-    async def _detach_unheard(target: Target) -> None:
-        assert target.tracer is not None
-        with contextlib.suppress(BackendGone, BackendRefused, BackendSilent):
-            await target.tracer.backend.request(
-                lambda seq: protocol.Detach(seq=seq, pid=target.pid), None
+    async def _remove_unheard(self, inserted: InsertedProgram) -> None:
+        target = inserted.target
+        with contextlib.suppress(Refusal):  # It has ended.
+            await self._insist(
+                target,
+                lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=inserted.number),
             )
+        target.settle(inserted)
+
+    def attached_late(self, target: Target, answer: protocol.Ok | None) -> None:
+        """Whether a tracer has attached, where its user was told that nobody answers: if so, it
+        detaches."""
+        assert target.tracer is not None
+        if answer is None:
+            target.tracer.in_doubt.discard(target.pid)
+        else:
+            self._tasks.start(self._detach_unheard(target.tracer, target.pid))
 
     @staticmethod
-    async def _remove_unheard(inserted: InsertedProgram) -> None:
-        target, number = inserted.target, inserted.number
-        if target.programs.get(number) is not inserted:
-            with contextlib.suppress(Refusal):  # It has ended, or takes it out as it ends.
-                await target.ask(
-                    lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number), None
-                )
+    async def _detach_unheard(tracer: TargetsTracer, pid: int) -> None:
+        while True:
+            try:
+                await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid), None)
+            except BackendSilent:
+                await tracer.backend.heard()
+            except BackendRefused:
+                tracer.in_doubt.discard(pid)  # It is no target any more.
+                return
+            except BackendGone:
+                return
+            else:
+                return  # That it has ended is told of then.
 
     @staticmethod
     async def _ends(target: Target) -> bool:

@@ -21,8 +21,9 @@ from typing import Final, Protocol
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.maps import maps_of
-from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.variables import variables_of

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from dprobed.daemon.client import NoAnswer, Refusal
-from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.detaching import Detaching, out_of
 from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.target import Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.policy.model import Decision
+from dprobed.printable import printable
 from dprobed.wire import messages, protocol
 
 #: Seconds for which a change of the policies waits for the tracers that are to apply it.
@@ -33,6 +35,8 @@ class Enforcement:
         self._targets: Final = targets
         self._detaching: Final = detaching
         self._tasks: Final = tasks
+        #: Programs that are not allowed any more, and not out yet.
+        self._denied: Final[set[InsertedProgram]] = set()
         #: A check of all targets is scheduled.
         self._soon = False
 
@@ -82,15 +86,27 @@ class Enforcement:
                 for inserted in target.programs.values()
                 if (why := self._gate.keeps(inserted, process, inserted.label, inserted.program))
             }
-            if not denied and target.clients():
+            # The others are taken out when their tracer answers.
+            fresh = {each: why for each, why in denied.items() if each not in self._denied}
+            if not fresh and target.clients():
                 return
-            await self._detaching.try_empty(target, denied)
-        for inserted, why in denied.items():
-            self._detaching.note(target, [inserted], f"no longer allowed: {why}", inserted)
+            self._denied.update(fresh)
+            await self._detaching.try_empty(target, fresh, lambda _: self._taken_out(fresh))
+            for inserted in self._denied.intersection(fresh):
+                text = f"{target.what}: {printable(inserted.label)} is no longer allowed"
+                text += f", and stays until its tracer answers: {fresh[inserted]}"
+                self._gate.history.note(inserted.uid, text, "stays", pid=target.pid)
+
+    def _taken_out(self, denied: Mapping[InsertedProgram, str]) -> None:
+        """Tell of programs that are not allowed any more, now that they are out."""
+        self._denied.difference_update(denied)
+        for inserted in out_of(denied):
+            why = denied[inserted]
+            self._detaching.note(inserted.target, [inserted], f"no longer allowed: {why}", inserted)
             inserted.end(protocol.State.REMOVED, why)
             if inserted.owner is not None:
                 probes = list(inserted.probe_infos())
-                inserted.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
+                inserted.owner.tell(messages.StateChange(pid=inserted.target.pid, probes=probes))
 
     async def _adjust(self, target: Target, decision: Decision, anew: bool) -> None:
         """Apply a new decision's treatment (forks, hold, budget, guard, hits) to a target."""

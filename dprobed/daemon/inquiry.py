@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from dprobed.daemon.client import Client, Forbidden, Refusal
+from dprobed.daemon.client import Client, Forbidden, NoAnswer, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
@@ -17,6 +17,8 @@ from dprobed.daemon.targets import Targets
 from dprobed.policy.rights import Right
 from dprobed.wire import messages, protocol
 
+#: Variables whose values a line in the log has.
+_WORDS: Final = 16
 #: Why a kept program could not be put in again, where that was no refusal.
 _DEFECT: Final = "internal error in the daemon (see its log)"
 
@@ -115,6 +117,16 @@ class Inquiry:
     async def variables(self, client: Client, request: messages.Vars) -> messages.Words:
         """Read the local variables of a program, or the global ones of a process."""
         target = self._target_of_variables(client, request)
+
+        def late(answer: protocol.Ok | None) -> None:
+            if answer is not None and request.reset and any(answer.words):
+                whose = "its globals" if request.number is None else f"program {request.number}"
+                words = ", ".join(map(str, answer.words[:_WORDS]))
+                more = f" and {len(answer.words) - _WORDS} more" if answer.words[_WORDS:] else ""
+                text = f"{target.what}: {whose}: variables were set to 0 at the request of user"
+                text += f" {client.uid}, who had no answer in time; they were {words}{more}"
+                self._gate.history.note(client.uid, text, "reset", pid=target.pid)
+
         answer = await target.ask(
             lambda seq: protocol.Vars(
                 seq=seq,
@@ -123,7 +135,8 @@ class Inquiry:
                 first=request.first,
                 count=request.count,
                 reset=request.reset,
-            )
+            ),
+            late=late,
         )
         return messages.Words(id=request.id, first=request.first, words=answer.words)
 
@@ -176,28 +189,37 @@ class Inquiry:
     async def resume(self, client: Client, request: messages.Resume) -> messages.Resumed:
         """Resume threads stopped by ``suspend``, and processes held for a debugger."""
         pid, tid = request.pid, request.tid
+        silent: list[int] = []
         if pid is not None:
             target = self._targets.live(client, pid)
             self._gate.require(client, pid, Right.DEBUG)
             tids = await self._resume(client, target, tid)
         else:
-            found = await asyncio.gather(
-                *(
-                    self._resume(client, target, tid)
-                    for target in self._targets.seen(client)
-                    if self._gate.has(client, target.pid, Right.DEBUG)
-                ),
-                return_exceptions=True,
-            )
-            tids = []
-            for each in found:
-                if isinstance(each, list):
-                    tids += each
-                elif not isinstance(each, Refusal):  # It ended meanwhile; others are still held.
-                    raise each
-        if tid is not None and not tids:
+            tids, silent = await self._resume_all(client, tid)
+        if tid is not None and not tids and not silent:
             raise Refusal(f"thread {tid} is not held")
-        return messages.Resumed(id=request.id, tids=tids)
+        return messages.Resumed(id=request.id, tids=tids, silent=silent)
+
+    async def _resume_all(self, client: Client, tid: int | None) -> tuple[list[int], list[int]]:
+        """Of all processes where the client may: threads, and processes that nobody answers for."""
+        targets = [
+            target
+            for target in self._targets.seen(client)
+            if self._gate.has(client, target.pid, Right.DEBUG)
+        ]
+        found = await asyncio.gather(
+            *(self._resume(client, target, tid) for target in targets), return_exceptions=True
+        )
+        tids: list[int] = []
+        silent: list[int] = []
+        for target, each in zip(targets, found, strict=True):
+            if isinstance(each, list):
+                tids += each
+            elif isinstance(each, NoAnswer):
+                silent.append(target.pid)
+            elif not isinstance(each, Refusal):  # It ended meanwhile; others are still held.
+                raise each
+        return tids, sorted(silent)
 
     async def _resume(self, client: Client, target: Target, tid: int | None) -> list[int]:
         answer = await target.ask(lambda seq: protocol.Resume(seq=seq, pid=target.pid, tid=tid))

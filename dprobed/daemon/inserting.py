@@ -10,16 +10,17 @@ import msgspec
 
 from dprobed.backend import LONG_PATIENCE
 from dprobed.daemon.attaching import Attaching
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, NoAnswer, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import moment, some
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import Dispatcher
-from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.terms import Terms
 from dprobed.policy.rights import Right, words
@@ -146,7 +147,7 @@ class Inserting:
                 finally:
                     target.dismiss(client)
                     if not target.programs:
-                        await self._detaching.empty(target, [])
+                        await self._detaching.try_empty(target, ())
 
     async def _insert(
         self,
@@ -162,11 +163,11 @@ class Inserting:
             if self._gate.sees(client, entry.uid)
             and any(_is_in_the_way(entry, request, *each) for each in programs)
         ]
-        for entry in replaced:
-            await self._detaching.take_out(target, entry)
         owner = None if request.keep else client
         entries: list[InsertedProgram] = []
         try:
+            for entry in replaced:
+                await self._detaching.take_out(target, entry)
             for asked, decoded in programs:
                 upload, program, term = self._terms.of(client, asked, decoded, keep=request.keep)
                 insertion = Insertion(
@@ -180,26 +181,35 @@ class Inserting:
                 entry = InsertedProgram(insertion, target, owner, client)
                 await self._place(entry)
                 entries.append(entry)
-        except Refusal:
-            await self._undo(target, entries, replaced)
+        except Refusal as refusal:
+            stays = await self._undo(target, entries, replaced)
+            if stays or isinstance(refusal, NoAnswer):
+                self._detaching.when_answers(target, lambda: self._undo(target, entries, replaced))
             raise
         self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
         return entries
 
     async def _undo(
         self, target: Target, entries: list[InsertedProgram], replaced: list[InsertedProgram]
-    ) -> None:
-        """Remove what was inserted and insert again what it replaced, as far as possible."""
+    ) -> bool:
+        """Remove what was inserted and insert again what it replaced, as far as possible; whether
+        there is more to do when the tracer answers."""
+        more = False
         for entry in entries:
             try:
-                await self._detaching.take_out(target, entry)
+                if target.programs.get(entry.number) is entry:
+                    await self._detaching.take_out(target, entry)
             except Refusal as refusal:
+                more |= isinstance(refusal, NoAnswer)
                 _log.warning("%s: %s stays: %s", target.what, entry.label, refusal)
         for entry in replaced:
             try:
-                await self._place(entry)
+                if target.programs.get(entry.number) is not entry:
+                    await self._place(entry)
             except Refusal as refusal:
+                more |= isinstance(refusal, NoAnswer)
                 _log.warning("%s: %s is out: %s", target.what, entry.label, refusal)
+        return more
 
     @staticmethod
     def _check_held(client: Client, target: Target) -> None:
@@ -241,22 +251,33 @@ class Inserting:
             finally:
                 target.dismiss(client)
                 if not target.programs:
-                    await self._detaching.empty(target, [])
+                    await self._detaching.try_empty(target, ())
         return entry
 
     async def _place(self, entry: InsertedProgram) -> None:
         """Insert a program; the caller has the target's lock. Raises Refusal."""
+        target, number = entry.target, entry.number
+        if number in target.in_doubt or number in target.programs:
+            raise Refusal(
+                f"{entry.label}: program {number} is still in {target.what}, which it has to leave "
+                "first; try again when its tracer has answered"
+            )
         # Known before it is in: its records may come before the answer.
-        entry.target.programs[entry.number] = entry
+        target.programs[number] = target.in_doubt[number] = entry
+        is_settled = True
         try:
-            await entry.target.ask(
+            await target.ask(
                 lambda seq: self._request(seq, entry),
                 LONG_PATIENCE,
-                late=lambda: self._detaching.remove_unheard(entry),
+                late=lambda answer: self._detaching.inserted_late(entry, answer),
             )
-        except Refusal:
-            entry.target.programs.pop(entry.number, None)
+        except Refusal as refusal:
+            target.programs.pop(number, None)
+            is_settled = not (isinstance(refusal, NoAnswer) and refusal.asked)
             raise
+        finally:
+            if is_settled:
+                target.settle(entry)
         self._ends.due(entry.until)
         kept = self._targets.kept
         kept.former.forget(entry.target.uid, entry.number, entry.target.pid)

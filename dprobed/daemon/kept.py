@@ -23,7 +23,8 @@ import msgspec
 
 from dprobed.change_journal import boot
 from dprobed.daemon.former import FormerCounts
-from dprobed.daemon.target import InsertedProgram, Insertion, Term
+from dprobed.daemon.insertion import Insertion, Term
+from dprobed.daemon.target import InsertedProgram
 from dprobed.proc import procfs
 from dprobed.program.bytecode import decode
 from dprobed.program.model import ProgramError

@@ -167,7 +167,13 @@ class _Reading:
 
     async def ask(self, inserted: InsertedProgram, turns: asyncio.Semaphore) -> None:
         """Those of a process that goes on."""
-        target, reset = inserted.target, self._request.reset
+        target, reset, name = inserted.target, self._request.reset, self._request.name
+
+        def late(answer: protocol.Ok | None) -> None:
+            # Nothing is in the process any more of what was reset: it is held for who asks next.
+            for state in answer.maps if answer is not None and reset else ():
+                inserted.take_map(state)
+
         async with turns:
             try:
                 answer = await target.ask(
@@ -176,8 +182,9 @@ class _Reading:
                         pid=target.pid,
                         program=inserted.number,
                         reset=reset,
-                        name=self._request.name or "",
-                    )
+                        name=name or "",
+                    ),
+                    late=late,
                 )
             except NoAnswer:
                 self.silent.add(target.pid)
@@ -189,7 +196,7 @@ class _Reading:
                     return
                 states = inserted.maps
             else:
-                states = answer.maps
+                states = [*inserted.held_maps(name, reset=bool(reset)), *answer.maps]
         if states:
             self._of(inserted.number, target.pid).add(states, target.pid)
 

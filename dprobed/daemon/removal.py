@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from dprobed.daemon.client import Client
-from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.client import Client, NoAnswer, Refusal
+from dprobed.daemon.detaching import LATER, Detaching, out_of
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
 from dprobed.daemon.maps import ProgramMaps, bounded
@@ -27,26 +27,38 @@ class Removal:
         self._detaching: Final = detaching
 
     async def remove(
-        self, client: Client, request: messages.Remove, *, asked: bool = True
+        self,
+        client: Client,
+        request: messages.Remove,
+        *,
+        asked: bool = True,
+        partly: bool = False,
     ) -> messages.Removed:
-        """Remove the selected programs; raises Refusal where there are none.
+        """Remove the selected programs; raises Refusal where there are none, or all stay.
 
-        ``asked``: a client asks for it, and that is logged.
+        ``asked``: a client asks for it, and that is logged. ``partly``: something else is removed
+        with them, so that it is no refusal if all stay.
         """
         select = request.select
         removed: dict[InsertedProgram, None] = {}
+        stay: dict[InsertedProgram, Refusal] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
         # Again: a target may have forked before it lost the program.
         while chosen := [
-            inserted for inserted in self._targets.select(client, select) if inserted not in removed
+            inserted
+            for inserted in self._targets.select(client, select)
+            if inserted not in removed and inserted not in stay
         ]:
             by_target: dict[Target, list[InsertedProgram]] = {}
             for inserted in chosen:
                 by_target.setdefault(inserted.target, []).append(inserted)
-            await asyncio.gather(
+            found = await asyncio.gather(
                 *(self._remove(turns, client, target, own) for target, own in by_target.items())
             )
-            removed.update(dict.fromkeys(chosen))
+            stay.update(each for some_stay in found for each in some_stay.items())
+            removed.update(dict.fromkeys(each for each in chosen if each not in stay))
+        if stay and not (removed or partly):
+            raise next(iter(stay.values()))
         # A restarted daemon may not have come to it yet.
         given_up = self._targets.kept.give_up(
             lambda each: self._gate.sees(client, each.inserted.uid) and each.matches(select)
@@ -56,7 +68,13 @@ class Removal:
         maps = self._maps(client, list(removed), select)
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
-        if not removed and not earlier and not given_up and select != messages.Select():
+        if (
+            not removed
+            and not stay
+            and not earlier
+            and not given_up
+            and select != messages.Select()
+        ):
             text = "no such program is inserted; `dprobe programs` lists them"
             raise self._targets.missing(select, text)
         targets = list(dict.fromkeys(inserted.target for inserted in removed))
@@ -83,6 +101,7 @@ class Removal:
             earlier=earlier,
             variables=variables,
             maps=maps,
+            stays={inserted.target.pid: str(why) for inserted, why in stay.items()},
         )
 
     def _maps(
@@ -112,13 +131,37 @@ class Removal:
         client: Client,
         target: Target,
         own: list[InsertedProgram],
-    ) -> None:
+    ) -> dict[InsertedProgram, Refusal]:
+        """Remove some programs from one target; those that stay, and why."""
+        why: Refusal | None = None
         async with turns, target.lock:
-            await self._detaching.empty(target, own)
+            try:
+                await self._detaching.empty(target, own)
+            except NoAnswer as refusal:
+                why = NoAnswer(f"{refusal}; {LATER}", asked=refusal.asked)
+            except Refusal as refusal:
+                why = refusal
+            stay = [each for each in own if each.is_in] if why is not None else []
+            if isinstance(why, NoAnswer):
+                self._detaching.empty_later(target, stay, lambda _: self._late(client, stay))
         for inserted in own:
-            if inserted.owner is not None and inserted.owner is not client:
-                inserted.end(protocol.State.REMOVED, "removed by another client")
-                probes = list(inserted.probe_infos())
-                inserted.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
+            if inserted not in stay and inserted.owner is not client:
+                _tell_owner(inserted, "removed by another client")
         if target in self._targets.exited:
             self._targets.exited.remove(target, own)
+        return {} if why is None else dict.fromkeys(stay, why)
+
+    def _late(self, client: Client, programs: list[InsertedProgram]) -> None:
+        """Programs of which the client was told that they stay for now have gone."""
+        for inserted in out_of(programs):
+            hits = sum(each.hits for found in inserted.statuses.values() for each in found)
+            why = f"user {client.uid} removed it while nobody answered; it had {hits} hits"
+            self._detaching.note(inserted.target, [inserted], why, inserted)
+            _tell_owner(inserted, "removed, after its tracer had not answered")
+
+
+def _tell_owner(inserted: InsertedProgram, why: str) -> None:
+    if inserted.owner is not None:
+        inserted.end(protocol.State.REMOVED, why)
+        probes = list(inserted.probe_infos())
+        inserted.owner.tell(messages.StateChange(pid=inserted.target.pid, probes=probes))

@@ -11,15 +11,16 @@ from typing import Final
 
 import msgspec
 
-from dprobed.backend import PATIENCE, Backend, BackendGone, BackendRefused, BackendSilent
+from dprobed.backend import PATIENCE, Backend, BackendGone, BackendRefused, BackendSilent, Late
 from dprobed.daemon import told
 from dprobed.daemon.client import Client, NoAnswer, Refusal, User
+from dprobed.daemon.insertion import Insertion, left
 from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.isa import WORD_MASK
 from dprobed.program.maps import PROGRAM_BYTES
-from dprobed.program.model import ProbeDefinition, Program, least
+from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
 from dprobed.wire.limits import Limits
@@ -52,40 +53,6 @@ _MAY_FIRE: Final = frozenset(
 )
 
 
-class Term(msgspec.Struct, frozen=True):
-    """From when and until when a program stays (monotonic, also over a restart of the daemon).
-
-    ``until``: None: until it is removed. ``rule``: who says so, if not the user.
-    """
-
-    since: float = msgspec.field(default_factory=time.monotonic)
-    until: float | None = None
-    rule: str = ""
-
-
-class Insertion(msgspec.Struct, frozen=True):
-    """A program to be inserted, and how.
-
-    ``deployed``: it belongs to a deployment, whose ``term`` is one for all processes.
-    ``follow_forks``: fork children get it, too. ``policy``: that which inserts it, with how many
-    ``seconds`` it stays in each process (None: no limit); empty: a client does.
-    """
-
-    number: int
-    upload: messages.Upload
-    program: Program
-    check_opcode: bool = True
-    follow_forks: bool = False
-    deployed: bool = False
-    term: Term = msgspec.field(default_factory=Term)
-    policy: str = ""
-    seconds: float | None = None
-
-    def is_over(self, now: float) -> bool:
-        """Whether it is a deployment's, and that has come to its end."""
-        return self.deployed and self.term.until is not None and self.term.until <= now
-
-
 class InsertedProgram:
     """One program inserted into one process.
 
@@ -105,8 +72,9 @@ class InsertedProgram:
         self.uid, self.gid = by.uid, by.gid
         #: Since when it is in this process (monotonic).
         self.since = time.monotonic() if insertion.deployed else insertion.term.since
-        #: Its time is over, and it is being taken out; none of its probes will fire any more.
+        #: It is being taken out: its time is over, or its tracer did not answer who asked for it.
         self.leaves = False
+        #: None of its probes will fire any more.
         self.spent = False
         #: It counts on from what it had counted before a restart.
         self.goes_on = False
@@ -182,6 +150,12 @@ class InsertedProgram:
     def is_settled(self) -> bool:
         """Whether its process is traced, and goes on."""
         return self.target.attached and not self.target.finished.is_set()
+
+    @property
+    def is_in(self) -> bool:
+        """Whether it is in its process, which goes on."""
+        target = self.target
+        return not target.finished.is_set() and target.programs.get(self.number) is self
 
     @property
     def follows(self) -> bool:
@@ -310,6 +284,16 @@ class InsertedProgram:
             for word, before in zip(variables.words, inherited, strict=True)
         ]
 
+    def held_maps(self, name: str | None, *, reset: bool) -> list[protocol.MapState]:
+        """What came of the map of this name (None: of all) when nobody waited for it any more;
+        ``reset``: it is held elsewhere now."""
+        definitions = self.program.header.map
+        held = [each for each in self.maps if name in (None, definitions[each.number].name)]
+        if reset and held:
+            self.maps = [each for each in self.maps if each not in held]
+            self._map_bytes = sum(map(told.map_size, self.maps))
+        return held
+
     def let_go_of_maps(self) -> None:
         """What was in its maps is held elsewhere now."""
         if not self.readers:
@@ -353,6 +337,9 @@ class Target:
         #: Its name, for messages and the log: what does not show is escaped.
         self.comm = "?"
         self.programs: dict[int, InsertedProgram] = {}
+        #: Programs of which the tracer has not said whether they are in. Who inserts one may have
+        #: been told that nobody answers: it is taken out when it turns out to be in.
+        self.in_doubt: Final[dict[int, InsertedProgram]] = {}
         self.take_name()
         self.lock = asyncio.Lock()
         #: Its tracer, and the user as whom that runs.
@@ -471,22 +458,35 @@ class Target:
         self,
         make: Callable[[int], protocol.Request],
         patience: float | None = PATIENCE,
-        late: Callable[[], None] | None = None,
+        late: Late | None = None,
     ) -> protocol.Ok:
-        """Send a request to the tracer, and take over what it answers; raises Refusal, which is
-        NoAnswer where it does not come in time (see ``Backend.request``)."""
+        """Send a request to the tracer, and take over what it answers, also if that comes late;
+        raises Refusal, which is NoAnswer where it does not come in time (see
+        ``Backend.request``)."""
         if self.tracer is None or self.finished.is_set():
             # Its tracer may have another process of that number by now.
             raise Refusal(self.reason or f"{self.what}: {self.end or 'not traced'}")
+
+        def taken(answer: protocol.Ok | None) -> None:
+            if answer is not None:
+                self._take_answer(answer)
+            if late is not None:
+                late(answer)
+
         try:
-            answer = await self.tracer.backend.request(make, patience, late)
+            answer = await self.tracer.backend.request(make, patience, taken)
         except BackendSilent as error:
-            raise NoAnswer(f"{self.what}: its tracer {error}") from None
+            raise NoAnswer(f"{self.what}: its tracer {error}", asked=error.asked) from None
         except (BackendRefused, BackendGone) as error:
             if isinstance(error, BackendGone):
                 await self.finished.wait()
             ended = f"{self.what}: {self.end}" if self.ended is not None else str(error)
             raise Refusal(self.reason or ended) from None
+        self._take_answer(answer)
+        return answer
+
+    def _take_answer(self, answer: protocol.Ok) -> None:
+        """Take over the counts in an answer, whoever waits for it."""
         # What it said at its end, which may have come with the answer, is newer.
         self.take(status for status in answer.probes if status.program not in self._told_last)
         if self.ended is None:
@@ -494,11 +494,20 @@ class Target:
         self.take_maps(answer.last_maps)
         self.take_map_use(answer.map_use)
         self.spent(answer.overhead_ns)
-        return answer
 
     def spent(self, overhead_ns: int) -> None:
         """Take over the total time that its threads were stopped for probes."""
         self.overhead_ns = max(self.overhead_ns, overhead_ns)
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether it has ended as a target because its tracer detached."""
+        return self.ended is not None and self.ended.how == "detached"
+
+    def settle(self, inserted: InsertedProgram) -> None:
+        """It is known whether a program is in."""
+        if self.in_doubt.get(inserted.number) is inserted:
+            del self.in_doubt[inserted.number]
 
     @property
     def end(self) -> str:
@@ -591,6 +600,9 @@ class TargetsTracer:
         self.by_place: dict[int, Target] = {}
         #: Places in fork children that the tracer has not reported yet, by pid.
         self._early: dict[int, dict[int, protocol.Place]] = {}
+        #: Processes of which it has not said whether it attached. Who asked may have been told that
+        #: nobody answers: when it turns out that it did, it detaches; it is not asked again before.
+        self.in_doubt: Final[set[int]] = set()
         self._room: Final = room
         self._share: Final = told.Share(room)
         self._ended: dict[int, Target] = {}
@@ -661,11 +673,6 @@ class TargetsTracer:
     def parent(self, pid: int) -> Target | None:
         """A target of this tracer, also one that ended a short time ago."""
         return self.targets.get(pid) or self._ended.get(pid)
-
-
-def left(until: float | None) -> float | None:
-    """Seconds until a moment; None: there is none."""
-    return None if until is None else max(0.0, until - time.monotonic())
 
 
 def describe_end(ended: protocol.Ended) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from dprobed.daemon.client import Client
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.target import Term
+from dprobed.daemon.insertion import Term
 from dprobed.program.bytecode import encode
 from dprobed.program.model import Program
 from dprobed.wire import messages

@@ -88,6 +88,8 @@ class TracerEvents:
                 target = tracer.targets.get(event.pid)
                 if target is not None:
                     self._target_event(target, event)
+                elif isinstance(event, protocol.Ended):
+                    tracer.in_doubt.discard(event.pid)
 
     def _target_event(
         self, target: Target, event: protocol.Changed | protocol.Notice | protocol.Ended

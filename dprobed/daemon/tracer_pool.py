@@ -14,6 +14,7 @@ from typing import Final
 
 from dprobed.backend import Backend, Backends
 from dprobed.daemon import told
+from dprobed.daemon.client import NoAnswer
 from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.wire import protocol
 
@@ -23,6 +24,8 @@ SHARED: Final = 64
 #: Users whose processes get shared tracers of their own. Those of all others share: one user may
 #: have processes of thousands of user ids (subuid(5)).
 OWNERS: Final = 32
+#: Shared tracers, of one user and for one, that do not answer, before there is none in their place.
+SILENT: Final = 4
 #: In place of a user id.
 _OTHERS: Final = -1
 
@@ -62,7 +65,7 @@ class TracerPool:
     ) -> None:
         """Assign a target to a tracer, which runs as ``user``; ``owner``: whose process it is.
 
-        Raises OSError when none can be started.
+        Raises OSError when none can be started, and NoAnswer where too many do not answer.
         """
         if not shared:
             await self._start(target, user, owner, shared=False)
@@ -71,12 +74,21 @@ class TracerPool:
             owners = {tracer.owner for tracer in self._shared() if tracer.user == user}
             if owner not in owners and len(owners) >= OWNERS:
                 owner = _OTHERS
-            for tracer in self._shared():
-                if (tracer.user, tracer.owner) != (user, owner) or tracer.is_over:
+            own = [each for each in self._shared() if (each.user, each.owner) == (user, owner)]
+            silent = [each for each in own if each.backend.is_silent]
+            for tracer in own:
+                # One that may have attached already is not asked again: see ``in_doubt``.
+                if tracer.is_over or tracer in silent or target.pid in tracer.in_doubt:
                     continue
                 if len(tracer.targets) < SHARED:
                     tracer.add(target)
                     return
+            if len(silent) >= SILENT:
+                raise NoAnswer(
+                    f"{target.what}: {len(silent)} tracers of user {user[0]} do not answer; "
+                    "try again when they do",
+                    asked=False,
+                )
             await self._start(target, user, owner, shared=True)
 
     async def _start(

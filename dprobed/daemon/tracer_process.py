@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Container, Coroutine, KeysView
 from functools import partial
 from typing import Final
 
-from dprobed.backend import PATIENCE, BackendGone, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, Late, OnEvent
 from dprobed.daemon.answers import Answers
 from dprobed.daemon.change_journals import ChangeJournalFile, ChangeJournalFiles
 from dprobed.daemon.child_process import User, how_it_ended
@@ -90,7 +90,7 @@ class TracerProcess(asyncio.Protocol):
         self,
         make: Callable[[int], protocol.Request],
         patience: float | None = PATIENCE,
-        late: Callable[[], None] | None = None,
+        late: Late | None = None,
     ) -> protocol.Ok:
         """See Backend."""
         await self._answers.admit()
@@ -175,6 +175,7 @@ class TracerProcess(asyncio.Protocol):
         if isinstance(message, protocol.Ok | protocol.Refused):
             self._answers.take(message)
         else:
+            self._answers.hear()
             if isinstance(message, protocol.TargetEvent) and message.kind is NoticeKind.ASLEEP:
                 self.is_asleep = True
             self._on_event(self, message)

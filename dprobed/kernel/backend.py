@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
-from dprobed.backend import PATIENCE, BackendGone, BackendRefused, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, BackendRefused, Late, OnEvent
 from dprobed.kernel import abi
 from dprobed.kernel.device import (
     Calls,
@@ -185,7 +185,7 @@ class KernelBackend:
         self,
         make: Callable[[int], protocol.Request],
         patience: float | None = PATIENCE,
-        late: Callable[[], None] | None = None,
+        late: Late | None = None,
     ) -> protocol.Ok:
         """See Backend."""
         self._last_seq += 1

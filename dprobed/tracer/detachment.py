@@ -25,26 +25,31 @@ class Detachment:
         #: Whether we could not detach from it when we were to, and said so.
         self.is_asleep = False
         self._asleep_since = 0.0
-        self._on_detached: Callable[[], None] | None = None
-        self._on_asleep: Callable[[], None] = lambda: None
+        self._on_detached: Final[list[Callable[[], None]]] = []
+        self._on_asleep: Final[list[Callable[[], None]]] = []
 
     @property
     def is_due(self) -> bool:
         """Whether we are to detach from the target as soon as that can be."""
-        return self._on_detached is not None
+        return bool(self._on_detached)
 
     def ask(self, then: Callable[[], None], when_asleep: Callable[[], None]) -> None:
         """Have it detached from as soon as no core is being written and all threads can be.
 
-        ``when_asleep``: called if some cannot, before they wake.
+        ``when_asleep``: called if some cannot, before they wake. Whoever asked before is called
+        as well: each waits for an answer.
         """
-        self._on_detached, self._on_asleep = then, when_asleep
+        self._on_detached.append(then)
+        if self.is_asleep:
+            when_asleep()
+        else:
+            self._on_asleep.append(when_asleep)
         self._group.request_attention()
 
     def done(self) -> None:
         """It is detached from, or has ended."""
-        if self._on_detached is not None:
-            self._on_detached()
+        for then in self._on_detached:
+            then()
 
     def note_asleep(self) -> None:
         """We could not detach from all threads; tell so, once, if that lasts."""
@@ -59,4 +64,5 @@ class Detachment:
             f"its probes are removed; its tracer stays attached until what sleeps in the kernel "
             f"(thread {asleep}) wakes",
         )
-        self._on_asleep()
+        for each in self._on_asleep:
+            each()

@@ -166,6 +166,11 @@ class Requests:
         self._reporter.send(protocol.Ok(seq, dump=status))
 
     def _detached(self, seq: int, target: TracedProcess) -> None:
+        if self._targets.by_pid.get(target.pid) is not target:
+            # Who asked first has been answered with all that there was to say.
+            if not target.detachment.is_asleep:
+                self._reporter.send(protocol.Ok(seq))
+            return
         if not target.detachment.is_asleep:
             self._taken_out(seq, target)
         self._targets.finish(target, target.end or ("detached", 0))

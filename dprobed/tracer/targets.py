@@ -167,7 +167,9 @@ class Targets:
                     self.finish(target, target.end)
 
     def finish(self, target: TracedProcess, end: tuple[str, int]) -> None:
-        """A target has ended, or we have detached from it."""
+        """A target has ended, or we have detached from it; the first who says so is right."""
+        if self.by_pid.get(target.pid) is not target:
+            return
         if self.is_closing and end[0] == "detached":
             self.left.append(target.programs.counted())
         target.finish(end)

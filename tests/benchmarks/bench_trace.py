@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import median
 from struct import pack
 
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.records.trace_sessions import TraceSessions
-from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.program.rpn.parser import assemble
 from dprobed.trace.reader import CtfRecording
 from dprobed.wire.messages import TraceStart, Upload

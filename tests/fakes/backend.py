@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from dprobed.backend import PATIENCE, BackendGone, Backends, OnEvent
+from dprobed.backend import PATIENCE, BackendGone, Backends, Late, OnEvent
 from dprobed.daemon.answers import Answers
 from dprobed.daemon.app import App, build_public
 from dprobed.daemon.child_process import User
@@ -77,6 +77,10 @@ class FakeBackend:
         #: Seconds after which no answer is waited for, if it is to take less than it does.
         self.hurry: float | None = None
         self.programs: dict[int, dict[int, int]] = {}
+        #: By program: hits of each of its probes.
+        self.hits: dict[int, int] = {}
+        #: Variables.
+        self.words: list[int] = []
         #: What is in maps.
         self.maps: list[protocol.MapState] = []
         self._on_event = on_event
@@ -103,7 +107,7 @@ class FakeBackend:
         self,
         make: Callable[[int], protocol.Request],
         patience: float | None = PATIENCE,
-        late: Callable[[], None] | None = None,
+        late: Late | None = None,
     ) -> protocol.Ok:
         """Do what the script says, else what a good tracer would; ``patience``: as it is, or what
         ``hurry`` says."""
@@ -142,9 +146,14 @@ class FakeBackend:
                 return protocol.Ok(request.seq, self.statuses(request.pid))
             case protocol.Remove():
                 assert request.program is not None
+                last = self.statuses(request.pid)
                 self.programs[request.pid].pop(request.program, None)
+                out = [each for each in last if each.program == request.program]
+                return protocol.Ok(request.seq, out)
             case protocol.Query():
                 return protocol.Ok(request.seq, self.statuses(request.pid))
+            case protocol.Vars():
+                return protocol.Ok(request.seq, words=self.words)
             case protocol.Maps():
                 return protocol.Ok(request.seq, maps=self.maps)
             case protocol.Detach():
@@ -157,7 +166,9 @@ class FakeBackend:
         """All probes in a process."""
         programs = self.programs.get(pid, {})
         return [
-            status(number, probe) for number, count in programs.items() for probe in range(count)
+            status(number, probe, hits=self.hits.get(number, 0))
+            for number, count in programs.items()
+            for probe in range(count)
         ]
 
     def close(self) -> None:
@@ -183,6 +194,7 @@ class FakeBackend:
 
     def tell(self, event: protocol.Event) -> None:
         """Tell the daemon something."""
+        self._answers.hear()
         self._on_event(self, event)
 
     def die(self, how: str) -> None:

@@ -295,8 +295,10 @@ def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks:
         try:
             inserted += _insert_into(daemon, pid, how, follow_forks=follow_forks)
         except UserError as error:
-            _take_out(daemon, inserted)
+            stays = _take_out(daemon, inserted)
             several = "; nothing was put into the others" if len(pids) > 1 else ""
+            if stays:
+                several = f"; what was put into others before stays there: {'; '.join(stays)}"
             raise UserError(f"{error}{several}") from None
     _show(inserted, how)
 
@@ -346,15 +348,32 @@ def _insert_into(
     return answer.probes
 
 
-def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> None:
-    """Take programs out again, where they are still in."""
+def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> list[str]:
+    """Take programs out again, where they are still in; why some stay."""
+    stays: dict[str, None] = {}
     for number, pid in dict.fromkeys((probe.number, probe.pid) for probe in inserted):
         select = messages.Select(number=number, pid=pid)
-        with contextlib.suppress(UserError):
-            daemon.request(
+        try:
+            answer = daemon.request(
                 lambda request, select=select: messages.Remove(id=request, select=select),  # type: ignore[misc]
                 messages.Removed,
             )
+            stays.update(dict.fromkeys(answer.stays.values()))
+        except UserError as error:
+            if _is_in(daemon, select):
+                stays[str(error)] = None
+    return list(stays)
+
+
+def _is_in(daemon: Connection, select: messages.Select) -> bool:
+    """Whether a program is still where it was put; a daemon that has ended takes it out."""
+    try:
+        there = daemon.request(
+            lambda request: messages.Programs(id=request, select=select), messages.Listing
+        )
+    except UserError:
+        return False
+    return any(not each.ended for each in there.programs)
 
 
 def _deploy(

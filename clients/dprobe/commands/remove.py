@@ -72,6 +72,11 @@ def remove_command(
             print(encoded("map", plain(each)))
     elif maps:
         print("\n" + "\n".join(map_lines(maps, width_of(1))))
+    stays = {why: None for answer in answers for why in answer.stays.values()}
+    for why in stays:
+        options.complain(why)
+    if stays:
+        ctx.exit(2)
 
 
 def _refuse_missing(daemon: Connection, selects: Sequence[messages.Select]) -> None:

@@ -34,11 +34,18 @@ def resume_command(
     if pids and pid is not None:
         raise click.UsageError("name processes by -p, or a process and its thread", ctx)
     tids: list[int] = []
+    silent: list[int] = []
     with options.running(ctx.obj) as daemon:
         for each in pids or (pid,):
-            tids += daemon.request(
+            answer = daemon.request(
                 lambda number, each=each: messages.Resume(id=number, pid=each, tid=tid),  # type: ignore[misc]
                 messages.Resumed,
-            ).tids
+            )
+            tids += answer.tids
+            silent += answer.silent
     rows = [{"tid": each} for each in tids]
-    show(rows, _LISTING, json=json, empty="nothing is held")
+    show(rows, _LISTING, json=json, empty="" if silent else "nothing is held")
+    for each in silent:
+        options.complain(f"process {each}: its tracer does not answer; what it holds is still held")
+    if silent:
+        ctx.exit(2)

@@ -158,7 +158,8 @@ def _remove(daemon: Connection, chosen: messages.Select) -> str:
         )
     except UserError as error:
         return str(error)
-    return f"{count_text(len(answer.probes), 'probe')} removed"
+    removed = f"{count_text(len(answer.probes), 'probe')} removed"
+    return "; ".join([removed, *answer.stays.values()])
 
 
 class _Keys:

@@ -19,9 +19,10 @@ from typing import Final
 from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
 from dprobed.daemon.dump_sums import DumpSums
+from dprobed.daemon.insertion import Insertion, left
 from dprobed.daemon.kept import KeptDeployment, kept_insertion
 from dprobed.daemon.maps import EndedMaps
-from dprobed.daemon.target import InsertedProgram, Insertion, left
+from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.daemon.client import Client, Forbidden, Refusal
+from dprobed.daemon.client import Client, Forbidden, NoAnswer, Refusal
 from dprobed.daemon.deploy.decisions import Decisions
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.ending import DeploymentEnds, note_deployed
@@ -26,12 +26,12 @@ from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.kept import KeptDeployment, insertion_of
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.removal import Removal
 from dprobed.daemon.resolver_process import Resolvers
-from dprobed.daemon.target import Insertion
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.terms import Terms
@@ -260,21 +260,24 @@ class Deployments:
             self._drop(each)
         programs = self._targets.select(client, select)
         instances = [
-            (deployment, inserted.target.pid)
+            (deployment, inserted)
             for inserted in programs
             if inserted.insertion.deployed
             and (deployment := there.get(inserted.number)) is not None
         ]
-        for deployment, pid in instances:
+        for deployment, inserted in instances:
             if not deployment.is_removed:
-                deployment.excluded.add(pid)
+                deployment.excluded.add(inserted.target.pid)
         removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
         if programs or not chosen:
             others = any(each.matches(select) for each in self._all.values())
             with _forbidden(select.pid) if others else contextlib.nullcontext():
-                removed = await self._removal.remove(client, request, asked=asked)
-        for deployment, pid in instances:
-            deployment.leave(pid)
+                removed = await self._removal.remove(
+                    client, request, asked=asked, partly=bool(chosen)
+                )
+        for deployment, inserted in instances:
+            if not inserted.is_in:
+                deployment.leave(inserted.target.pid)
         for each in chosen:
             await each.settled()
         self._stop_if_idle()
@@ -283,10 +286,11 @@ class Deployments:
         infos = [each.info() for each in chosen]
         return msgspec.structs.replace(removed, deployments=infos, variables=variables, maps=maps)
 
-    async def _take_out(self, deployment: Deployment) -> None:
-        """Take one out whose time is over."""
+    async def _take_out(self, deployment: Deployment) -> int:
+        """Take one out whose time is over; in how many processes it is still."""
         select = messages.Select(number=deployment.number)
-        await self.remove(deployment, messages.Remove(id=0, select=select), asked=False)
+        request = messages.Remove(id=0, select=select)
+        return len((await self.remove(deployment, request, asked=False)).stays)
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
         """As ``remove``, for the daemon itself."""
@@ -348,6 +352,8 @@ def _forbidden(pid: int | None) -> Iterator[None]:
     """What is refused in here is so because it is another user's."""
     try:
         yield
+    except NoAnswer:
+        raise
     except Refusal as refusal:
         raise Forbidden(str(refusal), "another user's program", pid) from None
 

@@ -22,14 +22,15 @@ _log = logging.getLogger("dprobed")
 
 
 class DeploymentEnds:
-    """Ends deployments whose time is over; ``take_out`` removes one."""
+    """Ends deployments whose time is over; ``take_out`` removes one, and says in how
+    many processes it is still."""
 
     def __init__(
         self,
         deployments: Mapping[int, Deployment],
         ends: Ends,
         tasks: Tasks,
-        take_out: Callable[[Deployment], Awaitable[None]],
+        take_out: Callable[[Deployment], Awaitable[int]],
     ) -> None:
         self._all: Final = deployments
         self._ends: Final = ends
@@ -54,14 +55,17 @@ class DeploymentEnds:
 
     async def _end(self, deployment: Deployment) -> None:
         if not deployment.is_removed:
+            why = over(deployment.insertion.term.rule)
             try:
-                await self._take_out(deployment)
+                stays = await self._take_out(deployment)
             except Refusal as refusal:
                 # ``Ends`` tries it again, process by process.
                 _log.warning(
                     "%s: %s; it is tried again", deployment.insertion.upload.label, refusal
                 )
-            why = over(deployment.insertion.term.rule)
+            else:
+                if stays:
+                    why += f"; it is still in {stays} processes, whose tracers do not answer"
             self._ends.tell(deployment, None, why, NoticeKind.OVER, "removed")
 
 

@@ -17,6 +17,7 @@ from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.tasks import Tasks
 from dprobed.proc import procfs
 
@@ -54,6 +55,8 @@ class Queue:
         self._jobs: Jobs = asyncio.PriorityQueue()
         #: Processes in the queue, or with a worker.
         self._queued: set[int] = set()
+        #: Programs of deployments that are being taken out.
+        self._leaving: Final[set[InsertedProgram]] = set()
         self._serial = 0
         self._workers: list[asyncio.Task[None]] = []
 
@@ -94,15 +97,23 @@ class Queue:
         """A process is not selected (any longer): it executed another program, for one."""
         deployment.waiting.discard(pid)
         deployment.refusals.pop(pid, None)
-        if pid in deployment.instances:
-            self._tasks.start(self._take_out(deployment, pid))
+        inserted = deployment.instances.get(pid)
+        if inserted is not None and inserted not in self._leaving:
+            self._tasks.start(self._take_out(deployment, inserted))
 
-    async def _take_out(self, deployment: Deployment, pid: int) -> None:
-        try:
-            await self._detaching.take_out_of(pid, deployment)
-        except Refusal as refusal:
-            _log.warning("process %d: %s", pid, refusal)
-        deployment.leave(pid)
+    async def _take_out(self, deployment: Deployment, inserted: InsertedProgram) -> None:
+        """Take it out of a process, which has it until then, whenever its tracer answers."""
+        pid = inserted.target.pid
+        self._leaving.add(inserted)
+
+        def done(why: Refusal | None) -> None:
+            self._leaving.discard(inserted)
+            if why is None and deployment.instances.get(pid) is inserted:
+                deployment.leave(pid)
+                # It may be selected again by now.
+                self._again(pid, 0.0)
+
+        await self._detaching.take_out_in_time(inserted, done)
 
     # -- workers -------------------------------------------------------------------------------
 
@@ -168,7 +179,7 @@ class Queue:
         deployment.enter(inserted)
         if not meant:
             # Removed, or no longer selected, in the meantime.
-            await self._take_out(deployment, pid)
+            await self._take_out(deployment, inserted)
         if deployment.end_insertion(pid):
             self._again(pid, 0.0)  # Another process may have its pid already.
         # It may have been in for so short a time that it is out again.

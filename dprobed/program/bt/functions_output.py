@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dprobed.program.bt import bundle, conversions, kinds, tree
 from dprobed.program.bt.code_log import log_action, log_join

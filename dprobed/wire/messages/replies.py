@@ -76,7 +76,8 @@ class Deployed(ReplyMessage, frozen=True):
 
 
 class Removed(ReplyMessage, frozen=True):
-    """Answers ``remove`` and ``detach``: what was removed, with its last counters."""
+    """Answers ``remove`` and ``detach``: what was removed, with its last counters. ``stays``: by
+    process, why something selected is still in it."""
 
     probes: list[ProbeInfo]
     overhead_ns: int
@@ -84,6 +85,7 @@ class Removed(ReplyMessage, frozen=True):
     earlier: list[EarlierInfo] = []
     variables: list[VariablesInfo] = []
     maps: list[MapInfo] = []
+    stays: dict[int, str] = {}
 
 
 class Status(ReplyMessage, frozen=True):
@@ -117,7 +119,7 @@ class Words(ReplyMessage, frozen=True):
 class MapListing(ReplyMessage, frozen=True):
     """Answers ``maps``; those of kind ``value`` are of one process each in any case. ``silent``:
     processes whose tracer does not answer, so that what they have is not in there. Answers
-    ``setmap``, with none."""
+    ``setmap``, without maps: there it may not be set."""
 
     maps: list[MapInfo]
     silent: list[int] = []
@@ -145,9 +147,11 @@ class Dumped(ReplyMessage, frozen=True):
 
 
 class Resumed(ReplyMessage, frozen=True):
-    """Answers ``resume``: the threads that go on."""
+    """Answers ``resume``: the threads that go on. ``silent``: processes whose tracer does not
+    answer, so that what is held there may still be."""
 
     tids: list[int]
+    silent: list[int] = []
 
 
 class Registered(ReplyMessage, frozen=True):

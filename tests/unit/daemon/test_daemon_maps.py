@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from dprobed.daemon import maps
-from dprobed.daemon.client import Refusal
+from dprobed.daemon.client import NoAnswer, Refusal
 from dprobed.program.bytecode import encode
 from dprobed.program.maps import Entry
 from dprobed.program.rpn.parser import assemble
@@ -246,6 +246,70 @@ def test_a_tracer_that_does_not_answer_is_left_out_and_named(run: Run) -> None:
         request = messages.Maps(id=5, name="seen")
         answer = await daemon.ask(client, request, messages.MapListing)
         assert [each.pid for each in answer.maps] == [PID + 1]
+        assert answer.silent == [PID]
+        pause.go.set()
+
+    run(script)
+
+
+def test_what_was_reset_too_late_is_there_for_who_asks_next(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        backend.maps = state(number, 5)
+        pause = backend.pause(protocol.Maps)
+        backend.hurry = 0.01
+        request = messages.Maps(id=5, reset="clear")
+        answer = await daemon.ask(client, request, messages.MapListing)
+        assert (answer.maps, answer.silent) == ([], [PID])
+        backend.hurry = None
+        pause.go.set()
+        while backend.waits:
+            await asyncio.sleep(0)
+        backend.maps = state(number, 2)
+        assert await read(daemon, client) == {"cat": 7, PID: 2}
+        # Only of the map that is asked for.
+        assert await read(daemon, client, name="seen", reset="clear") == {PID: 2}
+        backend.maps = []
+        assert await read(daemon, client, reset="clear") == {"cat": 5}
+        assert await read(daemon, client) == {}
+
+    run(script)
+
+
+def test_variables_that_were_reset_too_late_are_told_in_the_log(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dprobed")
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        backend.words = [7, 0]
+        pause = backend.pause(protocol.Vars)
+        backend.hurry = 0.01
+        with pytest.raises(NoAnswer):
+            await daemon.ask(client, messages.Vars(id=5, number=number, reset=True), messages.Words)
+        pause.go.set()
+        while backend.waits:
+            await asyncio.sleep(0)
+        assert f"process {PID}: program {number}: variables were set to 0 at the" in caplog.text
+        assert "who had no answer in time; they were 7, 0" in caplog.text
+
+    run(script)
+
+
+def test_where_nobody_answers_a_value_may_not_be_set(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        pause = backend.pause(protocol.SetMap)
+        backend.hurry = 0.01
+        request = messages.SetMap(id=5, number=number, name="seen", entries=[])
+        answer = await daemon.ask(client, request, messages.MapListing)
         assert answer.silent == [PID]
         pause.go.set()
 

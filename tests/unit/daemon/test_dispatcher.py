@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.records.dispatcher import (
     MAX_DEAD,
     MAX_HANDLERS,
@@ -18,7 +19,7 @@ from dprobed.daemon.records.dispatcher import (
     Report,
     Verdict,
 )
-from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.program.exits import NO_DUMP
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire.messages import Upload

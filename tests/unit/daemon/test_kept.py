@@ -16,8 +16,8 @@ import pytest
 
 from dprobed.change_journal import boot
 from dprobed.daemon.former import FormerCounts
+from dprobed.daemon.insertion import Term
 from dprobed.daemon.kept import Kept, KeptInsertion, KeptProgram
-from dprobed.daemon.target import Term
 from dprobed.policy.config import Config
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol

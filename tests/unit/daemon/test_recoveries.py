@@ -14,7 +14,7 @@ import pytest
 from dprobed.change_journal import ChangeJournal, Changes, Kind
 from dprobed.daemon.change_journals import ChangeJournalFile, ChangeJournalFiles
 from dprobed.daemon.client import Refusal
-from dprobed.daemon.target import Insertion
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.tracer_process import TracerProcesses
 from dprobed.proc import procfs
 from dprobed.program.bytecode import decode

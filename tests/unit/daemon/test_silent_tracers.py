@@ -15,7 +15,8 @@ from dprobed.daemon.deploy import queue
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
-from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, facts
+from dprobed.wire.notices import NoticeKind
+from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, facts, status
 
 Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
 
@@ -138,6 +139,133 @@ def test_removed_too_late(run: Run) -> None:
     run(script)
 
 
+def test_what_is_detached_from_too_late_is_told_with_its_counts(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        one, silent, _, _ = await two(daemon)
+        (own,) = (await daemon.insert(one)).programs
+        pause = silent.pause(protocol.Query)
+        silent.hurry = 0.01
+        await daemon.query(one)
+        with pytest.raises(NoAnswer, match=r"its tracer does not answer.*; it is done when that"):
+            await daemon.ask(one, messages.Detach(id=4, pid=PID), messages.Removed)
+        assert silent.of(protocol.Detach) == []
+        silent.hurry = None
+        silent.tell(protocol.Changed(PID, [status(own.number, hits=9)]))
+        pause.go.set()
+        await until(lambda: PID not in daemon.app.core.targets)
+        (ended,) = one.heard(messages.Ended)
+        assert (ended.how, [probe.hits for probe in ended.probes]) == ("detached", [9])
+
+    run(script)
+
+
+def test_one_that_does_not_answer_hides_nothing_of_the_others(run: Run) -> None:
+    """All are asked for their programs: what is out is told, and what stays for now."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one, silent, other, _ = await two(daemon)
+        (hers,) = (await daemon.insert(one)).programs
+        await daemon.insert(other, OTHERS)
+        pause = silent.pause(protocol.Query)
+        silent.hurry = 0.01
+        await daemon.query(one)
+        root = FakeClient(0)
+        removed = await daemon.ask(root, messages.Remove(id=3), messages.Removed)
+        assert [probe.pid for probe in removed.probes] == [OTHERS]
+        assert list(removed.stays) == [PID]
+        assert removed.stays[PID].startswith(f"process {PID}: its tracer does not answer, for ")
+        assert removed.stays[PID].endswith(" s; it is done when that answers")
+        assert [probe.number for probe in (await daemon.query(one)).probes] == [hers.number]
+        silent.hurry = None
+        # Once, however often it was asked for.
+        with pytest.raises(NoAnswer):
+            await daemon.ask(root, messages.Remove(id=4), messages.Removed)
+        pause.go.set()
+        await until(lambda: silent.programs == {PID: {}})
+        assert len(silent.of(protocol.Remove)) == 1
+        await until(lambda: one.heard(messages.StateChange))
+        changes = one.heard(messages.StateChange)
+        assert [(probe.state, probe.reason) for each in changes for probe in each.probes] == [
+            ("removed", "removed, after its tracer had not answered")
+        ]
+        assert (await daemon.query(one)).probes == []
+
+    run(script)
+
+
+def test_what_is_not_allowed_any_more_is_told_when_it_is_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        one, silent, _, _ = await two(daemon)
+        await daemon.insert(one)
+        pause = silent.pause(protocol.Query)
+        silent.hurry = 0.01
+        await daemon.query(one)
+        core = daemon.app.core
+        monkeypatch.setattr(core.gate, "keeps", lambda *_: "it is protected now")
+        caplog.set_level("INFO", "dprobed")
+        for target in (core.targets.by_pid[PID],) * 2:
+            await core.enforcement._check(target)
+        text = "x0 is no longer allowed, and stays until its tracer answers: it is protected now"
+        assert caplog.text.count(text) == 1
+        assert one.heard(messages.StateChange) == []
+        assert [probe.state for probe in (await daemon.query(one)).probes] == ["active"]
+        silent.hurry = None
+        pause.go.set()
+        await until(lambda: silent.programs == {PID: {}})
+        await until(lambda: one.heard(messages.StateChange))
+        (change,) = one.heard(messages.StateChange)
+        assert [(each.state, each.reason) for each in change.probes] == [
+            ("removed", "it is protected now")
+        ]
+        assert "x0 is out: no longer allowed: it is protected now" in caplog.text
+
+    run(script)
+
+
+def test_what_is_held_where_nobody_answers_is_told(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        one, silent, _, other = await two(daemon)
+        pause = silent.pause(protocol.Query)
+        silent.hurry = 0.01
+        await daemon.query(one)
+        await until(lambda: silent.is_silent)
+        for tid in (None, 5):
+            resumed = await daemon.ask(
+                FakeClient(0), messages.Resume(id=5, tid=tid), messages.Resumed
+            )
+            assert (resumed.tids, resumed.silent) == ([], [PID])
+        assert len(other.of(protocol.Resume)) == 2
+        pause.go.set()
+
+    run(script)
+
+
+def test_what_goes_in_together_is_out_together(run: Run) -> None:
+    """Also where it can be taken out only later, and what it had replaced comes back."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one, silent, _, _ = await two(daemon)
+        (kept,) = (await daemon.insert(one, keep=True)).programs
+        first = silent.pause(protocol.Insert)
+        insertion = asyncio.create_task(daemon.insert(one, count=2, keep=True, present="replace"))
+        await first.came.wait()
+        second = silent.pause(protocol.Insert)
+        first.go.set()
+        silent.hurry = 0.01
+        with pytest.raises(NoAnswer):
+            await insertion
+        silent.hurry = None
+        assert len(silent.programs[PID]) == 1
+        second.go.set()
+        await until(lambda: list(silent.programs[PID]) == [kept.number])
+        await until(lambda: not daemon.app.core.targets.by_pid[PID].in_doubt)
+        assert [probe.number for probe in (await daemon.query(one)).probes] == [kept.number]
+
+    run(script)
+
+
 def test_its_client_goes_meanwhile(run: Run) -> None:
     """What it had in is taken out when that can be done."""
 
@@ -230,6 +358,58 @@ def test_workers_go_on_with_others(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         await until(lambda: len(hers.instances) == 1 + len(pids))
 
     run(script)
+
+
+def test_what_answers_others_is_not_silent(run: Run) -> None:
+    """Detaching takes as long as a core is being written; another process is served meanwhile."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one = FakeClient()
+        backend = await daemon.attach(one)
+        await daemon.insert(one)
+        detached = backend.pause(protocol.Detach)
+        backend.hurry = 0.01
+        with pytest.raises(NoAnswer, match="does not answer"):
+            await daemon.ask(one, messages.Detach(id=4, pid=PID), messages.Removed)
+        assert not backend.is_silent
+        assert (await daemon.query(FakeClient(0))).targets[0].silent_seconds == 0
+        backend.hurry = None
+        detached.go.set()
+        await until(lambda: PID not in daemon.app.core.targets)
+
+    run(script)
+
+
+def test_an_event_ends_a_silence(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        one = FakeClient()
+        backend = await daemon.attach(one)
+        await daemon.insert(one)
+        pause = backend.pause(protocol.Query)
+        backend.hurry = 0.01
+        await daemon.query(one)
+        assert backend.is_silent
+        backend.hurry = None
+        backend.tell(protocol.TargetEvent(NoticeKind.LOADER, PID, PID, "something was loaded"))
+        assert not backend.is_silent
+        assert (await daemon.query(one)).targets[0].silent_seconds == 0
+        pause.go.set()
+
+    run(script)
+
+
+def test_a_late_answer_says_nothing_of_what_was_answered_meanwhile() -> None:
+    async def main() -> None:
+        owed = Answers("it")
+        first = owed.expect(protocol.Query(1, 7), 0.02)
+        second = owed.expect(protocol.Query(2, 7), None)
+        asyncio.get_running_loop().call_later(0.015, owed.take, protocol.Ok(2))
+        with pytest.raises(BackendSilent, match="does not answer, for 0 s"):
+            await first
+        assert not owed.is_silent
+        await second
+
+    asyncio.run(main())
 
 
 def test_what_is_owed() -> None:

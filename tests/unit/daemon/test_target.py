@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 
 from dprobed.daemon.client import Refusal
-from dprobed.daemon.target import InsertedProgram, Insertion, Target, TargetsTracer
+from dprobed.daemon.insertion import Insertion
+from dprobed.daemon.target import InsertedProgram, Target, TargetsTracer
 from dprobed.daemon.variables import variables_of
 from dprobed.proc import procfs
 from dprobed.program.rpn.parser import assemble

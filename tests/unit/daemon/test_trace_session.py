@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.records.trace_sessions import TraceSessionError, TraceSessions
-from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.program.rpn.parser import assemble
 from dprobed.trace import writer
 from dprobed.trace.reader import merged, open_all

@@ -1,0 +1,133 @@
+"""What commands say of processes whose tracer does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+import pytest
+from dprobe.commands import insert, options
+from dprobe.lib.errors import UserError
+from dprobe.main import main
+
+from dprobed.wire import messages
+
+ONE, OTHER = 71, 72
+SILENT = f"process {ONE}: its tracer does not answer, for 15 s; it is done when that answers"
+
+
+class Daemon:
+    """Of two processes the first one's tracer stops to answer; the other cannot be probed."""
+
+    def __init__(self) -> None:
+        self.asked: list[messages.Request] = []
+        #: Whether the first process still has the program that it got.
+        self.is_in = True
+        #: What is removed elsewhere.
+        self.elsewhere = False
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def request(self, make: Callable[[int], messages.Request], kind: type) -> messages.Reply:
+        """The answer, or UserError."""
+        request = make(len(self.asked) + 1)
+        self.asked.append(request)
+        match request:
+            case messages.Attach():
+                return messages.Attached(id=request.id, pid=request.pid)
+            case messages.Insert() if request.pid == ONE:
+                return messages.Inserted(id=request.id, programs=[], probes=[_probe()])
+            case messages.Insert():
+                raise UserError(f"process {OTHER}: no room for it")
+            case messages.Programs():
+                there = [_program()] if self.is_in else []
+                return messages.Listing(id=request.id, programs=there)
+            case messages.Remove() if self.elsewhere:
+                return messages.Removed(
+                    id=request.id, probes=[_probe()], overhead_ns=0, stays={ONE: SILENT}
+                )
+            case messages.Remove():
+                raise UserError(SILENT)
+            case messages.Resume():
+                return messages.Resumed(id=request.id, tids=[OTHER], silent=[ONE])
+        raise AssertionError(request)
+
+
+def _probe() -> messages.ProbeInfo:
+    return messages.ProbeInfo(
+        program="x",
+        number=3,
+        probe=0,
+        major=0,
+        minor=0,
+        group=0,
+        pid=ONE,
+        module="libc.so.6",
+        place="getppid",
+        state="active",
+        reason="",
+        addresses=[],
+        hits=0,
+        ran=0,
+        missed=0,
+        dropped=0,
+        faulted=0,
+    )
+
+
+def _program() -> messages.ProgramInfo:
+    return messages.ProgramInfo(
+        number=3,
+        program="x",
+        program_id=0,
+        pid=ONE,
+        module="libc.so.6",
+        major=0,
+        probes=1,
+        vars=0,
+        gvars=0,
+        kept=True,
+        uid=0,
+    )
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """The one that all commands ask: a tracer that is silent for so long takes as long."""
+    made = Daemon()
+    monkeypatch.setattr(options, "running", lambda socket: made)
+    return made
+
+
+@pytest.mark.parametrize("is_in", [True, False])
+def test_what_stays_in_one_of_several_processes_is_told(daemon: Daemon, is_in: bool) -> None:
+    daemon.is_in = is_in
+    how = insert._How([], check_opcode=True, present="merge", json=False)
+    with pytest.raises(UserError) as refusal:
+        insert._insert(daemon, [ONE, OTHER], how, follow_forks=False)  # type: ignore[arg-type]
+    text = f"process {OTHER}: no room for it; "
+    stays = f"what was put into others before stays there: {SILENT}"
+    assert str(refusal.value) == text + (stays if is_in else "nothing was put into the others")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["remove", "--all"], SILENT),
+        (["resume"], f"process {ONE}: its tracer does not answer; what it holds is still held"),
+    ],
+)
+def test_what_stays_where_others_are_done(
+    daemon: Daemon, words: list[str], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    daemon.elsewhere = True
+    assert main(words) == 2
+    said = capfd.readouterr()
+    assert " ".join(said.err.split()) == f"dprobe: {text}"
+    assert said.out
