@@ -7,7 +7,6 @@ process that goes on is asked; one that ends meanwhile is told of with what it h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -26,7 +25,7 @@ _MOST: Final = messages.MAX_LINE - 4096
 
 
 class MapReading:
-    """Answers ``maps``."""
+    """Answers ``maps`` and ``setmap``."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets: Final = targets
@@ -75,24 +74,20 @@ class MapReading:
         return answer
 
     async def write(self, client: Client, request: messages.SetMap) -> messages.MapListing:
-        """Have values in a map of a program, in each of its processes."""
+        """Have values in a map of a program, in each of its processes; what was not done is told
+        of."""
         select = messages.Select(number=request.number, pid=request.pid)
         chosen = [each for each in self._targets.select(client, select) if each.is_settled]
-        if not chosen:
-            raise Refusal(f"program {request.number} is in no process that goes on")
-        own = all(client.uid in (0, each.uid) for each in chosen)
-        maps = {one.name: one for one in chosen[0].program.header.map}
-        definition = maps.get(request.name)
-        if not own or definition is None or definition.kind != VALUE:
-            raise Refusal(f"there is no map {request.name} of values that you may set")
-        entries: list[Entry] = [
-            ([_item(item) for item in each.key], each.cell) for each in request.entries
-        ]
-        if not all(is_entry(definition, each) for each in entries):
-            raise Refusal(f"a key or a value is none that map {request.name} can have")
-        turns = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(_set(each, request.name, entries, turns) for each in chosen))
-        return messages.MapListing(id=request.id, maps=[])
+        entries = _entries(client, request, chosen) if chosen else []
+        writing = _Writing(request.name, entries)
+        await asyncio.gather(*(writing.do(each) for each in chosen))
+        return messages.MapListing(
+            id=request.id,
+            maps=[],
+            silent=sorted(writing.silent),
+            processes=writing.done,
+            refused=writing.refused,
+        )
 
     def _refuse(self, client: Client, request: messages.Maps) -> None:
         """There is none: say which there are, if a name was given; raises Refusal."""
@@ -106,18 +101,60 @@ class MapReading:
         raise Refusal(f"there is no map {request.name}; there are: {known}")
 
 
-async def _set(
-    inserted: InsertedProgram, name: str, entries: list[Entry], turns: asyncio.Semaphore
-) -> None:
-    """In one process; one that ends meanwhile needs none."""
-    target = inserted.target
-    async with turns:
-        with contextlib.suppress(Refusal):
-            await target.ask(
-                lambda seq: protocol.SetMap(
-                    seq=seq, pid=target.pid, program=inserted.number, name=name, entries=entries
+def _entries(
+    client: Client, request: messages.SetMap, chosen: Sequence[InsertedProgram]
+) -> list[Entry]:
+    """What is to be in a map of these; raises Refusal."""
+    name = request.name
+    own = all(client.uid in (0, each.uid) for each in chosen)
+    definition = {one.name: one for one in chosen[0].program.header.map}.get(name)
+    if not own or definition is None or definition.kind != VALUE:
+        raise Refusal(f"there is no map {name} of values that you may set")
+    entries: list[Entry] = [
+        ([_item(item) for item in each.key], each.cell) for each in request.entries
+    ]
+    if not all(is_entry(definition, each) for each in entries):
+        raise Refusal(f"a key or a value is none that map {name} can have")
+    if len({tuple(key) for key, _ in entries}) < len(entries):
+        raise Refusal(f"map {name}: a key stands there twice")
+    if len(entries) > definition.size:
+        raise Refusal(f"map {name} has at most {definition.size} keys, not {len(entries)}")
+    return entries
+
+
+class _Writing:
+    """Values on their way into a map of a program, in each of its processes."""
+
+    def __init__(self, name: str, entries: list[Entry]) -> None:
+        self._name: Final = name
+        self._entries: Final = entries
+        self._turns: Final = asyncio.Semaphore(_AT_ONCE)
+        #: In how many processes they are; those that did not answer; why others refused.
+        self.done = 0
+        self.silent: Final[set[int]] = set()
+        self.refused: Final[dict[int, str]] = {}
+
+    async def do(self, inserted: InsertedProgram) -> None:
+        """In one process; one that ends meanwhile needs none."""
+        target = inserted.target
+        async with self._turns:
+            try:
+                await target.ask(
+                    lambda seq: protocol.SetMap(
+                        seq=seq,
+                        pid=target.pid,
+                        program=inserted.number,
+                        name=self._name,
+                        entries=self._entries,
+                    )
                 )
-            )
+            except NoAnswer:
+                self.silent.add(target.pid)
+            except Refusal as refusal:
+                if inserted.is_settled:
+                    self.refused[target.pid] = str(refusal)
+            else:
+                self.done += 1
 
 
 def _item(item: int | str) -> Item:

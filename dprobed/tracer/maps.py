@@ -22,10 +22,19 @@ class TargetMaps:
         return self._of(request.program).maps(request.reset, request.name)
 
     def write(self, request: protocol.SetMap) -> None:
-        """Have values in a map of a program; raises RequestError."""
+        """Have values in a map of a program: all of them, or it stays as it is; raises
+        RequestError."""
         for each in self._of(request.program).executor.maps:
             if each.definition.name == request.name and each.definition.kind == VALUE:
+                before = each.contents()
                 each.load(MapContents(0, request.entries))
+                if each.lost:
+                    count = each.lost
+                    each.load(before)
+                    raise RequestError(
+                        f"map {request.name}: no room for {count} of {len(request.entries)} keys; "
+                        "it stays as it was"
+                    )
                 return
         raise RequestError(f"program {request.program} has no map {request.name} of values")
 

@@ -207,7 +207,7 @@ def run_script(
                 session.insert(
                     [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
                 )
-                show.runner.processes = SessionProcesses(connection, session)
+                show.runner.processes = SessionProcesses(connection, session, complain)
             show.settle = lambda: show.runner.learn(session.alive, _comm)
             show.attached(how)
         except BaseException:
@@ -366,7 +366,7 @@ def _attached(
     for pid in pids:
         check(connection, pid, programs, how.missing)
     session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
-    show.runner.processes = SessionProcesses(connection, session)
+    show.runner.processes = SessionProcesses(connection, session, complain)
     show.settle = lambda: show.runner.learn(session.alive, _comm)
     if not how.quiet:
         where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"

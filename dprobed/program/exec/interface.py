@@ -203,7 +203,7 @@ class KeyedMap(Protocol):
         ...
 
     def load(self, contents: MapContents) -> None:
-        """Begin with what another of the same definition has had."""
+        """Begin with what another of the same definition has had; what finds no room is lost."""
         ...
 
     def clear(self) -> None:

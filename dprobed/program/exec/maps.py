@@ -93,7 +93,7 @@ class HeldMap(ABC):
             key: KeyItems = tuple(items) if len(items) != 1 else items[0]
             if self._has_room(key):
                 self._begin(key, cell)
-        self.lost = contents.lost
+        self.lost += contents.lost
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""

@@ -205,7 +205,7 @@ class Maps(RequestMessage, frozen=True):
 
 class SetMap(RequestMessage, frozen=True):
     """Have ``entries``, and nothing else, in a map of kind ``value`` of program ``number``, in each
-    process that it is in (``pid``: in that one)."""
+    process that it is in (``pid``: in that one). In each either all of them come in, or none."""
 
     number: int
     name: Label

@@ -12,6 +12,7 @@ from typing import Final
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
+from dprobe.lib.script.processes import not_set
 from dprobed.wire import messages
 
 
@@ -111,13 +112,8 @@ class Deployed:
     def _set(
         self, number: int, name: str, entries: list[messages.MapEntry], pid: int | None
     ) -> None:
-        with contextlib.suppress(UserError):  # it has ended, or has another of the programs
-            self._connection.request(
-                lambda request: messages.SetMap(
-                    id=request, number=number, name=name, entries=entries, pid=pid
-                ),
-                messages.MapListing,
-            )
+        for line in not_set(self._connection, number, name, entries, pid):
+            self._tell(line)
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):

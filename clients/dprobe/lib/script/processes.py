@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from dprobe.lib.connection import Connection
@@ -12,13 +12,42 @@ from dprobe.lib.session import Session
 from dprobed.wire import messages
 
 
+def not_set(
+    connection: Connection,
+    number: int,
+    name: str,
+    entries: list[messages.MapEntry],
+    pid: int | None = None,
+) -> Iterator[str]:
+    """Set all that a map of values of a program has in each process, or in this one; in which that
+    was not done, and why. It is no matter if the program is in none any more."""
+    try:
+        answer = connection.request(
+            lambda request: messages.SetMap(
+                id=request, number=number, name=name, entries=entries, pid=pid
+            ),
+            messages.MapListing,
+        )
+    except UserError as error:
+        yield f"the values of {name} are not set: {error}"
+        return
+    for silent in answer.silent:
+        yield f"process {silent}: its tracer does not answer; whether {name} is set is not known"
+    for refusing, reason in answer.refused.items():
+        yield f"process {refusing}: the values of {name} are not set: {reason}"
+
+
 class SessionProcesses:
     """The maps of programs in the processes of a session: those that go on, which are asked, and
-    those that have ended, of which the session was told."""
+    those that have ended, of which the session was told. ``say`` is told of values that could not
+    be set."""
 
-    def __init__(self, connection: Connection, session: Session) -> None:
+    def __init__(
+        self, connection: Connection, session: Session, say: Callable[[str], None]
+    ) -> None:
         self._connection: Final = connection
         self._session: Final = session
+        self._say: Final = say
 
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
@@ -37,13 +66,8 @@ class SessionProcesses:
         """Set all that maps of values have in each process."""
         for number in self._session.numbers:
             for name, entries in values.items():
-                with contextlib.suppress(UserError):  # it is in no process any more
-                    self._connection.request(
-                        lambda request, n=number, m=name, e=entries: messages.SetMap(  # type: ignore[misc]
-                            id=request, number=n, name=m, entries=e
-                        ),
-                        messages.MapListing,
-                    )
+                for line in not_set(self._connection, number, name, entries):
+                    self._say(line)
 
     def _asked(self, names: Sequence[str], reset: str) -> list[messages.MapInfo]:
         found: list[messages.MapInfo] = []

@@ -201,11 +201,17 @@ class SharedMap:
         return MapContents(self.lost, found)
 
     def load(self, contents: MapContents) -> None:
-        """Begin with what another of the same definition has had; no program runs meanwhile."""
-        self.clear()
+        """Begin with what another of the same definition has had, or with what is to be in it; what
+        finds no room is counted as lost."""
+        if self._layout.is_value:
+            self._delete_all()
+        else:
+            self.clear()
+        lost = contents.lost
         for items, cell in contents.entries:
-            self._add(packed_key(items), cell)
-        self._put(self._layout.header + LOST, contents.lost)
+            key = packed_key(items)
+            lost += not (self._use_again(key, cell) or self._add(key, cell))
+        self._put(self._layout.header + LOST, lost)
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""
@@ -220,6 +226,14 @@ class SharedMap:
             for at in self._chain(slot):
                 self._put_cell(at, [])
         self._put(self._layout.header + LOST, 0)
+
+    def _delete_all(self) -> None:
+        """As a program deletes keys: their entries stay, for others. They are never given back, and
+        who sets a map again and again would have used up all that there is."""
+        for slot in self._slots():
+            for at in self._chain(slot):
+                self._put(at + WHAT, self._word(at + WHAT) & ~THERE)
+        self._put(self._layout.header + KEYS, 0)
 
     # -- entries ------------------------------------------------------------------------------
 
@@ -323,13 +337,35 @@ class SharedMap:
             for n, word in enumerate(words):
                 self._put(at + KEY + length + 8 * n, word)
 
-    def _add(self, key: bytes, cell: Sequence[int]) -> None:
+    def _slot_of(self, key: bytes) -> int:
+        """Where the slot of a key is."""
+        return self._layout.table + (_hash(key) & (self._layout.slots - 1)) * SLOT_BYTES
+
+    def _use_again(self, key: bytes, cell: Sequence[int]) -> bool:
+        """Make an entry that was deleted that of a key; false: there is none with room for it."""
+        if not self._layout.is_value or len(self) >= self.definition.size:
+            return False
+        for at in self._chain(self._slot_of(key)):
+            what = self._word(at + WHAT)
+            room = self._room(what)
+            if what & THERE or at + KEY + room + 8 > len(self._view):
+                continue
+            if len(key) <= room:
+                self._view[at + KEY : at + KEY + len(key)] = key
+                self._put_cell(at, cell)
+                self._put(at + WHAT, room << ROOM_SHIFT | len(key) | THERE)
+                self._put(self._layout.header + KEYS, len(self) + 1)
+                return True
+        return False
+
+    def _add(self, key: bytes, cell: Sequence[int]) -> bool:
+        """Make a new entry; false: there is no room for it."""
         layout = self._layout
         size = KEY + len(key) + 8 * layout.cell_words
         at = self._word(USED)
         if len(self) >= layout.definition.size or at + size > self._word(CAPACITY):
-            return
-        slot = layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
+            return False
+        slot = self._slot_of(key)
         more = len(key) << ROOM_SHIFT | THERE if layout.is_value else 0
         self._put(at + NEXT, self._word(slot + 8))
         self._put(at + WHAT, len(key) | more)
@@ -338,6 +374,7 @@ class SharedMap:
         self._put(slot + 8, at)
         self._put(USED, at + size)
         self._put(layout.header + KEYS, len(self) + 1)
+        return True
 
 
 def shared_maps(view: memoryview, definitions: Sequence[MapDefinition]) -> list[SharedMap]:
