@@ -177,7 +177,7 @@ class Detaching:
                 protocol.State.REMOVED,
                 "its process sleeps in the kernel, and keeps its tracer until it wakes",
             )
-            target.programs.pop(inserted.number, None)
+            target.release(inserted.number)
             self._targets.taken_out(inserted)
 
     async def take_out(self, target: Target, inserted: InsertedProgram) -> None:
@@ -185,7 +185,7 @@ class Detaching:
         number = inserted.number
 
         def out() -> None:
-            if target.programs.pop(number, None) is not None:
+            if target.release(number):
                 self._targets.taken_out(inserted)
 
         await target.ask(

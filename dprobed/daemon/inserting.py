@@ -255,7 +255,7 @@ class Inserting:
                 late=lambda: self._detaching.remove_unheard(entry),
             )
         except Refusal:
-            entry.target.programs.pop(entry.number, None)
+            entry.target.release(entry.number)
             raise
         self._ends.due(entry.until)
         kept = self._targets.kept

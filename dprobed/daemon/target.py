@@ -279,6 +279,11 @@ class InsertedProgram:
             self._left_behind.discard(probe)
             self._former_hits[probe] = sum(each.hits for each in self.statuses[probe])
 
+    def give_back(self) -> None:
+        """What is kept of its probes takes no room of its user's any more."""
+        self.target.share.change("probes", -sum(self._sizes.values()))
+        self._sizes.clear()
+
     def in_another_image(self) -> None:
         """Its process has executed another program: hits so far say nothing of that."""
         self._left_behind = set(self.probes)
@@ -405,6 +410,13 @@ class Target:
         """What it is, as messages call it."""
         return f"process {self.pid}" if self.pid != messages.KERNEL else "the kernel"
 
+    def release(self, number: int) -> bool:
+        """A program is in it no longer; whether it was. What is known of it takes no room then."""
+        inserted = self.programs.pop(number, None)
+        if inserted is not None:
+            inserted.give_back()
+        return inserted is not None
+
     def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
         """Take over statuses of probes from the tracer; returns the probes that changed."""
         fresh: dict[tuple[int, int], list[protocol.ProbeStatus]] = {}
@@ -415,7 +427,9 @@ class Target:
             inserted = self.programs.get(number)
             if inserted is not None and probe in inserted.probes:
                 inserted.note(probe, its_statuses)
-                infos += [inserted.probe_info(status) for status in inserted.statuses[probe]]
+                # None, where there was no room for it.
+                kept = inserted.statuses.get(probe, [])
+                infos += [inserted.probe_info(status) for status in kept]
         return infos
 
     def take_variables(self, variables: Iterable[protocol.LocalVariables]) -> None:
