@@ -57,8 +57,13 @@ class Answers:
 
     @property
     def waits(self) -> float:
-        """Seconds since the oldest request that has no answer yet."""
-        since = [each.since for each in self._owed.values() if not each.future.cancelled()]
+        """Seconds since the oldest request that has no answer yet, though it has a deadline: a core
+        takes its time."""
+        since = [
+            each.since
+            for each in self._owed.values()
+            if each.timer is not None and not each.future.cancelled()
+        ]
         return time.monotonic() - min(since) if since else 0.0
 
     async def admit(self) -> None:

@@ -69,7 +69,6 @@ def test_a_file_system_that_may_not_answer_is_for_the_helper(alone: None) -> Non
 def test_what_is_told_at_once(folder: Path, alone: None) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "b" / "c").write_bytes(b"")
-    (folder / "away").symlink_to("/proc/self/status")
     root = os.open(folder, os.O_PATH)
     for name in ("file", "a/b/c", "a"):
         found = files.told_at_once(str(folder / name))
@@ -81,9 +80,8 @@ def test_what_is_told_at_once(folder: Path, alone: None) -> None:
         assert files.told_at_once(f"{folder}/{name}") is None
         assert files.told_at_once(f"/{name}", root) is None
     os.close(root)
-    for path in ("/proc/self/no such file", str(folder / "away")):
-        with pytest.raises(SilentError):
-            files.told_at_once(path)
+    with pytest.raises(SilentError):
+        files.told_at_once("/proc/self/no such file")
 
 
 def test_what_the_helper_does() -> None:
