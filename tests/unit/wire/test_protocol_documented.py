@@ -97,7 +97,7 @@ ITEMS = {
 
 @pytest.mark.parametrize("item", sorted(ITEMS))
 def test_an_item_of_a_listing_has_the_fields_that_stand_there(item: str) -> None:
-    found = re.search(r'`\{"type":"%s",((?:\s*"\w+",?)+)\}`' % item, DOCUMENT)
+    found = re.search(rf'`\{{"type":"{item}",((?:\s*"\w+",?)+)\}}`', DOCUMENT)
     assert found is not None
     stands = re.findall(r"\w+", found[1])
     assert sorted(stands) == sorted(_fields(ITEMS[item]))
