@@ -62,8 +62,13 @@ class Answers:
 
     @property
     def waits(self) -> float:
-        """Seconds for which it has owed an answer, and given none."""
-        since = [each.since for each in self._owed.values() if not each.future.cancelled()]
+        """Seconds for which it has owed an answer that has a deadline (a core takes its time), and
+        given none."""
+        since = [
+            each.since
+            for each in self._owed.values()
+            if each.timer is not None and not each.future.cancelled()
+        ]
         return self._quiet(min(since)) if since else 0.0
 
     def _quiet(self, since: float) -> float:

@@ -239,7 +239,7 @@ class Detaching:
                 protocol.State.REMOVED,
                 "its process sleeps in the kernel, and keeps its tracer until it wakes",
             )
-            target.programs.pop(inserted.number, None)
+            target.release(inserted.number)
             self._targets.taken_out(inserted)
 
     async def take_out(self, target: Target, inserted: InsertedProgram) -> None:
@@ -248,7 +248,7 @@ class Detaching:
 
         def out(answer: protocol.Ok | None) -> None:
             if answer is not None and target.programs.get(number) is inserted:
-                del target.programs[number]
+                target.release(number)
                 self._targets.taken_out(inserted)
 
         try:

@@ -77,7 +77,7 @@ class ExitedProcesses:
     def remove(self, target: Target, programs: Iterable[InsertedProgram]) -> None:
         """Forget these programs of an exited process."""
         for inserted in programs:
-            del target.programs[inserted.number]
+            target.release(inserted.number)
         if not target.programs:
             self._targets.remove(target)
 

@@ -155,7 +155,8 @@ class Gate:
     def _decide(self, pid: int) -> Decision:
         process = self.process(pid)
         if process is None:
-            raise Refusal(refusals.refusal(pid) or f"process {pid} is gone (no such process)")
+            reason = refusals.refusal(pid, ask=False)
+            raise Refusal(reason or f"process {pid} is gone (no such process)")
         return self.policies.decide(process)
 
     def _check(

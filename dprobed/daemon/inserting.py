@@ -272,7 +272,7 @@ class Inserting:
                 late=lambda answer: self._detaching.inserted_late(entry, answer),
             )
         except Refusal as refusal:
-            target.programs.pop(number, None)
+            target.release(number)
             is_settled = not (isinstance(refusal, NoAnswer) and refusal.asked)
             raise
         finally:

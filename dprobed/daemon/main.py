@@ -32,6 +32,7 @@ from dprobed.durations import seconds
 from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
+from dprobed.proc import mounts
 from dprobed.wire.socket_path import default_socket
 
 #: A socket that listens, in /proc/net/unix: __SO_ACCEPTCON (include/linux/net.h).
@@ -211,6 +212,7 @@ def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: f
     tracers, gate = begin(main, config, journals=journals)
     wanted = gate.store.config
     _check_metrics(wanted)
+    mounts.watch()
 
     with _listening(path, service.listeners) as sock, _metrics_socket(wanted.metrics) as metrics:
         try:

@@ -25,7 +25,7 @@ _MOST: Final = messages.MAX_LINE - 4096
 
 
 class MapReading:
-    """Answers ``maps``."""
+    """Answers ``maps`` and ``setmap``."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets: Final = targets
@@ -74,29 +74,20 @@ class MapReading:
         return answer
 
     async def write(self, client: Client, request: messages.SetMap) -> messages.MapListing:
-        """Set keys of a map of values of a program, and forget others, in each of its processes."""
+        """Set keys of a map of values of a program, and forget others, in each of its processes;
+        what was not done is told of."""
         select = messages.Select(number=request.number, pid=request.pid)
         chosen = [each for each in self._targets.select(client, select) if each.is_settled]
-        if not chosen:
-            raise Refusal(f"program {request.number} is in no process that goes on")
-        own = all(client.uid in (0, each.uid) for each in chosen)
-        maps = {one.name: one for one in chosen[0].program.header.map}
-        definition = maps.get(request.name)
-        if not own or definition is None or definition.kind != VALUE:
-            raise Refusal(f"there is no map {request.name} of values that you may set")
-        entries: list[Entry] = [
-            ([_item(item) for item in each.key], each.cell) for each in request.entries
-        ]
-        gone = [[_item(item) for item in key] for key in request.gone]
-        named: list[Entry] = [*entries, *((key, []) for key in gone)]
-        if not all(is_entry(definition, each) for each in named):
-            raise Refusal(f"a key or a value is none that map {request.name} can have")
-        turns = asyncio.Semaphore(_AT_ONCE)
-        done = await asyncio.gather(
-            *(_set(each, request.name, entries, gone, turns) for each in chosen)
+        entries, gone = _change(client, request, chosen) if chosen else ([], [])
+        writing = _Writing(request.name, entries, gone)
+        await asyncio.gather(*(writing.do(each) for each in chosen))
+        return messages.MapListing(
+            id=request.id,
+            maps=[],
+            silent=sorted(writing.silent),
+            processes=writing.done,
+            refused=writing.refused,
         )
-        silent = {each.target.pid for each, did in zip(chosen, done, strict=True) if not did}
-        return messages.MapListing(id=request.id, maps=[], silent=sorted(silent))
 
     def _refuse(self, client: Client, request: messages.Maps) -> None:
         """There is none: say which there are, if a name was given; raises Refusal."""
@@ -110,30 +101,64 @@ class MapReading:
         raise Refusal(f"there is no map {request.name}; there are: {known}")
 
 
-async def _set(
-    inserted: InsertedProgram,
-    name: str,
-    entries: list[Entry],
-    gone: list[list[Item]],
-    turns: asyncio.Semaphore,
-) -> bool:
-    """In one process; whether that was done. One that ends meanwhile needs none."""
-    target = inserted.target
-    async with turns:
-        try:
-            await target.ask(
-                lambda seq: protocol.SetMap(
-                    seq=seq,
-                    pid=target.pid,
-                    program=inserted.number,
-                    name=name,
-                    entries=entries,
-                    gone=gone,
+def _change(
+    client: Client, request: messages.SetMap, chosen: Sequence[InsertedProgram]
+) -> tuple[list[Entry], list[list[Item]]]:
+    """What is to be set in a map of these, and which keys are to go; raises Refusal."""
+    name = request.name
+    own = all(client.uid in (0, each.uid) for each in chosen)
+    definition = {one.name: one for one in chosen[0].program.header.map}.get(name)
+    if not own or definition is None or definition.kind != VALUE:
+        raise Refusal(f"there is no map {name} of values that you may set")
+    entries: list[Entry] = [
+        ([_item(item) for item in each.key], each.cell) for each in request.entries
+    ]
+    gone = [[_item(item) for item in key] for key in request.gone]
+    named: list[Entry] = [*entries, *((key, []) for key in gone)]
+    if not all(is_entry(definition, each) for each in named):
+        raise Refusal(f"a key or a value is none that map {name} can have")
+    if len({tuple(key) for key, _ in named}) < len(named):
+        raise Refusal(f"map {name}: a key stands there twice")
+    if len(entries) > definition.size:
+        raise Refusal(f"map {name} has at most {definition.size} keys, not {len(entries)}")
+    return entries, gone
+
+
+class _Writing:
+    """Values on their way into a map of a program, in each of its processes."""
+
+    def __init__(self, name: str, entries: list[Entry], gone: list[list[Item]]) -> None:
+        self._name: Final = name
+        self._entries: Final = entries
+        self._gone: Final = gone
+        self._turns: Final = asyncio.Semaphore(_AT_ONCE)
+        #: In how many processes they are; those that did not answer; why others refused.
+        self.done = 0
+        self.silent: Final[set[int]] = set()
+        self.refused: Final[dict[int, str]] = {}
+
+    async def do(self, inserted: InsertedProgram) -> None:
+        """In one process; one that ends meanwhile needs none."""
+        target = inserted.target
+        async with self._turns:
+            try:
+                await target.ask(
+                    lambda seq: protocol.SetMap(
+                        seq=seq,
+                        pid=target.pid,
+                        program=inserted.number,
+                        name=self._name,
+                        entries=self._entries,
+                        gone=self._gone,
+                    )
                 )
-            )
-        except Refusal:
-            return not inserted.is_settled
-    return True
+            except NoAnswer:
+                self.silent.add(target.pid)
+            except Refusal as refusal:
+                if inserted.is_settled:
+                    self.refused[target.pid] = str(refusal)
+            else:
+                self.done += 1
 
 
 def _item(item: int | str) -> Item:

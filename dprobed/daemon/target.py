@@ -33,6 +33,8 @@ _EARLY: Final = 1024
 MOST: Final = 2048
 #: Threads of a target of which it is known when they were suspended.
 _SUSPENDED: Final = 4096
+#: Seconds for which who asks a tracer that has ended waits until what it left is undone.
+_UNDONE: Final = PATIENCE
 #: The end of a target from which the tracer detached after an internal error.
 DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
 #: What a debugger's socket can be called: nothing in it is syntax for gdb or a shell.
@@ -200,10 +202,14 @@ class InsertedProgram:
                 yield self.probe_info(status)
 
     def probe_info(self, status: protocol.ProbeStatus) -> messages.ProbeInfo:
-        """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
+        """One probe at one place: its definition, the tracer's status, and, with the first place,
+        what was dropped in the daemon: that is known of the probe alone."""
         probe = self.probes[status.probe]
         until, rule = self._end
-        counters = Counters.of(status) + Counters(dropped=self.dropped[status.probe])
+        is_first = status is self.statuses[status.probe][0]
+        counters = Counters.of(status)
+        if is_first:
+            counters += Counters(dropped=self.dropped[status.probe])
         ended = self.ended if status.state in _MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
@@ -218,7 +224,7 @@ class InsertedProgram:
             state=messages.ENDED if ended else str(status.state),
             reason=f"its process has ended: {ended}" if ended else status.reason,
             addresses=status.addresses,
-            handler_drops=self.handler_drops.get(status.probe, {}),
+            handler_drops=self.handler_drops.get(status.probe, {}) if is_first else {},
             engine=status.engine,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
@@ -252,6 +258,11 @@ class InsertedProgram:
             # Told right behind the exec: nothing of what is executed now has run yet.
             self._left_behind.discard(probe)
             self._former_hits[probe] = sum(each.hits for each in self.statuses[probe])
+
+    def give_back(self) -> None:
+        """What is kept of its probes takes no room of its user's any more."""
+        self.target.share.change("probes", -sum(self._sizes.values()))
+        self._sizes.clear()
 
     def in_another_image(self) -> None:
         """Its process has executed another program: hits so far say nothing of that."""
@@ -392,6 +403,13 @@ class Target:
         """What it is, as messages call it."""
         return f"process {self.pid}" if self.pid != messages.KERNEL else "the kernel"
 
+    def release(self, number: int) -> bool:
+        """A program is in it no longer; whether it was. What is known of it takes no room then."""
+        inserted = self.programs.pop(number, None)
+        if inserted is not None:
+            inserted.give_back()
+        return inserted is not None
+
     def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
         """Take over statuses of probes from the tracer; returns the probes that changed."""
         fresh: dict[tuple[int, int], list[protocol.ProbeStatus]] = {}
@@ -402,7 +420,9 @@ class Target:
             inserted = self.programs.get(number)
             if inserted is not None and probe in inserted.probes:
                 inserted.note(probe, its_statuses)
-                infos += [inserted.probe_info(status) for status in inserted.statuses[probe]]
+                # None, where there was no room for it.
+                kept = inserted.statuses.get(probe, [])
+                infos += [inserted.probe_info(status) for status in kept]
         return infos
 
     def take_variables(self, variables: Iterable[protocol.LocalVariables]) -> None:
@@ -479,7 +499,7 @@ class Target:
             raise NoAnswer(f"{self.what}: its tracer {error}", asked=error.asked) from None
         except (BackendRefused, BackendGone) as error:
             if isinstance(error, BackendGone):
-                await self.finished.wait()
+                await self._undone()
             ended = f"{self.what}: {self.end}" if self.ended is not None else str(error)
             raise Refusal(self.reason or ended) from None
         self._take_answer(answer)
@@ -494,6 +514,15 @@ class Target:
         self.take_maps(answer.last_maps)
         self.take_map_use(answer.map_use)
         self.spent(answer.overhead_ns)
+
+    async def _undone(self) -> None:
+        """Wait until nothing of a tracer that has ended is left; raises Refusal where that takes
+        long: who undoes it may have to wait for a thread that sleeps in the kernel."""
+        try:
+            await asyncio.wait_for(self.finished.wait(), _UNDONE)
+        except TimeoutError:
+            text = "its tracer has ended, and what that left is being undone; try again later"
+            raise Refusal(f"{self.what}: {text}") from None
 
     def spent(self, overhead_ns: int) -> None:
         """Take over the total time that its threads were stopped for probes."""

@@ -74,7 +74,7 @@ def _obstacle(policies: Policies, pid: int) -> str:
     status = procfs.status(pid)
     if status is not None and status.tracer and policies.is_ours(status.tracer):
         return ""
-    return refusals.refusal(pid) or ""
+    return refusals.refusal(pid, ask=False) or ""
 
 
 def _rights(decision: Decision) -> dict[str, list[str]]:

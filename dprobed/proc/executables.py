@@ -1,7 +1,8 @@
 """Which file a process executes, by name.
 
 The kernel marks the name of a file that is not there any more: `` (deleted)``. Files may be called
-that, too, and rights hang on the name: the mark is taken off only where it is one.
+that, too, and rights hang on the name: the mark is taken off only where it is one. Who asks may be
+the daemon's loop: no file system is asked that need not answer.
 """
 
 from __future__ import annotations
@@ -48,19 +49,17 @@ def _is_mark(pid: int, name: str) -> bool:
             return True
         # It has another name besides, or this one: here, or where the process has its files.
         wanted = files.facts(descriptor)
-        return not any(_is_at(each, wanted) for each in (name, f"/proc/{pid}/root{name}"))
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            return not any(_is_at(name, wanted, each) for each in (None, root))
+        finally:
+            os.close(root)
     except OSError:
         return False
     finally:
         os.close(descriptor)
 
 
-def _is_at(name: str, wanted: files.FileIdentity) -> bool:
-    try:
-        found = files.locate(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        return files.facts(found)[:2] == wanted[:2]
-    finally:
-        os.close(found)
+def _is_at(name: str, wanted: files.FileIdentity, root: int | None) -> bool:
+    found = files.told_at_once(name, root)
+    return found is not None and found[:2] == wanted[:2]

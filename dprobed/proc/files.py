@@ -10,26 +10,32 @@ process that can be, too.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
 from dprobed.proc import helper, mounts
+from dprobed.proc.helper import SilentError
 
 #: O_NONBLOCK: a FIFO must not hold us.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 # include/uapi/linux/openat2.h, fcntl.h, stat.h
 _RESOLVE_CACHED: Final = 0x20
+_RESOLVE_IN_ROOT: Final = 0x10
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_BASIC: Final = 0x7FF
 _STATX_SIZE: Final = 256
 _ELF_HEAD: Final = 5
+#: Folders above a name in which it is looked for, if the kernel has none of it in its cache.
+_ABOVE: Final = 64
 #: Open files of a process: of this one the helper has none.
 _OWN: Final = re.compile(r"/dev/(fd/\d+|stdin|stdout|stderr)|/proc/(self|thread-self|\d+)/fd/\d+")
 
@@ -52,13 +58,19 @@ def _statx() -> Callable[[int, bytearray], None]:
 
 
 @cache
-def _openat2() -> Callable[[bytes, bytes], int]:
+def _openat2() -> Callable[[int, bytes, bytes], int]:
     import ctypes
 
     from dprobed.arch.x86_64.syscalls import SYS_OPENAT2
 
-    call = ctypes.CDLL(None).syscall
-    return lambda path, how: int(call(SYS_OPENAT2, _AT_FDCWD, path, how, len(how)))
+    call = ctypes.CDLL(None, use_errno=True).syscall
+
+    def find(folder: int, path: bytes, how: bytes) -> int:
+        """A descriptor, or the negative error number."""
+        found = int(call(SYS_OPENAT2, folder, path, how, len(how)))
+        return found if found >= 0 else -ctypes.get_errno()
+
+    return find
 
 
 class FileIdentity(NamedTuple):
@@ -72,8 +84,8 @@ class FileIdentity(NamedTuple):
 
 
 def _known(descriptor: int) -> bytearray:
-    """Its struct statx (include/uapi/linux/stat.h): nlink is at 0x10, ino 0x20, size 0x28, ctime
-    0x60, mtime 0x70, dev 0x88."""
+    """Its struct statx (include/uapi/linux/stat.h): nlink is at 0x10, mode 0x1C, ino 0x20, size
+    0x28, ctime 0x60, mtime 0x70, dev 0x88."""
     found = bytearray(_STATX_SIZE)
     _statx()(descriptor, found)
     return found
@@ -124,6 +136,49 @@ def known_facts(path: str) -> FileIdentity | None:
         return None
     finally:
         os.close(found)
+
+
+def told_at_once(path: str, root: int | None = None) -> FileIdentity | None:
+    """What is known of the file at a whole path; None: there is none there.
+
+    Nobody is waited for: raises SilentError where that can only be told by a file system that may
+    not answer, and where a link leads there. ``root``: a folder (O_PATH) that is the path's root.
+    """
+    missing: list[str] = []
+    above, found = path, _look(path, 0, root)
+    while found < 0 and len(missing) < _ABOVE:
+        if found in (-errno.ENOENT, -errno.ENOTDIR):
+            return None
+        above, _, name = above.rpartition("/")
+        missing.insert(0, name)
+        found = _look(above or "/", 0, root)
+    if found < 0:
+        raise SilentError(errno.EAGAIN, "nothing is known of it")
+    for name in missing:
+        with _closing(found):
+            if name in ("", ".", "..") or not mounts.is_local(facts(found).device):
+                raise SilentError(errno.EAGAIN, "its file system may not answer")
+            try:
+                found = os.open(name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=found)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+    with _closing(found):
+        if missing and _is_link(found):
+            raise SilentError(errno.EAGAIN, "a link leads there")
+        return facts(found)
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_link(descriptor: int) -> bool:
+    (mode,) = struct.unpack_from("=H", _known(descriptor), 0x1C)
+    return stat.S_ISLNK(mode)
 
 
 def locate(path: str, about: Hashable = None) -> int:
@@ -229,9 +284,14 @@ def read_link(path: str) -> str:
     return os.fsdecode(target)
 
 
-def elf_class(pid: int) -> int | None:
-    """64 or 32 by the executable's ELF header, ``None`` when it cannot be read."""
+def elf_class(pid: int, *, ask: bool = True) -> int | None:
+    """64 or 32 by the executable's ELF header, ``None`` when it cannot be read.
+
+    ``ask``: also where its file system may not answer.
+    """
     try:
+        if not ask and not mounts.is_local(facts_of(f"/proc/{pid}/exe").device):
+            return None
         descriptor = open_link(f"/proc/{pid}/exe")
         try:
             ident = read(descriptor, _ELF_HEAD, 0)
@@ -281,14 +341,20 @@ def _open_local(found: int) -> int:
     return descriptor
 
 
-def _cached(path: str, flags: int) -> int | None:
+def _cached(path: str, flags: int, root: int | None = None) -> int | None:
     """What a path leads to (O_PATH), where the kernel can tell without asking anybody."""
+    found = _look(path, flags, root)
+    return found if found >= 0 else None
+
+
+def _look(path: str, flags: int, root: int | None) -> int:
+    """The same; else the negative error number: it may know that there is no such file."""
+    resolve = _RESOLVE_CACHED | (0 if root is None else _RESOLVE_IN_ROOT)
     # struct open_how: flags, mode, resolve.
-    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC | flags, 0, _RESOLVE_CACHED)
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC | flags, 0, resolve)
     if "\0" in path:
         raise ValueError("embedded null byte")
-    found = _openat2()(os.fsencode(path), how)
-    return found if found >= 0 else None
+    return _openat2()(_AT_FDCWD if root is None else root, os.fsencode(path), how)
 
 
 # --- in the helper ---

@@ -73,6 +73,11 @@ def device_of(text: bytes, base: int = 16) -> int:
 _mounts: _Mounts | None = None
 
 
+def watch() -> None:
+    """Begin to watch what is mounted: whoever goes on for long has what it needs from its start."""
+    is_local(0)
+
+
 def is_local(device: int) -> bool:
     """Whether a device's file system is one that answers by itself."""
     global _mounts

@@ -30,8 +30,11 @@ def may_suspend_seccomp() -> bool:
     return own is not None and bool(own.capabilities >> _CAP_SYS_ADMIN & 1) and own.seccomp == 0
 
 
-def refusal(pid: int) -> str | None:
-    """Why ``pid`` cannot be a target, as one line; ``None`` when no reason is found."""
+def refusal(pid: int, *, ask: bool = True) -> str | None:
+    """Why ``pid`` cannot be a target, as one line; ``None`` when no reason is found.
+
+    ``ask``: also a file system that may not answer, for which is waited a moment.
+    """
     found = procfs.status(pid)
     if found is None:
         return f"process {pid} is gone (no such process)"
@@ -50,7 +53,7 @@ def refusal(pid: int) -> str | None:
             f"process {pid} ({name}) is already traced by process {found.tracer} ({by}): "
             "a process has one tracer at a time; let that one detach first"
         )
-    if files.elf_class(pid) == 32:
+    if files.elf_class(pid, ask=ask) == 32:
         return f"process {pid} ({name}) is a 32-bit program: only x86-64 programs can be probed"
     return None
 

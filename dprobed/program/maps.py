@@ -259,18 +259,30 @@ _PART: Final = {"hist": 2, "lhist": 2, "tseries": 3}
 def is_entry(one: MapDefinition, entry: Entry) -> bool:
     """Whether this can be a key and its cell, whoever says so."""
     key, cell = entry
-    if len(key) != one.keys:
+    if len(key) != one.keys or not _is_key(key):
         return False
     part = _PART.get(one.kind)
     if part is None:
-        return not cell or (len(cell) == _WORDS[one.kind] and min(cell) >= 0)
+        return not cell or (len(cell) == _WORDS[one.kind] and _are_words(cell))
     numbers = cell[::part]
     if not cell or len(cell) % part:
         return not cell
+    if not all(_are_words(cell[n::part]) for n in range(1, part)):
+        return False
     if one.kind == "tseries":
-        return min(numbers) >= 0
+        return _are_words(numbers)
     high = power_bucket(_WORD, *one.arguments) if one.kind == "hist" else MAX_BUCKETS
     return min(numbers) >= -1 and max(numbers) <= high
+
+
+def _is_key(key: Sequence[Item]) -> bool:
+    words = [item for item in key if isinstance(item, int)]
+    strings = sum(len(item) for item in key if not isinstance(item, int))
+    return strings <= MAX_KEY_BYTES and (not words or _are_words(words))
+
+
+def _are_words(numbers: Sequence[int]) -> bool:
+    return min(numbers) >= 0 and max(numbers) <= _WORD
 
 
 def halves(total: int) -> list[int]:

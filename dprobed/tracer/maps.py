@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.program.exec.interface import KeyedMap
-from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, MapRoom
+from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, Entry, Item, MapRoom
 from dprobed.tracer.inserted import Inserted, RequestError
 from dprobed.wire import protocol
 
@@ -42,24 +42,33 @@ class TargetMaps:
         return [inserted.map_state(number, each) for number, each in taken]
 
     def write(self, request: protocol.SetMap) -> None:
-        """Set keys of a map of values and forget others, between hits; raises RequestError."""
+        """Set keys of a map of values and forget others, between hits: all of them, or it stays as
+        it is; raises RequestError."""
         for each in self._of(request.program).executor.maps:
             if each.definition.name == request.name and each.definition.kind == VALUE:
-                if not self._change(each, request):
+                without = self._change(each, request)
+                if without is None:
                     raise RequestError(
                         f"map {request.name}: a thread is stopped in the middle of setting it"
+                    )
+                if without:
+                    keys = f"{without} of {len(request.entries)} keys"
+                    raise RequestError(
+                        f"map {request.name}: no room for {keys}; it stays as it was"
                     )
                 return
         raise RequestError(f"program {request.program} has no map {request.name} of values")
 
-    def _change(self, held: KeyedMap, request: protocol.SetMap) -> bool:
+    def _change(self, held: KeyedMap, request: protocol.SetMap) -> int | None:
+        """For how many keys there was no room: then nothing is changed; None: as KeyedMap's."""
         if not held.is_shared:
-            return held.change(request.entries, request.gone)
+            return _all_or_none(held, request.entries, request.gone)
         for _ in range(_TRIES):
             with self._quiet():
-                if held.change(request.entries, request.gone):
-                    return True
-        return False
+                without = _all_or_none(held, request.entries, request.gone)
+            if without is not None:
+                return without
+        return None
 
     def _of(self, program: int) -> Inserted:
         if program not in self._inserted:
@@ -90,3 +99,16 @@ class TargetMaps:
         """Begin with empty maps: what is in them is of another image."""
         for each in self._inserted.values():
             each.maps("clear")
+
+
+def _all_or_none(
+    held: KeyedMap, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]
+) -> int | None:
+    """See KeyedMap.change; where there is no room for a key, all is as it was."""
+    named = {tuple(key) for key, _ in entries} | {tuple(key) for key in gone}
+    before = [each for each in held.contents().entries if tuple(each[0]) in named]
+    without = held.change(entries, gone)
+    if without:
+        had = {tuple(key) for key, _ in before}
+        held.change(before, [key for key in named if key not in had])
+    return without

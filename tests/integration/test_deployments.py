@@ -99,6 +99,8 @@ def test_a_program_waits_for_processes_and_follows_them(
         assert one.end() == 0
     row = until(daemon, lambda row: row["processes"] == 0)
     assert (row["state"], row["hits"], row["dropped"], row["refused"]) == ("pending", total, 0, {})
+    (health,) = daemon.json("status")
+    assert (health["hits"], health["losses"]["missed_hits"]) == (total, row["missed_hits"])
     logged = sorted(words(record)[0] for record in daemon.json("log"))
     assert (logged[:3], len(logged)) == ([2, 3, 4], total)
 

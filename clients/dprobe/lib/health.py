@@ -14,6 +14,7 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.orphans import named, orphans
 from dprobed.proc import procfs
 from dprobed.wire import messages
+from dprobed.wire.counters import Counters
 
 #: States of probes that are as they should be; ``throttled`` has a list of its own.
 _WELL = frozenset({"active", "pending", "disabled", "removed", "throttled", "ended"})
@@ -97,8 +98,6 @@ def health(daemon: Connection, socket: str) -> Health:
     ).traces
     kinds = Counter(each.what for each in usage.processes)
     live = [target for target in status.targets if not target.ended]
-    counted: list[messages.ProbeInfo | messages.EarlierInfo]
-    counted = [*status.probes, *status.earlier]
     numbers = {probe.number for probe in status.probes}
     return Health(
         version=daemon.welcome.version,
@@ -117,7 +116,7 @@ def health(daemon: Connection, socket: str) -> Health:
         cpu_seconds=sum(each.cpu_seconds for each in usage.processes),
         memory=sum(each.memory for each in usage.processes),
         handlers=sum(each.alive and each.armed for each in handlers),
-        hits=sum(each.hits for each in counted),
+        hits=_counted(status).hits,
         losses=_losses(status, handlers, traces),
         throttled=[
             Throttled(
@@ -159,16 +158,29 @@ def _uptime(pid: int) -> float | None:
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK"))
 
 
+def _counted(status: messages.Status) -> Counters:
+    """What all probes have counted, in processes that ended too: of a deployment that is in its own
+    sums, with what it counts in those that go on."""
+    deployed = {each.number for each in status.deployments}
+    counted: list[messages.ProbeInfo | messages.EarlierInfo]
+    counted = [*status.probes, *status.earlier]
+    sums = Counters.of(*(each for each in counted if each.number not in deployed))
+    for deployment in status.deployments:
+        # `missed` of a deployment is about processes.
+        its = Counters.of(deployment)
+        sums += msgspec.structs.replace(its, missed=deployment.missed_hits)
+    return sums
+
+
 def _losses(
     status: messages.Status,
     handlers: Sequence[messages.HandlerInfo],
     traces: Sequence[messages.TraceInfo],
 ) -> Losses:
-    counted: list[messages.ProbeInfo | messages.EarlierInfo]
-    counted = [*status.probes, *status.earlier]
+    counted = _counted(status)
     return Losses(
-        missed_hits=sum(each.missed for each in counted),
-        dropped=sum(each.dropped for each in counted),
+        missed_hits=counted.missed,
+        dropped=counted.dropped,
         handler_drops=sum(each.drops for each in handlers),
         handler_timeouts=sum(each.timeouts for each in handlers),
         missed_processes=sum(each.missed for each in status.deployments),

@@ -26,7 +26,7 @@ from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs
-from dprobed.wire import messages
+from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
 
 #: Reasons with a count of their own; the rest are counted together.
@@ -317,14 +317,21 @@ def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]
     return [item for item, _ in zip(items, range(count), strict=False)]
 
 
+#: States of a probe that is in its place, or was until it had all its hits.
+_IN_PLACE: Final = frozenset(
+    {protocol.State.ACTIVE, protocol.State.THROTTLED, protocol.State.DISABLED}
+)
 _SUBJECT: Final = re.compile(r"^process \d+ (?:\(.*?\) )?(?:is |has )?")
 _PROCESS: Final = re.compile(r"(?:process )?\b\d+ \((.*?)\)")
 
 
 def _has_place(instances: Iterable[InsertedProgram]) -> bool:
-    """Whether any probe is in its place: where all wait for their module, nothing can fire."""
+    """Whether any probe is in its place: where none is, nothing can fire."""
     return any(
-        probe.state != "pending" for inserted in instances for probe in inserted.probe_infos()
+        status.state in _IN_PLACE
+        for inserted in instances
+        for statuses in inserted.statuses.values()
+        for status in statuses
     )
 
 

@@ -203,7 +203,7 @@ class KeyedMap(Protocol):
         ...
 
     def load(self, contents: MapContents) -> None:
-        """Begin with what another of the same definition has had."""
+        """Begin with what another of the same definition has had; what finds no room is lost."""
         ...
 
     @property
@@ -211,11 +211,11 @@ class KeyedMap(Protocol):
         """Whether threads of the target work on it whenever they run."""
         ...
 
-    def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> bool:
+    def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> int | None:
         """Set these keys of a map of values and forget those; the others stay as they are.
 
-        No thread runs meanwhile that works on it. False: one has stopped in the middle of it, and
-        nothing is changed.
+        Gives for how many there was no room; they are not set. No thread runs meanwhile that works
+        on it: where one has stopped in the middle of it, None is given, and nothing is changed.
         """
         ...
 

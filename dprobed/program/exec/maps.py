@@ -97,24 +97,26 @@ class HeldMap(ABC):
             key = _gathered(items)
             if self._has_room(key):
                 self._begin(key, cell)
-        self.lost = contents.lost
+        self.lost += contents.lost
 
     @property
     def is_shared(self) -> bool:
         """See KeyedMap."""
         return False
 
-    def change(self, entries: Iterable[Entry], gone: Iterable[Sequence[Item]]) -> bool:
+    def change(self, entries: Iterable[Entry], gone: Iterable[Sequence[Item]]) -> int | None:
         """See KeyedMap."""
         for items in gone:
             key = _gathered(items)
             if self.cells.pop(key, None) is not None:
                 self._give(self._bytes_of(key))
+        before = self.lost
         for items, cell in entries:
             key = _gathered(items)
             if key in self.cells or self._has_room(key):
                 self._begin(key, cell)
-        return True
+        without, self.lost = self.lost - before, before
+        return without
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""

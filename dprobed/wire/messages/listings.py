@@ -180,7 +180,8 @@ class MapUseInfo(msgspec.Struct, frozen=True, kw_only=True, tag="mapuse"):
 class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
     """A program that is put into all processes that ``selection`` means.
 
-    ``state``: ``pending`` (in no process yet) or ``active``. ``processes``: how many it is in,
+    ``state``: ``active`` while a probe of it is in its place in some process, else ``pending``.
+    ``processes``: how many it is in,
     ``waiting``: how many are about to get it, ``entered``: how many it was ever in. ``missed``:
     processes that ended before it was in, ``unseen``: processes that ended before anybody could
     tell whether they were meant, ``refused``: those that could not be probed, by reason (for those

@@ -118,11 +118,16 @@ class Words(ReplyMessage, frozen=True):
 
 class MapListing(ReplyMessage, frozen=True):
     """Answers ``maps``; those of kind ``value`` are of one process each in any case. ``silent``:
-    processes whose tracer does not answer, so that what they have is not in there. Answers
-    ``setmap``, without maps: there it may not be set."""
+    processes whose tracer does not answer, so that what they have is not in there.
+
+    Answers ``setmap``, with no maps: ``processes``: in how many the values are now (0: the program
+    is in none, or all have refused); ``silent``: in which nobody knows whether they are;
+    ``refused``: why they are not, by process."""
 
     maps: list[MapInfo]
     silent: list[int] = []
+    processes: int = 0
+    refused: dict[int, str] = {}
 
 
 class Logged(ReplyMessage, frozen=True):

@@ -205,8 +205,8 @@ class Maps(RequestMessage, frozen=True):
 
 class SetMap(RequestMessage, frozen=True):
     """Set ``entries`` of a map of kind ``value`` of program ``number``, and forget the keys that
-    are ``gone``, in each process that it is in (``pid``: in that one); other keys stay.
-    """
+    are ``gone``, in each process that it is in (``pid``: in that one); other keys stay. In each
+    either all of that is done, or nothing."""
 
     number: int
     name: Label

@@ -254,6 +254,50 @@ def test_room_is_given_back(run: Run) -> None:
     run(script)
 
 
+@pytest.mark.parametrize("hits", [0, 3])
+def test_programs_that_are_out_leave_their_room_to_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, hits: int
+) -> None:
+    """However many were in a process before, what the last one counts is shown."""
+    monkeypatch.setattr(told, "MOST", 5_000)
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        for _ in range(100):
+            (own,) = (await daemon.insert(client)).programs
+            backend.tell(protocol.Changed(PID, [status(own.number, hits=hits)]))
+            (info,) = (await daemon.query(client)).probes
+            assert (info.number, info.hits) == (own.number, hits)
+            select = messages.Select(number=own.number)
+            await daemon.ask(client, messages.Remove(id=4, select=select), messages.Removed)
+        room = daemon.app.core.targets.by_pid[PID].share.room
+        assert not room.dropped
+        assert room.used == 0
+
+    run(script)
+
+
+def test_a_probe_for_which_there_is_no_room_is_dropped_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program is in, and taken out as any."""
+    monkeypatch.setattr(told, "MOST", 1_000)
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        await daemon.attach(client)
+        answers = [await daemon.insert(client) for _ in range(3)]
+        numbers = [each.number for answer in answers for each in answer.programs]
+        assert [info.number for info in (await daemon.query(client)).probes] == numbers[:1]
+        room = daemon.app.core.targets.by_pid[PID].share.room
+        assert room.dropped["probes"] >= 2
+        await daemon.ask(client, messages.Remove(id=4), messages.Removed)
+        assert (await daemon.query(client)).probes == []
+
+    run(script)
+
+
 def test_roots_own_have_no_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(told, "MOST", 0)
 

@@ -22,6 +22,7 @@ SOURCE = """
 name = libc.so.6
 map = calls, count, keys=1
 map = seen, value
+map = by, value, keys=2, size=2
 offset = getppid
   key comm
   minc calls
@@ -138,12 +139,17 @@ def test_values_are_set_in_each_process(run: Run) -> None:
         backend = await daemon.attach(client)
         number = await insert(daemon, client)
         request = messages.SetMap(
-            id=6, number=number, name="seen", entries=[messages.MapEntry([], [5])], gone=[[]]
+            id=6,
+            number=number,
+            name="by",
+            entries=[messages.MapEntry(["cat", 1], [5])],
+            gone=[["cat", 2]],
         )
-        assert (await daemon.ask(client, request, messages.MapListing)).maps == []
+        answer = await daemon.ask(client, request, messages.MapListing)
+        assert (answer.maps, answer.processes, answer.silent, answer.refused) == ([], 1, [], {})
         (asked,) = backend.of(protocol.SetMap)
-        assert (asked.pid, asked.program, asked.name) == (PID, number, "seen")
-        assert (asked.entries, asked.gone) == ([([], [5])], [[]])
+        assert (asked.pid, asked.program, asked.name) == (PID, number, "by")
+        assert (asked.entries, asked.gone) == ([([b"cat", 1], [5])], [[b"cat", 2]])
 
     run(script)
 
@@ -156,6 +162,10 @@ def test_values_are_set_in_each_process(run: Run) -> None:
         ("seen", messages.MapEntry([1], [5]), "a key or a value is none"),
         ("seen", messages.MapEntry([], [5, 6]), "a key or a value is none"),
         ("seen", messages.MapEntry([], [-1]), "a key or a value is none"),
+        ("seen", messages.MapEntry([], [1 << 70]), "a key or a value is none"),
+        ("by", messages.MapEntry(["cat", 1 << 70], [5]), "a key or a value is none"),
+        ("by", messages.MapEntry(["cat", -1], [5]), "a key or a value is none"),
+        ("by", messages.MapEntry(["cat" * 400, 1], [5]), "a key or a value is none"),
     ],
 )
 def test_what_cannot_be_set_is_refused(
@@ -172,6 +182,50 @@ def test_what_cannot_be_set_is_refused(
             with pytest.raises(Refusal, match=why):
                 await daemon.ask(client, request, messages.MapListing)
         assert not backend.of(protocol.SetMap)
+
+    run(script)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [([1, 2, 3], "map by has at most 2 keys, not 3"), ([1, 1], "map by: a key stands there twice")],
+)
+def test_more_keys_than_a_map_has_are_refused(run: Run, keys: list[int], why: str) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        entries = [messages.MapEntry(["cat", key], [5]) for key in keys]
+        request = messages.SetMap(id=6, number=number, name="by", entries=entries)
+        with pytest.raises(Refusal, match=why):
+            await daemon.ask(client, request, messages.MapListing)
+        assert not backend.of(protocol.SetMap)
+
+    run(script)
+
+
+def test_where_values_were_not_set_is_said(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        refusing, silent = await daemon.attach(client), await daemon.attach(client, PID + 1)
+        number = await insert(daemon, client)
+        other = await insert(daemon, client, PID + 1)
+        refusing.refuse(protocol.SetMap, "no room")
+        silent.pause(protocol.SetMap)
+        silent.hurry = 0.01
+        found = [
+            await daemon.ask(
+                client,
+                messages.SetMap(
+                    id=6, number=each, name="seen", entries=[messages.MapEntry([], [5])]
+                ),
+                messages.MapListing,
+            )
+            for each in (number, number, other, other + 1)
+        ]
+        assert [each.refused for each in found] == [{PID: "no room"}, {}, {}, {}]
+        assert [each.silent for each in found] == [[], [], [PID + 1], []]
+        assert [each.processes for each in found] == [0, 1, 0, 0]
 
     run(script)
 

@@ -117,6 +117,34 @@ def test_refused_by_the_tracer(run: Run) -> None:
     run(script)
 
 
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        ([protocol.State.PENDING], "pending"),
+        ([protocol.State.INVALID_OFFSET], "pending"),
+        ([protocol.State.EXCLUDED, protocol.State.MISMATCH], "pending"),
+        ([protocol.State.PENDING, protocol.State.ACTIVE], "active"),
+        ([protocol.State.INVALID_OFFSET, protocol.State.THROTTLED], "active"),
+    ],
+)
+def test_it_is_active_where_a_probe_is_in_its_place(
+    run: Run, states: list[protocol.State], shown: str
+) -> None:
+    """In one of the places that it has in a process."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        deployments, made = await deployed(daemon, FakeClient())
+        deployments._queue.enqueue(PID, made, fresh=True)
+        await until(lambda: PID in made[0].instances)
+        plain = status(made[0].number)
+        told = [msgspec.structs.replace(plain, state=state) for state in states]
+        _backend(daemon).tell(protocol.Changed(PID, told))
+        info = made[0].info()
+        assert (info.processes, info.state) == (1, shown)
+
+    run(script)
+
+
 def test_its_client_goes(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
         client = FakeClient()

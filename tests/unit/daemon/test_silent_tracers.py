@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from dprobed.backend import BackendGone, BackendSilent
 from dprobed.daemon import announcer, answers, detaching, enforcement
+from dprobed.daemon import target as targets
 from dprobed.daemon.answers import Answers
-from dprobed.daemon.client import NoAnswer
+from dprobed.daemon.client import NoAnswer, Refusal
 from dprobed.daemon.deploy import queue
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.proc import procfs
@@ -28,6 +30,7 @@ OTHERS = PID + 7
 def _is_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detaching, "_SOON", 0.01)
     monkeypatch.setattr(detaching, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(targets, "_UNDONE", 0.01)
     monkeypatch.setattr(answers, "_TRIAL", 0.0)
     monkeypatch.setattr(announcer, "_PATIENCE", 0.01)
     monkeypatch.setattr(enforcement, "_PATIENCE", 0.01)
@@ -63,6 +66,28 @@ def test_a_listing_goes_without_what_does_not_come(run: Run) -> None:
         await until(lambda: silent.waits == 0)
         status = await daemon.query(FakeClient(0))
         assert [each.silent_seconds for each in status.targets] == [0, 0]
+
+    run(script)
+
+
+def test_a_core_that_takes_its_time_is_no_silence(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        one, busy, _, _ = await two(daemon)
+        await daemon.insert(one)
+        core, pause = busy.pause(protocol.Dump), busy.pause(protocol.Query)
+        dump = messages.Dump(id=4, pid=PID)
+        dumping = asyncio.ensure_future(daemon.ask(one, dump, messages.Dumped))
+        await core.came.wait()
+        asked = time.monotonic()
+        await until(lambda: time.monotonic() > asked + 0.2)
+        begun = time.monotonic()
+        status = await daemon.query(one)
+        (target,) = (each for each in status.targets if each.pid == PID)
+        assert 0 < target.silent_seconds <= time.monotonic() - begun
+        for each in (pause, core):
+            each.go.set()
+        with pytest.raises(Refusal):  # This one writes none.
+            await dumping
 
     run(script)
 
@@ -439,3 +464,26 @@ def test_what_is_owed() -> None:
             await gone
 
     asyncio.run(main())
+
+
+def test_who_asks_a_tracer_whose_work_is_not_undone_is_told_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed, and who undoes what it left waits for a thread that sleeps."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one, dead, other, _ = await two(daemon)
+        await daemon.insert(one)
+        await daemon.insert(other, OTHERS)
+        undone = asyncio.Event()
+        monkeypatch.setattr(dead, "recover", undone.wait)
+        dead.die("killed")
+        with pytest.raises(Refusal, match=rf"process {PID}: .* is being undone; try again later"):
+            await daemon.ask(one, messages.Remove(id=4), messages.Removed)
+        root = FakeClient(0)
+        assert {each.pid for each in (await daemon.query(root)).targets} == {PID, OTHERS}
+        undone.set()
+        await until(lambda: one.heard(messages.Ended))
+        assert {each.pid for each in (await daemon.query(root)).targets} == {OTHERS}
+
+    run(script)

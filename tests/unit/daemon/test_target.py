@@ -14,6 +14,7 @@ from dprobed.daemon.variables import variables_of
 from dprobed.proc import procfs
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
+from tests.fakes.backend import status
 
 
 class _Tracer:
@@ -75,3 +76,20 @@ def test_a_tracer_may_say_what_it_likes_of_variables() -> None:
     sums = variables_of([inserted, inserted])
     assert [each.words for each in sums] == [[4, 2**64 - 2]]
     assert [(each.names, each.processes) for each in sums] == [(["a", "b"], 2)]
+
+
+def test_what_was_dropped_of_a_probe_at_two_places_is_counted_once() -> None:
+    """A module that is mapped under two names has it twice."""
+    program = assemble("name = x\noffset = f\n  exit\n", "x.rpn")
+    insertion = Insertion(
+        number=1, upload=messages.Upload(label="x", bytecode=b""), program=program
+    )
+    inserted = InsertedProgram(insertion, Target(1 << 22), None, _Root())
+    inserted.note(0, [status(1, hits=2, dropped=1), status(1, hits=5)])
+    inserted.dropped[0] += 3
+    inserted.count_handler_drop(0, "first")
+    infos = list(inserted.probe_infos())
+    assert [(each.hits, each.dropped, each.handler_drops) for each in infos] == [
+        (2, 4, {"first": 1}),
+        (5, 0, {}),
+    ]

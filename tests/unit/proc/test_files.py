@@ -66,6 +66,24 @@ def test_a_file_system_that_may_not_answer_is_for_the_helper(alone: None) -> Non
     os.close(descriptor)
 
 
+def test_what_is_told_at_once(folder: Path, alone: None) -> None:
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "b" / "c").write_bytes(b"")
+    root = os.open(folder, os.O_PATH)
+    for name in ("file", "a/b/c", "a"):
+        found = files.told_at_once(str(folder / name))
+        status = (folder / name).stat()
+        assert found is not None
+        assert found[:2] == (status.st_dev, status.st_ino)
+        assert files.told_at_once(f"/{name}", root) == found
+    for name in ("none", "a/none/c", "file/c"):
+        assert files.told_at_once(f"{folder}/{name}") is None
+        assert files.told_at_once(f"/{name}", root) is None
+    os.close(root)
+    with pytest.raises(SilentError):
+        files.told_at_once("/proc/self/no such file")
+
+
 def test_what_the_helper_does() -> None:
     descriptor = files.open_file("/proc/self/status")
     assert files.read(descriptor, 5, 0) == b"Name:"

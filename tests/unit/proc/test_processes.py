@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dprobed.daemon.deploy.selection import paths_of
-from dprobed.proc import processes
+from dprobed.proc import executables, helper, processes, refusals
+from tests.integration.silent_fs import SilentFiles
 
 ID = "0123456789abcdef" * 4
 
@@ -86,6 +88,30 @@ def test_a_program_that_is_called_as_a_deleted_one_is_marked(
             assert found.exe == str(program)
             assert paths_of(child.pid) == [str(program)]
         finally:
+            child.send_signal(signal.SIGKILL)
+
+
+def test_an_executable_that_does_not_answer_is_called_as_it_is_shown(
+    tmp_path: Path, build_target: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits to learn whether its name is one, not even the helper process."""
+    asked: list[object] = []
+    monkeypatch.setattr(helper.HELPER, "do", lambda *about: asked.append(about))
+    source = tmp_path / "x (deleted)"
+    shutil.copy(shutil.which("sleep") or "", source)
+    (tmp_path / "other").hardlink_to(source)
+    with (
+        SilentFiles(build_target("silent_fs.c"), tmp_path, source) as mounted,
+        subprocess.Popen([mounted.path, "1000"]) as child,
+    ):
+        try:
+            mounted.mute()
+            assert executables.path(child.pid) == str(mounted.path)
+            assert paths_of(child.pid) == [str(mounted.path)]
+            assert refusals.refusal(child.pid, ask=False) is None
+            assert asked == []
+        finally:
+            mounted.answer()
             child.send_signal(signal.SIGKILL)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.script.maps import MapChange
-from dprobe.lib.script.processes import set_keys
+from dprobe.lib.script.processes import not_set
 from dprobe.lib.told_maps import changed, forgotten
 from dprobed.wire import messages
 
@@ -127,8 +127,8 @@ class Deployed:
                     self._set(number, MapChange(name, list(values.values()), []), pid)
 
     def _set(self, number: int, change: MapChange, pid: int | None) -> None:
-        for each in set_keys(self._connection, number, change, pid):
-            self._tell(f"process {each} could not be told of what the script has set")
+        for line in not_set(self._connection, number, change, pid):
+            self._tell(line)
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from dprobe.lib.connection import Connection
@@ -13,25 +13,31 @@ from dprobe.lib.session import Session
 from dprobed.wire import messages
 
 
-def set_keys(
+def not_set(
     connection: Connection, number: int, change: MapChange, pid: int | None = None
-) -> list[int]:
-    """Set keys of a map in the processes that a program is in; those that could not be told."""
+) -> Iterator[str]:
+    """Set keys of a map of values of a program in each process, or in this one; in which that was
+    not done, and why. It is no matter if the program is in none any more."""
+    name = change.name
     try:
         answer = connection.request(
             lambda request: messages.SetMap(
                 id=request,
                 number=number,
-                name=change.name,
+                name=name,
                 entries=change.entries,
                 gone=change.gone,
                 pid=pid,
             ),
             messages.MapListing,
         )
-    except UserError:  # it is in no process any more, or has no such map
-        return []
-    return answer.silent
+    except UserError as error:
+        yield f"the values of {name} are not set: {error}"
+        return
+    for silent in answer.silent:
+        yield f"process {silent}: its tracer does not answer; whether {name} is set is not known"
+    for refusing, reason in answer.refused.items():
+        yield f"process {refusing}: the values of {name} are not set: {reason}"
 
 
 class SessionProcesses:
@@ -63,8 +69,8 @@ class SessionProcesses:
         """Change maps of values in each process, and in what ended ones had."""
         for each in changes:
             for number in self._session.numbers if self._session.alive else ():
-                for pid in set_keys(self._connection, number, each):
-                    self._say(f"process {pid} could not be told of what the script has set")
+                for line in not_set(self._connection, number, each):
+                    self._say(line)
             # In this order: a process that ends meanwhile is told of with what it had.
             self._session.change_maps(each.name, each.entries, each.gone)
 

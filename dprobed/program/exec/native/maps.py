@@ -235,24 +235,25 @@ class SharedMap:
         """See KeyedMap."""
         return True
 
-    def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> bool:
+    def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> int | None:
         """See KeyedMap."""
         put = [(packed_key(items), cell) for items, cell in entries]
         left = [packed_key(items) for items in gone]
         if any(self._word(self._slot(key)) & 1 for key in (*left, *(key for key, _ in put))):
-            return False
+            return None
         for key in left:
             at = self._found(key)
             if at:
                 self._put(at + WHAT, self._word(at + WHAT) & ~THERE)
                 self._put(self._layout.header + KEYS, len(self) - 1)
+        without = 0
         for key, cell in put:
             at = self._found(key)
             if at:
                 self._put_cell(at, cell)
-            elif not (self._again(key, cell) or self._add(key, cell)):
-                self._put(self._layout.header + LOST, self.lost + 1)
-        return True
+            else:
+                without += not (self._again(key, cell) or self._add(key, cell))
+        return without
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""

@@ -12,7 +12,7 @@ from dprobed.program.exec.maps import (
     ValueMap,
     held_maps,
 )
-from dprobed.program.maps import PROGRAM_BYTES, MapDefinition, MapRoom
+from dprobed.program.maps import PROGRAM_BYTES, MapContents, MapDefinition, MapRoom
 
 KINDS = [
     MapDefinition("value", "value", keys=1),
@@ -136,3 +136,9 @@ def test_all_maps_of_a_program_share_its_room() -> None:
         fill(other, long + b"%d" % number, 1)
     assert one.lost == 0
     assert other.lost > 0
+
+
+def test_what_finds_no_room_as_it_is_loaded_is_counted() -> None:
+    one = made(MapDefinition("seen", "value", keys=1, size=2))
+    one.load(MapContents(5, [([key], [key]) for key in range(3)]))
+    assert (len(one), one.lost) == (2, 6)
