@@ -9,7 +9,7 @@ last is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dprobe.lib.script.decode import Decoder
 from dprobe.lib.script.values import (
@@ -23,7 +23,6 @@ from dprobe.lib.script.values import (
 )
 from dprobe.lib.summary import definition_of
 from dprobed.program.bt import bundle as bt
-from dprobed.program.exec.maps import HeldMap
 from dprobed.program.maps import (
     STACK_MARK,
     VALUE,
@@ -36,6 +35,9 @@ from dprobed.program.maps import (
 from dprobed.record.maps import merged
 from dprobed.record.strings import meant, told_apart
 from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobed.program.exec.maps import HeldMap
 
 #: Without keys these are there from the beginning, with nothing counted yet.
 _FROM_THE_START: Final = ("count", "sum", "avg", "stats", "min", "max")

@@ -10,17 +10,19 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from dprobe.lib.script.blocks import Blocks
 from dprobe.lib.script.decode import Act, Decoder, Hit, Names
 from dprobe.lib.script.maps import ScriptMaps
 from dprobe.lib.script.values import MapEntry, Shown, ShownMap
 from dprobed.program.bt import bundle as bt
 from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobe.lib.script.blocks import Blocks
 
 #: Ends of records that are told of: what was logged before is shown.
 _FAILED: Final = {"exception": "raised an exception", "budget": "did more than one hit may do"}
@@ -94,15 +96,9 @@ class Runner:
         self._names: Final = names
         self._names_addresses: Final = _has_symbols(bundle)
         self._decoder: Final = Decoder(bundle, names)
-        self._blocks: Final = Blocks(
-            bundle,
-            self._decoder,
-            perform=self._perform,
-            resolve=self._resolve,
-            entries=self._loop_entries,
-            say=say,
-        )
-        self._maps: Final = ScriptMaps(bundle, self._decoder, self._blocks.maps)
+        self._blocks: Final = self._blocks_of(bundle)
+        held = self._blocks.maps if self._blocks is not None else {}
+        self._maps: Final = ScriptMaps(bundle, self._decoder, held)
         self.processes: ScriptProcesses = Nowhere()
         self._queue: deque[bytes] = deque()
         self._decode: Final = msgspec.json.Decoder(Hit).decode
@@ -188,24 +184,41 @@ class Runner:
 
     # -- blocks ---------------------------------------------------------------------------------
 
+    def _blocks_of(self, bundle: bt.Bundle) -> Blocks | None:
+        """What runs its blocks; None where it has none."""
+        if not bundle.code:
+            return None
+        # Here: most scripts have none, and the executor takes a tenth of their start to import.
+        from dprobe.lib.script.blocks import Blocks
+
+        return Blocks(
+            bundle,
+            self._decoder,
+            perform=self._perform,
+            resolve=self._resolve,
+            entries=self._loop_entries,
+            say=self._say,
+        )
+
     def _run_all(self, kind: str) -> None:
         for block in self._bundle.blocks:
             if block.kind == kind and (self._over or self.status is None):
                 self._run(block)
 
     def _run(self, block: bt.Block) -> None:
-        self._take_over()
+        assert self._blocks is not None
+        self._take_over(self._blocks.maps)
         self._blocks.run(block)
         self._hand_over()
 
-    def _take_over(self) -> None:
-        """Give the blocks the values that processes have by now."""
+    def _take_over(self, held: Container[str]) -> None:
+        """Give the blocks the values that processes have by now, for maps that they hold."""
         names = [
             part.name
             for each in self._bundle.maps
             if each.kind == "value" and each.hits
             for part in each.parts
-            if part.name in self._blocks.maps
+            if part.name in held
         ]
         if names:
             self._maps.load(self.processes.maps(names))
