@@ -46,7 +46,10 @@ class Located(Protocol):
 
 
 class Attachment:
-    """A probe inserted at one address; engines subclass it."""
+    """A probe inserted at one address; engines subclass it.
+
+    ``may_be_at_data``: else it is at code.
+    """
 
     __slots__ = (
         "address",
@@ -58,6 +61,7 @@ class Attachment:
         "probe",
         "semaphore",
     )
+    may_be_at_data = False
 
     def __init__(self, probe: Probe, engine: str, where: Located) -> None:
         """``engine``: the name of the one that serves it."""

@@ -26,6 +26,7 @@ from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import note
+from dprobed.wire.engines import INLINE
 
 
 class JumpAttachment(Attachment):
@@ -34,7 +35,7 @@ class JumpAttachment(Attachment):
     __slots__ = ("room", "site")
 
     def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
-        super().__init__(probe, "inline", location)
+        super().__init__(probe, INLINE, location)
         self.site: Final = site
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
         self.room = 0
@@ -154,6 +155,15 @@ class JumpSites:
                 for at, byte in enumerate(site.original, site.address - address):
                     if 0 <= at < len(data):
                         data[at] = byte
+
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that was changed, by address."""
+        return {
+            site.address + at: byte
+            for site in self.by_address.values()
+            if site.jump and not site.gone
+            for at, byte in enumerate(site.original)
+        }
 
     def _near(self, address: int, length: int) -> Iterable[JumpSite]:
         """Those of which something may be in a range."""

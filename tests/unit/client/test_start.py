@@ -63,7 +63,14 @@ def test_what_the_first_tracer_imports_for_itself() -> None:
     assert not there & {"asyncio", "click", "rich", "elftools", "psutil", "ast", "dis"}
     assert {"iced_x86.Code", "executed:iced_x86.Mnemonic"} <= there
     assert "executed:iced_x86.Code" not in there  # it is late, and has 5,000 names
-    for name in ("daemon.app", "policy", "program.rpn", "tracer.dump.snapshot", "binary.elf"):
+    for name in (
+        "daemon.app",
+        "policy",
+        "program.rpn",
+        "tracer.dump.snapshot",
+        "binary.elf",
+        "engine.inline",
+    ):
         assert f"dprobed.{name}" not in there
 
 
