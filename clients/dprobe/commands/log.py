@@ -123,10 +123,9 @@ def log_command(
         raise click.UsageError("--namespace goes with --journal", click.get_current_context())
     chosen = _Chosen(programs, pids, since, conditions)
     with options.running(socket) as daemon:
-        output = Output(form, path, 1, live=True)
-        output.holds = holds
         to_terminal = path is None and sys.stdout.isatty()
-        output.stamp = _stamp(clock or ("wall" if to_terminal else "mono"))
+        stamp = _stamp(clock or ("wall" if to_terminal else "mono"))
+        output = Output(form, path, 1, live=True, holds=holds, stamp=stamp)
         kept: deque[bytes] = deque(maxlen=count)
         later: list[bytes] = []
 

@@ -100,13 +100,14 @@ class Deployed:
             for name, entries in values.items():
                 self._set(number, name, entries, None)
 
-    def settle(self) -> None:
-        """Hand values over to processes that the programs came into since."""
+    def settle(self) -> Sequence[int]:
+        """Hand values over to processes that the programs came into since; none is to be learnt."""
         new, self._new = self._new, set()
         for pid in new if self._values else ():
             for number in self._numbers:
                 for name, entries in self._values.items():
                     self._set(number, name, entries, pid)
+        return ()
 
     def _set(
         self, number: int, name: str, entries: list[messages.MapEntry], pid: int | None

@@ -20,6 +20,10 @@ class SessionProcesses:
         self._connection: Final = connection
         self._session: Final = session
 
+    def settle(self) -> Sequence[int]:
+        """Those that go on."""
+        return self._session.alive
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
         while True:

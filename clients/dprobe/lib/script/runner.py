@@ -62,6 +62,9 @@ class ScriptPrinter(Protocol):
 class ScriptProcesses(Protocol):
     """The processes that the script's programs are in."""
 
+    def settle(self) -> Sequence[int]:
+        """Before what has come is shown: see to processes that came; which to learn about."""
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
 
@@ -72,6 +75,10 @@ class ScriptProcesses(Protocol):
 class Nowhere:
     """No processes: of a script that has only blocks."""
 
+    def settle(self) -> Sequence[int]:
+        """None."""
+        return ()
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """None."""
         return []
@@ -81,7 +88,8 @@ class Nowhere:
 
 
 class Runner:
-    """One script, as it runs. ``say`` is told what the user should know besides."""
+    """One script, as it runs. ``say`` is told what the user should know besides; ``comm_of`` says
+    what a process is called now."""
 
     def __init__(
         self,
@@ -89,8 +97,10 @@ class Runner:
         printer: ScriptPrinter,
         names: Names,
         say: Callable[[str], None],
+        comm_of: Callable[[int], str] = lambda pid: "",
     ) -> None:
         self._bundle: Final = bundle
+        self._comm_of: Final = comm_of
         self._printer: Final = printer
         self._say: Final = say
         self._names: Final = names
@@ -99,7 +109,7 @@ class Runner:
         self._blocks: Final = self._blocks_of(bundle)
         held = self._blocks.maps if self._blocks is not None else {}
         self._maps: Final = ScriptMaps(bundle, self._decoder, held)
-        self.processes: ScriptProcesses = Nowhere()
+        self._processes: ScriptProcesses = Nowhere()
         self._queue: deque[bytes] = deque()
         self._decode: Final = msgspec.json.Decoder(Hit).decode
         #: When which block is due (monotonic nanoseconds).
@@ -131,6 +141,10 @@ class Runner:
             if block.kind in ("interval", "profile") and block.period > 0:
                 heapq.heappush(self._due, (now + block.period, number))
 
+    def work_in(self, processes: ScriptProcesses) -> None:
+        """The programs are in these processes."""
+        self._processes = processes
+
     def record(self, line: bytes) -> None:
         """A record came."""
         self._queue.append(line)
@@ -142,6 +156,7 @@ class Runner:
 
     def drain(self) -> None:
         """Do what has come, and run what is due; no more once the script has ended itself."""
+        self._learn(self._processes.settle())
         while self._queue and self.status is None:
             self._show(self._decode(self._queue.popleft()))
         now = time.monotonic_ns()
@@ -221,7 +236,7 @@ class Runner:
             if part.name in held
         ]
         if names:
-            self._maps.load(self.processes.maps(names))
+            self._maps.load(self._processes.maps(names))
             self._values_in = self._maps.values()
 
     def _hand_over(self) -> None:
@@ -232,19 +247,19 @@ class Runner:
             for name, entries in values.items()
             if entries != self._values_in.get(name, [])
         }
-        if changed and not isinstance(self.processes, Nowhere):
-            self.processes.put(changed)
+        if changed and not isinstance(self._processes, Nowhere):
+            self._processes.put(changed)
             self._values_in = values
 
     # -- actions --------------------------------------------------------------------------------
 
-    def learn(self, pids: Sequence[int], comm_of: Callable[[int], str]) -> None:
+    def _learn(self, pids: Sequence[int]) -> None:
         """The programs are in these processes: addresses are named while they are there."""
         if not self._names_addresses:
             return
         known = self._decoder.comm_of
         for pid in pids:
-            comm = comm_of(pid)
+            comm = self._comm_of(pid)
             if comm and known.get(pid) != comm:
                 known[pid] = comm
                 self._names.learn(pid, comm)
@@ -304,7 +319,7 @@ class Runner:
     def _infos(self, index: int, reset: str = "") -> list[messages.MapInfo]:
         if not self._bundle.maps[index].hits:
             return []
-        return self.processes.maps(self._maps.names(index), reset)
+        return self._processes.maps(self._maps.names(index), reset)
 
     def _print_map(self, index: int, top: int, divisor: int) -> None:
         self._printer.map(self._maps.shown(index, self._infos(index)), top, divisor)
