@@ -64,7 +64,7 @@ examples:
 )
 @processes.option("Only records of these processes: numbers, or a name that they have.")
 @click.option(
-    "-n", "count", type=click.IntRange(min=0), metavar="N", help="Of those kept only the last N."
+    "-n", "count", type=click.IntRange(min=0), metavar="N", help="Only the last N of those kept."
 )
 @click.option(
     "--since", type=_Since(), metavar="TIME", help="Only those since then: 10m, 14:30, a date."
