@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from typing import Final
 
@@ -34,8 +34,26 @@ _LATE: Final = frozenset(
         "tokenize",
     )
 )
-#: What is there before: uuid asks for it when it is imported, which msgspec needs.
-_BEFORE: Final = {"platform": {"system": lambda: os.uname().sysname}}
+
+
+def _cleandoc(doc: str) -> str:
+    """As ``inspect.cleandoc``."""
+    first, *others = doc.expandtabs().split("\n")
+    margin = min((len(each) - len(each.lstrip()) for each in others if each.lstrip()), default=0)
+    lines = [first.lstrip(), *(each[margin:] for each in others)]
+    while lines and not lines[-1]:
+        lines.pop()
+    while lines and not lines[0]:
+        del lines[0]
+    return "\n".join(lines)
+
+
+#: What is there before: uuid asks for the one when it is imported, which msgspec needs; click asks
+#: for the other for each option.
+_BEFORE: Final[Mapping[str, Mapping[str, object]]] = {
+    "inspect": {"cleandoc": _cleandoc},
+    "platform": {"system": lambda: os.uname().sysname},
+}
 #: Packages that are nothing but what is in this module of theirs and the other modules.
 _GATHERED: Final = {"iced_x86": "_iced_x86_py"}
 #: Modules that their importers can do without. ``typing`` has what msgspec takes from the first,

@@ -32,7 +32,7 @@ _COMMANDS = {
     "insert": "Put programs into processes, to stay.",
     "remove": "Take programs out of processes.",
     "query": "Show probes: states, engines, hits, missed, dropped.",
-    "status": "Show how the daemon is, and what it lost or throttles.",
+    "status": "Show the daemon's state, and what it lost or throttles.",
     "top": "Watch hits and overhead live, and what dprobed uses.",
     "programs": "List the programs that are in.",
     "vars": "Show (and reset) variables of programs.",

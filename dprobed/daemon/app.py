@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +36,7 @@ from dprobed.daemon.map_reading import MapReading
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
-from dprobed.daemon.records.routing import Log, Routing, Watch
+from dprobed.daemon.records.routing import Routing, Watch
 from dprobed.daemon.removal import Removal
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.server import Server
@@ -108,31 +108,36 @@ class Core:
         alarm: Alarm | None = None,
         kept: Kept | None = None,
         kernel: Backends | None = None,
+        log: RecordLog | None = None,
     ) -> None:
-        """``kernel``: None in a private daemon, which has nothing to do with it."""
+        """``kernel``, ``log``: None in a private daemon, which has nothing to do with the kernel,
+        and keeps no records."""
         self.backends: Final = backends
         self.kernel: Final = kernel
         self.gate: Final = gate
         self.tasks: Final = Tasks()
         self.clients: Final[set[Client]] = set()
-        self.targets: Final = Targets(gate, kept)
+        self.log: Final = log
+        self.targets: Final = Targets(gate, kept, self._followers)
         self.quota: Final = Quota(gate, self.targets)
         self.announcer: Final = Announcer(self.targets, self.tasks)
-        self.dispatcher: Final = _dispatcher(self.announcer, alarm)
+        self.dispatcher: Final = _dispatcher(self.announcer, alarm, log)
         self.programs: Final = Programs(self.dispatcher)
         self.detaching: Final = Detaching(self.targets, self.tasks, gate.history)
-        self.ends: Final = Ends(gate, self.targets, self.detaching, self.tasks)
+        self.ends: Final = Ends(gate, self.targets, self.detaching, self.tasks, self._followers)
         self.enforcement: Final = Enforcement(
             gate, self.targets, self.detaching, self.ends, self.tasks
         )
         self.removal: Final = Removal(gate, self.targets, self.detaching)
         self._hold_limit: Final = hold_limit
 
-    def connect(self, log: Log | None, watch: Watch | None, doubts: Doubts) -> Traced:
-        """Make the parts that start tracers; records also go to ``log`` and ``watch``."""
-        routing = Routing(self.gate, self.dispatcher, log, watch)
-        if log is not None:
-            self.ends.followers = self.targets.followers = lambda: log.followers
+    def _followers(self) -> Iterable[Client]:
+        """Clients that follow the log."""
+        return self.log.followers if self.log is not None else ()
+
+    def connect(self, watch: Watch | None, doubts: Doubts) -> Traced:
+        """Make the parts that start tracers; records also go to the log and ``watch``."""
+        routing = Routing(self.gate, self.dispatcher, self.log, watch)
         events = TracerEvents(
             self.backends,
             self.gate,
@@ -142,7 +147,7 @@ class Core:
             self.ends,
             self.tasks,
             routing.take,
-            lambda: log.followers if log is not None else (),
+            self._followers,
         )
         pool = TracerPool(self.backends, events.on_event, events.on_gone)
         attaching = Attaching(
@@ -184,12 +189,12 @@ class Traced(msgspec.Struct, frozen=True):
     doubts: Doubts
 
 
-def _dispatcher(announcer: Announcer, alarm: Alarm | None) -> Dispatcher:
+def _dispatcher(announcer: Announcer, alarm: Alarm | None, log: RecordLog | None) -> Dispatcher:
     """A dispatcher with the built-in facilities: ``trace``, and the tracers' actions at a hit."""
-    if alarm is None:
+    if alarm is None or log is None:
         dispatcher = Dispatcher(announcer.announce)
     else:
-        dispatcher = Dispatcher(announcer.announce, alarm.set)
+        dispatcher = Dispatcher(announcer.announce, alarm.set, on_death=log.tell_death)
     dispatcher.declare("trace")
     dispatcher.register(AtHit("dump"))
     dispatcher.register(AtHit("debugger"))
@@ -341,7 +346,7 @@ def build_private(
     """The daemon of a single command."""
     core = Core(backends, gate, hold_limit=HOLD_LIMIT)
     table = RequestTable(gate.commands, _NOT_PRIVATE)
-    traced = core.connect(None, None, Doubts(resolvers))
+    traced = core.connect(None, Doubts(resolvers))
     deployments = DeploymentsOnDemand(
         lambda: _deployments(core, traced, resolvers, backends), core.removal
     )
@@ -412,12 +417,13 @@ def build_public(
     request_decoder()  # or the first request would wait for it
     if kernel is None:
         kernel = KernelBackends(load=gate.store.config.load_kernel_module)
-    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kernel=kernel, kept=kept)
     log = RecordLog(gate)
+    core = Core(
+        backends, gate, hold_limit=hold_limit, alarm=Alarm(), kernel=kernel, kept=kept, log=log
+    )
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
-    core.dispatcher.on_death = log.tell_death
-    traced = core.connect(log, traces.see, Doubts(resolvers))
+    traced = core.connect(traces.see, Doubts(resolvers))
     deployments = _deployments(core, traced, resolvers, backends)
     enforcement, store = core.enforcement, gate.store
     service = ServiceManager({}) if service is None else service

@@ -73,6 +73,7 @@ class Ends:
         targets: Targets,
         detaching: Detaching,
         tasks: Tasks,
+        followers: Callable[[], Iterable[Client]],
     ) -> None:
         self._gate: Final = gate
         self._targets: Final = targets
@@ -81,7 +82,7 @@ class Ends:
         self._timer: asyncio.TimerHandle | None = None
         self._looked = 0.0
         self._others: Final[list[Callable[[float], float | None]]] = []
-        self.followers: Callable[[], Iterable[Client]] = tuple
+        self._followers: Final = followers
 
     def watch(self, others: Callable[[float], float | None]) -> None:
         """Have something else end what is over by a moment; it returns when its next is due."""
@@ -180,7 +181,7 @@ class Ends:
             what.uid, text, event, program=name, number=what.number, why=why, **fields
         )
         notice = _notice(kind, messages.KERNEL if target is None else target.pid, text)
-        for follower in self.followers():
+        for follower in self._followers():
             if self._gate.sees(follower, what.uid):
                 follower.tell(notice)
         return text

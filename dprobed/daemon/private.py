@@ -14,9 +14,12 @@ import subprocess  # noqa: F401  (see below)
 from typing import Final
 
 # For those who are forked from the client, and the client: each would import it for itself.
+import dprobed.program.bytecode
 import dprobed.program.verifier
+import dprobed.record.maps
 import dprobed.resolver.addresses
 import dprobed.resolver.client
+import dprobed.wire.counters
 import dprobed.wire.protocol  # noqa: F401
 from dprobed.daemon.child_process import begin_afresh, close_all_but, rename
 from dprobed.daemon.log import begin_log

@@ -23,6 +23,7 @@ from dprobed.program.maps import PROGRAM_BYTES
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
+from dprobed.wire.engines import TRAP
 from dprobed.wire.limits import Limits
 
 #: Ended targets of a tracer that are remembered: a fork child of theirs may still be reported.
@@ -228,7 +229,7 @@ class InsertedProgram:
             engine=status.engine,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
-            unguarded=self.target.unguarded if status.engine == "trap" else "",
+            unguarded=self.target.unguarded if status.engine == TRAP else "",
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(until),

@@ -31,17 +31,19 @@ class Leaving(Protocol):
 
 class Targets:
     """All targets by pid; ``exited``: exited processes that had kept programs; ``ended_maps``: what
-    those had in maps. ``kept``: what a restarted daemon goes on with."""
+    those had in maps. ``kept``: what a restarted daemon goes on with; ``followers``: clients that
+    follow the log."""
 
-    def __init__(self, gate: Gate, kept: Kept | None = None) -> None:
+    def __init__(
+        self, gate: Gate, kept: Kept | None, followers: Callable[[], Iterable[Client]]
+    ) -> None:
         self._gate: Final = gate
         self.kept: Final = kept or Kept()
         self.by_pid: Final[dict[int, Target]] = {}
         self.exited: Final = ExitedProcesses()
         #: Who counts what leaves.
         self.counts: Leaving | None = None
-        #: Clients that follow the log.
-        self.followers: Callable[[], Iterable[Client]] = tuple
+        self._followers: Final = followers
         self.ended_maps: Final = EndedMaps()
 
     def __contains__(self, pid: object) -> bool:
@@ -200,7 +202,7 @@ class Targets:
 
     def _tell_followers(self, target: Target, kept: Iterable[InsertedProgram]) -> None:
         """Say that a process has ended to who follows the records of programs in it."""
-        for follower in self.followers():
+        for follower in self._followers():
             names = [each.label for each in kept if self._gate.sees(follower, each.uid)]
             if names:
                 what = f"{target.what} ({printable(target.comm)}) with {', '.join(names)}"

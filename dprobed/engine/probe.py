@@ -46,7 +46,10 @@ class Located(Protocol):
 
 
 class Attachment:
-    """A probe inserted at one address; engines subclass it."""
+    """A probe inserted at one address; engines subclass it.
+
+    ``may_be_at_data``: else it is at code.
+    """
 
     __slots__ = (
         "address",
@@ -58,6 +61,7 @@ class Attachment:
         "probe",
         "semaphore",
     )
+    may_be_at_data = False
 
     def __init__(self, probe: Probe, engine: str, where: Located) -> None:
         """``engine``: the name of the one that serves it."""
@@ -81,14 +85,59 @@ class Cores:
         self.writing = 0
 
 
+class Presence:
+    """For how long a probe was in its target, and for how much of that nothing was counted: asleep
+    (throttled), or with no tracer there. All times are nanoseconds, of the monotonic clock."""
+
+    __slots__ = ("_asleep", "_asleep_since", "_since", "_until", "uncounted")
+
+    def __init__(self) -> None:
+        # 0 while it does not apply.
+        self._since = 0
+        self._until = 0
+        self._asleep = 0
+        self._asleep_since = 0
+        #: For how long no tracer was there, since it was first in.
+        self.uncounted = 0
+
+    def begin(self, now: int) -> None:
+        """It is in; that it was before is not forgotten."""
+        self._since = self._since or now
+
+    def end(self, now: int) -> None:
+        """It is out for good."""
+        self._until = self._until or now
+
+    def sleep(self, now: int) -> None:
+        """It sleeps from now on."""
+        self._asleep_since = self._asleep_since or now
+
+    def wake(self, now: int) -> None:
+        """It does not sleep, or not any more."""
+        if self._asleep_since:
+            self._asleep += now - self._asleep_since
+            self._asleep_since = 0
+
+    def count_on(self, former: ProbeStatus, began: int) -> None:
+        """It was in for as long already when this began."""
+        self._asleep = former.asleep_ns
+        self.uncounted = former.uncounted_ns
+        if former.present_ns:
+            self._since = began - former.present_ns
+
+    def durations(self, now: int) -> tuple[int, int]:
+        """For how long it was in, and asleep."""
+        now = self._until or now
+        asleep = self._asleep + (now - self._asleep_since if self._asleep_since else 0)
+        return now - self._since if self._since else 0, asleep
+
+
 class Probe:
     """State and counters of one probe."""
 
     __slots__ = (
         "accounts",
         "alters",
-        "asleep_ns",
-        "asleep_since",
         "attachments",
         "cores",
         "definition",
@@ -110,8 +159,7 @@ class Probe:
         "over",
         "pass_count",
         "place",
-        "present_since",
-        "present_until",
+        "presence",
         "program",
         "ran",
         "reason",
@@ -120,7 +168,6 @@ class Probe:
         "state",
         "throttled",
         "throttled_until",
-        "uncounted_ns",
         "unwound",
     )
 
@@ -177,18 +224,12 @@ class Probe:
         self.governors: tuple[Account, ...] = ()
         #: The name of the engine that serves it, or did when its state was last asked for.
         self.engine = ""
-        #: Monotonic ns, 0 while it does not apply: when it was first in, when it was out for good,
-        #: since when it is throttled; and for how long it was before.
-        self.present_since = 0
-        self.present_until = 0
-        self.asleep_since = 0
-        self.asleep_ns = 0
+        self.presence: Final = Presence()
         #: ``hits`` when it was last inserted again after that.
         self.mark = 0
         #: Until when it is shown as throttled, though it may be inserted by turns (monotonic ns).
         self.throttled_until = 0
         self.throttled = ""
-        self.uncounted_ns = 0  #: For how long no tracer was there, since it was first in.
 
     def count_on(self, former: ProbeStatus, gone: int) -> None:
         """Go on from what another tracer had counted ``gone`` ns ago, when it was last able to say
@@ -198,15 +239,14 @@ class Probe:
         self.unwound = former.unwound
         self.dumped, self.no_dumps = former.dumped, dict(former.no_dumps)
         self.cores.written = former.dumped
-        self.asleep_ns = former.asleep_ns
+        now = time.monotonic_ns()
         if former.state in (State.REMOVED, State.DISABLED):
+            self.presence.count_on(former, now)
             self.set(former.state, former.reason)
-            self.present_since = time.monotonic_ns() - former.present_ns
             return
-        self.uncounted_ns = former.uncounted_ns
+        self.presence.count_on(former, now - gone)
         if former.present_ns:
-            self.present_since = time.monotonic_ns() - gone - former.present_ns
-            self.uncounted_ns += gone
+            self.presence.uncounted += gone
 
     def cap(self, max_hits: int) -> None:
         """Run the program at so many hits at most, and no more than it says itself; 0: no limit."""
@@ -219,13 +259,12 @@ class Probe:
         self.reason = reason
         self.over = state in (State.REMOVED, State.DISABLED)
         now = time.monotonic_ns()
-        if state is State.ACTIVE and not self.present_since:
-            self.present_since = now
-        if self.asleep_since and state is not State.THROTTLED:
-            self.asleep_ns += now - self.asleep_since
-            self.asleep_since = 0
-        if self.over and not self.present_until:
-            self.present_until = now
+        if state is State.ACTIVE:
+            self.presence.begin(now)
+        if state is not State.THROTTLED:
+            self.presence.wake(now)
+        if self.over:
+            self.presence.end(now)
 
     def note_missed(self, why: str) -> None:
         """A call is missed, because its return cannot be seen: show why."""
@@ -234,7 +273,7 @@ class Probe:
 
     def sleep(self, now: int) -> None:
         """It is throttled from now on, until another state is set."""
-        self.asleep_since = self.asleep_since or now
+        self.presence.sleep(now)
 
     def status(self) -> ProbeStatus:
         """Its state and counters, as the daemon is told."""
@@ -243,8 +282,7 @@ class Probe:
         state, reason = self.state, self.reason
         if state is State.ACTIVE and time.monotonic_ns() < self.throttled_until:
             state, reason = State.THROTTLED, self.throttled
-        now = self.present_until or time.monotonic_ns()
-        asleep = self.asleep_ns + (now - self.asleep_since if self.asleep_since else 0)
+        present, asleep = self.presence.durations(time.monotonic_ns())
         return ProbeStatus(
             program=self.program,
             probe=self.definition.index,
@@ -259,10 +297,10 @@ class Probe:
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
             asleep_ns=asleep,
-            present_ns=now - self.present_since if self.present_since else 0,
+            present_ns=present,
             engine=self.engine,
             dumped=self.dumped,
             no_dumps=dict(self.no_dumps),
-            uncounted_ns=self.uncounted_ns,
+            uncounted_ns=self.presence.uncounted,
             unwound=self.unwound,
         )

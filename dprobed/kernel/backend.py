@@ -33,6 +33,7 @@ from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
 from dprobed.program.keywords import HOOK, TRACEPOINT
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
+from dprobed.wire.engines import WATCH
 from dprobed.wire.messages import KERNEL
 
 #: What records and listings say of it.
@@ -378,7 +379,7 @@ def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
 def _engine(probe: ProbeDefinition) -> str:
     """Which one serves it."""
     if probe.watchpoint is not None:
-        return "watch"
+        return WATCH
     for before in (TRACEPOINT, HOOK):
         if _place_of(probe).startswith(before):
             return before.removesuffix(":")

@@ -1,33 +1,40 @@
 """Takes over the breakpoints and pages that a tracer which was killed has left in a target.
 
-What there is, the change journal of that tracer says; the target's threads have run since. Only the
-trap engine leaves something: the debug registers of a thread end with its tracer.
+What there is, the change journal of that tracer says; the target's threads have run since. The
+watch engine leaves nothing: the debug registers of a thread end with its tracer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.slots import give_back_mask
 from dprobed.tracee.ptrace import Gone
+
+if TYPE_CHECKING:
+    from dprobed.engine.inline.engine import InlineEngine
 
 #: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
 _IN_HANDLER: Final = 10.0
 _PAUSE: Final = 0.01
 
 
-def adopt(trap: TrapEngine, inline: InlineEngine) -> None:
-    """Make what is left this engine's; no stop was served yet. Raises Gone and SpaceError."""
+def adopt(trap: TrapEngine, inline: Callable[[], InlineEngine]) -> None:
+    """Make what is left these engines'; no stop was served yet. Raises Gone and SpaceError.
+
+    ``inline`` makes the inline engine, where that one has left something.
+    """
     space = trap.sites.space
     found = space.changes.adopt()
     trap.adopt(found)
-    inline.adopt(found)
+    if any(change.kind in (Kind.JUMP, Kind.CODE) for change in found):
+        inline().adopt(found)
     if not found:
         return
     for change in found:

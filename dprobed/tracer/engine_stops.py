@@ -13,7 +13,6 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.siginfo import code_of
-from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.interface import TrapStop
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.watch.engine import WatchEngine
@@ -26,12 +25,17 @@ class EngineStops:
     """The stops of one target's threads."""
 
     def __init__(
-        self, trap: TrapEngine, watch: WatchEngine, inline: InlineEngine, registers: Registers
+        self,
+        trap: TrapEngine,
+        watch: WatchEngine,
+        registers: Registers,
+        before_signal: Callable[[Thread], None],
     ) -> None:
-        """``registers`` are those of all targets of this tracer."""
+        """``registers`` are those of all targets of this tracer; ``before_signal``: called before
+        the trap engine is told of a signal that is about to be delivered."""
         self._trap: Final = trap
         self._watch: Final = watch
-        self._inline: Final = inline
+        self._before_signal: Final = before_signal
         self._registers: Final = registers
         #: The hot way, and what else only the trap engine does: see ``TrapStops``.
         self.serve_hit: Final = trap.stops.serve_hit
@@ -44,7 +48,7 @@ class EngineStops:
 
     def deliver(self, thread: Thread) -> None:
         """``thread.signal`` is about to be delivered: its handler must not see our code."""
-        self._inline.deliver(thread)
+        self._before_signal(thread)
         self._trap.stops.deliver(thread)
 
     def serve(self, thread: Thread) -> None:

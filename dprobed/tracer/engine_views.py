@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
-from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.interface import Engine, Listener
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
@@ -14,7 +13,11 @@ from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.view import OriginalView
 from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee.ptrace import Registers
+from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+
+if TYPE_CHECKING:
+    from dprobed.engine.inline.engine import InlineEngine
 
 
 class EngineViews:
@@ -25,12 +28,33 @@ class EngineViews:
     ) -> None:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
         self.group: Final = group
+        self._listener: Final = listener
+        self._registers: Final = registers
         self.runner: Final = ProgramRunner(listener, registers, affinity)
         self._trap: Final = TrapEngine(group, listener, self.runner)
         self._watch: Final = WatchEngine(group, listener, self.runner)
-        self._inline: Final = InlineEngine(group, listener, registers)
-        self._inline.is_displaced = lambda address, length: self.view.displaces(address, length)
-        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch, self._inline)
+        self._all: Final[list[Engine]] = [self._trap, self._watch]
+        #: None until it is needed.
+        self._inline: InlineEngine | None = None
+
+    def _needed_inline(self) -> InlineEngine:
+        """The inline engine, which few targets need: it is only used where it is asked for."""
+        if self._inline is None:
+            # Here: its import takes a tenth of a tracer's start.
+            from dprobed.engine.inline.engine import InlineEngine
+
+            made = InlineEngine(self.group, self._listener, self._registers, self._is_displaced)
+            made.use(self.space)
+            self._inline = made
+            self._all.append(made)
+        return self._inline
+
+    def _before_signal(self, thread: Thread) -> None:
+        if self._inline is not None:
+            self._inline.deliver(thread)
+
+    def _is_displaced(self, address: int, length: int) -> bool:
+        return self.view.displaces(address, length)
 
     @property
     def space(self) -> AddressSpace:
@@ -42,7 +66,10 @@ class EngineViews:
         guard = self._trap.sites.guard.mappings()
         areas = [(area.start, area.end) for area in self.space.resident.whole()]
         guards = [(start, start + size) for start, size in guard]
-        return areas + guards + self._inline.pages()
+        return areas + guards + self._inline_pages()
+
+    def _inline_pages(self) -> list[tuple[int, int]]:
+        return self._inline.pages() if self._inline is not None else []
 
     @property
     def sigtrap(self) -> Sigtrap:
@@ -68,7 +95,8 @@ class EngineViews:
 
     def changed(self) -> dict[int, int]:
         """The original of each byte of text that engines have changed, by address."""
-        return self.view.breakpoints() | self._inline.changed()
+        jumps = self._inline.changed() if self._inline is not None else {}
+        return self.view.breakpoints() | jumps
 
     def displaces(self, address: int, length: int) -> bool:
         """Whether what runs there is a copy of ours."""

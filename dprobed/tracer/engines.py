@@ -21,7 +21,7 @@ from dprobed.tracer.engine_stops import EngineStops
 from dprobed.tracer.engine_views import EngineViews
 from dprobed.tracer.file_code import code_difference
 from dprobed.tracer.static_probes import count_down, count_up, keep_up
-from dprobed.wire.engines import AUTO
+from dprobed.wire.engines import AUTO, INLINE
 from dprobed.wire.protocol import State as ProbeState
 
 #: What became of a plan.
@@ -36,7 +36,7 @@ class Engines(EngineViews):
     ) -> None:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
         super().__init__(group, listener, registers, affinity)
-        self.stops: Final = EngineStops(self._trap, self._watch, self._inline, registers)
+        self.stops: Final = EngineStops(self._trap, self._watch, registers, self._before_signal)
 
     def use(self, space: AddressSpace) -> None:
         """Start in an address space that has none of our changes."""
@@ -49,7 +49,7 @@ class Engines(EngineViews):
 
         Raises Gone and SpaceError.
         """
-        adoption.adopt(self._trap, self._inline)
+        adoption.adopt(self._trap, self._needed_inline)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
@@ -65,8 +65,9 @@ class Engines(EngineViews):
     def use_copy(self, sites: Sites) -> None:
         """Start in a copy of a parent's address space."""
         self._trap.use_sites(sites)
-        self._watch.use(sites.space)
-        self._inline.use(sites.space)
+        for engine in self._all:
+            if engine is not self._trap:
+                engine.use(sites.space)
         self._began()
         self._classify()
 
@@ -85,7 +86,8 @@ class Engines(EngineViews):
 
         Raises Gone, and SpaceError when there is no way into its memory.
         """
-        self._inline.release_child(thread)
+        if self._inline is not None:
+            self._inline.release_child(thread)
         self._trap.release_child(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
@@ -113,8 +115,7 @@ class Engines(EngineViews):
         """
         offers = [
             found
-            for engine in self._all
-            if location.kind or asked == engine.name or self._is_automatic(engine, asked)
+            for engine in self._asked(location, asked)
             if (found := engine.offer(probe, location)) is not None
         ]
         difference = self._code_difference(location)
@@ -123,28 +124,36 @@ class Engines(EngineViews):
         plans = [each for each in offers if isinstance(each, Plan)]
         return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
 
-    def _is_automatic(self, engine: Engine, asked: str) -> bool:
-        return asked == AUTO and engine is not self._inline
+    def _asked(self, location: Location, asked: str) -> list[Engine]:
+        """The engines that are to be asked for an offer; inline only where it is wanted."""
+        if location.kind:
+            return [self._watch]
+        if asked == AUTO:
+            return [self._trap, self._watch]
+        return [self._needed_inline()] if asked == INLINE else [self._trap]
 
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted without us; ``final``: no thread runs any more."""
-        self._inline.sync(final=final)
+        if self._inline is not None:
+            self._inline.sync(final=final)
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
         """All threads are stopped within; whether none is, or comes back, where programs run
         without us."""
         with self.group.stopped() as unstoppable:
-            yield self._inline.leave_code() and not unstoppable
+            left = self._inline is None or self._inline.leave_code()
+            yield left and not unstoppable
 
     def tick(self) -> None:
         """The same now and then, as far as other work allows."""
-        self._inline.tick()
+        if self._inline is not None:
+            self._inline.tick()
 
     @property
     def is_polled(self) -> bool:
         """Whether to look often at what happens without a stop."""
-        return self._inline.is_polled
+        return self._inline is not None and self._inline.is_polled
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""
@@ -264,10 +273,11 @@ class Engines(EngineViews):
         """
         self.disarm_all(unstoppable)
         space = self.space
-        pages = space.resident.areas or self._trap.sites.guard.base or self._inline.pages()
+        pages = space.resident.areas or self._trap.sites.guard.base or self._inline_pages()
         if not unstoppable and pages:
             lender = self.group.borrower.lender(space.tgid)
-            self._inline.unmap(lender)
+            if self._inline is not None:
+                self._inline.unmap(lender)
             self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
             self._trap.sites.guard.unmap(self.group, lender)
@@ -313,8 +323,9 @@ class Engines(EngineViews):
         found = [
             *self._trap.forked(child._trap, twin),
             *self._watch.forked(child._watch, twin),
-            *self._inline.forked(child._inline, twin),
         ]
+        if self._inline is not None:
+            found += self._inline.forked(child._needed_inline(), twin)
         keep_up(child.space, found)
         return found
 

@@ -283,6 +283,8 @@ def import_all() -> None:
 
     For tracers of users who may not be able to read our files.
     """
+    import dprobed.engine.inline.engine
+    import dprobed.engine.inline.executor
     import dprobed.tracer.debug.entrance
     import dprobed.tracer.dump.snapshot  # noqa: F401
 

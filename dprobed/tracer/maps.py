@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
-from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.program.exec.interface import KeyedMap
 from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, VALUE, Entry, Item, MapRoom
 from dprobed.tracer.inserted import Inserted, RequestError
@@ -35,8 +34,12 @@ class TargetMaps:
         """
         inserted = self._of(request.program)
         executor = inserted.executor
-        if not request.reset or not isinstance(executor, InlineExecutor):
+        if not request.reset or not any(each.is_shared for each in executor.maps):
             return inserted.maps(request.reset, request.name)
+        # Only a tracer that has programs inline has it.
+        from dprobed.engine.inline.executor import InlineExecutor
+
+        assert isinstance(executor, InlineExecutor)
         with self._quiet() as is_quiet:
             taken = executor.take_maps(request.reset, request.name, is_quiet=is_quiet)
         return [inserted.map_state(number, each) for number, each in taken]

@@ -306,8 +306,8 @@ class Places:
         """Whether there is still what a probe was put on: code, or data that is watched."""
         if self._placement.holds_code(attachment.address):
             return True
-        watched = attachment.engine == "watch"
-        return watched and bool(self._engines.space.memory.peek(attachment.address, 1))
+        at_data = attachment.may_be_at_data
+        return at_data and bool(self._engines.space.memory.peek(attachment.address, 1))
 
     def fail_lost(self) -> None:
         """Fail probes whose places have become impossible, as stops have shown."""

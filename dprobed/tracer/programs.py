@@ -11,12 +11,11 @@ from typing import Final
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.probe import Probe
 from dprobed.proc import files, procfs
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
-from dprobed.program.exec.interface import Variables
+from dprobed.program.exec.interface import Executor, Variables
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program, ProgramError
@@ -43,6 +42,16 @@ _log = logging.getLogger(__name__)
 
 #: A program that goes into many targets is read and verified once.
 _decode = lru_cache(maxsize=64)(decode)
+
+
+def _executor(python: PythonExecutor, engine: str) -> Executor[ListVariables]:
+    """What runs a program that this engine is to serve."""
+    if engine != INLINE:
+        return python
+    # Here: its import takes a tenth of a tracer's start, and few programs need it.
+    from dprobed.engine.inline.executor import InlineExecutor
+
+    return InlineExecutor(python)
 
 
 class Programs:
@@ -151,8 +160,7 @@ class Programs:
             known = ", ".join(ENGINES)
             raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
         program, python = self._read(request.bytecode, facilities)
-        executor = InlineExecutor(python) if request.engine == INLINE else python
-        inserted = Inserted.of(request, program, executor)
+        inserted = Inserted.of(request, program, _executor(python, request.engine))
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
             inserted.count_on(request.former, request.former_time)

@@ -1,4 +1,4 @@
-"""The engines by which an insertion can ask for its code probes to be served."""
+"""The engines' names, as they are asked for and as ``query`` shows them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,9 @@ from typing import Final
 AUTO: Final = "auto"
 #: A jump into native code in the target itself; only where it is asked for.
 INLINE: Final = "inline"
-#: What can be asked for. Watchpoints have an engine of their own in any case.
-ENGINES: Final = (AUTO, INLINE, "trap")
+#: A breakpoint, at which the tracer runs the program.
+TRAP: Final = "trap"
+#: Debug registers: that of watchpoints, whatever is asked for.
+WATCH: Final = "watch"
+#: What can be asked for.
+ENGINES: Final = (AUTO, INLINE, TRAP)

@@ -44,8 +44,8 @@ def compile_command(
     output: str | None,
     defines: tuple[str, ...],
 ) -> None:
-    """Assemble SOURCE (- is standard input) to a .dpb file, which needs its source no more; a
-    script (.bt, or -e) to a .btb file, with the arguments that follow it."""
+    """Assemble SOURCE (- is standard input) to a .dpb file, which no longer needs its
+    source; a script (.bt, or -e) to a .btb file, with the arguments that follow it."""
     script = options.script_of(expression, words)
     if script is not None:
         _compile_script(script, output)

@@ -64,7 +64,7 @@ examples:
 )
 @processes.option("Only records of these processes: numbers, or a name that they have.")
 @click.option(
-    "-n", "count", type=click.IntRange(min=0), metavar="N", help="Of those kept only the last N."
+    "-n", "count", type=click.IntRange(min=0), metavar="N", help="Only the last N of those kept."
 )
 @click.option(
     "--since", type=_Since(), metavar="TIME", help="Only those since then: 10m, 14:30, a date."
@@ -123,10 +123,9 @@ def log_command(
         raise click.UsageError("--namespace goes with --journal", click.get_current_context())
     chosen = _Chosen(programs, pids, since, conditions)
     with options.running(socket) as daemon:
-        output = Output(form, path, 1, live=True)
-        output.holds = holds
         to_terminal = path is None and sys.stdout.isatty()
-        output.stamp = _stamp(clock or ("wall" if to_terminal else "mono"))
+        stamp = _stamp(clock or ("wall" if to_terminal else "mono"))
+        output = Output(form, path, 1, live=True, holds=holds, stamp=stamp)
         kept: deque[bytes] = deque(maxlen=count)
         later: list[bytes] = []
 

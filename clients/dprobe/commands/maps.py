@@ -52,10 +52,10 @@ examples:
     "--top",
     type=click.IntRange(1),
     metavar="N",
-    help=f"Only the N keys of a map with most; {view.TOP} where nothing is said, in graphs all.",
+    help=f"Only the N largest keys of a map (default: {view.TOP}; in graphs all).",
 )
-@click.option("--clear", is_flag=True, help="Then forget all keys.")
-@click.option("--zero", is_flag=True, help="Then begin anew at each key.")
+@click.option("--clear", is_flag=True, help="Forget all keys once they are shown.")
+@click.option("--zero", is_flag=True, help="Set every key to 0 once it is shown.")
 @options.formats(
     "folded", "svg", "html", also=", stacks a line each (folded), or a flame graph (svg, html)"
 )
@@ -74,9 +74,9 @@ def maps_command(
 ) -> None:
     """Show the maps of programs, or those of one NAME, while they go on.
 
-    Over all processes of a program together, ended ones included; a map of values is always shown
-    by process. The greatest comes last. Nothing is stopped for it; what comes between two looks
-    with --clear is in the second one, once.
+    A program's processes are added up, ended ones included; a map of values is always shown by
+    process. The largest key comes last. No process is stopped for it; with --clear, what is counted
+    between two looks is in the second one, and only there.
     """
     if clear and zero:
         raise click.UsageError("--clear and --zero exclude each other", ctx)

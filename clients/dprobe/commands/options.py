@@ -104,7 +104,7 @@ follow_forks = click.option(
     "--follow-forks",
     is_flag=True,
     help="Follow forks: children of the process, and theirs, have the probes from their start. "
-    "No other (a debugger in the command) can trace them then.",
+    "Nobody else (such as a debugger in the command) can trace them then.",
 )
 budget = click.option(
     "--budget",
@@ -137,7 +137,7 @@ engine = click.option(
     type=click.Choice(ENGINES),
     default=AUTO,
     show_default=True,
-    help="How probes fire: as suits each place (auto, which takes no inline yet), always by a "
+    help="How probes fire: as suits each place (auto; never inline so far), always by a "
     "breakpoint (trap), or by a jump into native code in the process itself (inline).",
 )
 missing = click.option(

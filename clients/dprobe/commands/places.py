@@ -87,19 +87,19 @@ def places_command(
     """List what of MODULE (a path, a library, a command) can be probed by name.
 
     Code is for `offset`, data for `address` with a `watchpoint`. A static probe has a line for each
-    of its places, at all of which `offset = usdt:provider:name` is; its arguments (`push a,0` is
-    the first) are written as the compiler left them: size@place, signed where a minus is before it.
+    of its places; `offset = usdt:provider:name` means all of them. Its arguments (`push a,0` is the
+    first) are written as the compiler left them: size@place, with a minus before it if signed.
 
-    PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
-    With -v, which reads debug information, PATTERN is a function (`ns::Class::method` in C++, with
-    the types of its parameters where it is overloaded), a pattern of names, a place (server.c:120,
-    handle+16, usdt:provider:name), a global variable or a type (`struct node`). Where an argument
-    is, is said for the function's first instruction; that it is not kept, too, with the addresses
-    at which it is.
+    PATTERN may have * and ? in it; for static probes it stands for provider:name, or for the name
+    alone. With -v, which reads debug information, PATTERN is a function (`ns::Class::method` in
+    C++, with the types of its parameters where it is overloaded), a pattern of names, a place
+    (server.c:120, handle+16, usdt:provider:name), a global variable or a type (`struct node`). Of
+    each argument it says where it is at the function's first instruction; if it is not kept there,
+    at which addresses it is.
 
-    With --kernel it is all that is given: of a name of the kernel itself, of module:name, or of
-    tracepoint:name. Places of a module are for programs with `modtype = kmod`. Addresses of the
-    kernel are listed for whom it shows them to.
+    With --kernel a PATTERN is all that is given: for names of the kernel itself, for module:name,
+    or for tracepoint:name. Places of a module are for programs with `modtype = kmod`. Addresses in
+    the kernel are listed only for those to whom it shows them.
     """
     if kernel:
         if usdt or verbose or pattern is not None:

@@ -82,20 +82,14 @@ class ScriptOptions(msgspec.Struct, frozen=True):
     dry: bool = False
 
 
-def _nothing() -> None:
-    pass
-
-
 class Show:
     """A script at work, as who waits for things drives it (``launched.Shower``)."""
 
     def __init__(self, bundle: Bundle, output: ScriptOutput) -> None:
         self.output: Final = output
-        self.runner: Final = Runner(bundle, output, ProcessNames(), complain)
+        self.runner: Final = Runner(bundle, output, ProcessNames(), complain, _comm)
         #: It ends when the probes are in.
         self.dry = False
-        #: Called before what has come is shown.
-        self.settle: Callable[[], None] = _nothing
 
     @property
     def next_time(self) -> float | None:
@@ -109,7 +103,6 @@ class Show:
 
     def flush(self) -> None:
         """Do what has come and what is due, and write what it printed."""
-        self.settle()
         self.runner.drain()
         self.output.flush()
 
@@ -137,6 +130,10 @@ class Show:
     def close(self) -> None:
         """Write the rest."""
         self.output.close()
+
+
+def _comm(pid: int) -> str:
+    return procfs.comm(pid).decode(errors="replace")
 
 
 def output_for(bundle: Bundle, how: ScriptOptions, descriptor: int) -> ScriptOutput:
@@ -207,8 +204,7 @@ def run_script(
                 session.insert(
                     [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
                 )
-                show.runner.processes = SessionProcesses(connection, session, complain)
-            show.settle = lambda: show.runner.learn(session.alive, _comm)
+                show.runner.work_in(SessionProcesses(connection, session, complain))
             show.attached(how)
         except BaseException:
             launched.close_gate()
@@ -338,10 +334,6 @@ def _alone(
         show.runner.end()
 
 
-def _comm(pid: int) -> str:
-    return procfs.comm(pid).decode(errors="replace")
-
-
 def _goes_on(pid: int) -> bool:
     status = procfs.status(pid)
     return status is not None and status.state not in "ZX"
@@ -366,8 +358,7 @@ def _attached(
     for pid in pids:
         check(connection, pid, programs, how.missing)
     session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
-    show.runner.processes = SessionProcesses(connection, session, complain)
-    show.settle = lambda: show.runner.learn(session.alive, _comm)
+    show.runner.work_in(SessionProcesses(connection, session, complain))
     if not how.quiet:
         where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
         note(f"in {where}, until Ctrl-C, through {connection.through}")
@@ -388,9 +379,8 @@ def _everywhere(
     if how.missing == "refuse":
         _refuse_missing(programs, [])
     deployed = Deployed(connection, show.runner.record, complain)
-    show.settle = deployed.settle
     deployed.deploy([each.upload for each in programs], selection, check_opcode=how.check_opcode)
-    show.runner.processes = deployed
+    show.runner.work_in(deployed)
     if not how.quiet:
         modules = ", ".join(dict.fromkeys(each.program.header.name for each in programs))
         note(f"in what maps {modules}, until Ctrl-C, through {connection.through}")

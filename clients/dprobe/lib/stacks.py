@@ -18,7 +18,6 @@ from dprobe.lib.perf_map import PerfMap
 from dprobed.binary.demangle import demangled
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
-from dprobed.binary.source_places import SourcePlaces
 from dprobed.resolver.cache import packed
 
 _VDSO: Final = "[vdso]"
@@ -32,6 +31,9 @@ class _File:
     """One file, and what its code is from."""
 
     def __init__(self, binary: Binary) -> None:
+        # Here: it reads DWARF with pyelftools, whose import takes 60 ms.
+        from dprobed.binary.source_places import SourcePlaces
+
         self.binary = binary
         self.places = SourcePlaces(binary)
 

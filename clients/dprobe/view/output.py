@@ -12,7 +12,7 @@ import os
 import select
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import msgspec
 
@@ -73,7 +73,9 @@ class Output:
     """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
 
     ``live``: the processes may be there, and addresses in records can be named. ``summary``:
-    the descriptor for the summary where it is text; None: it goes where records go.
+    the descriptor for the summary where it is text; None: it goes where records go. ``holds``:
+    whether addresses in a record still mean what they meant when it was made. ``stamp``: how the
+    time of a record is written as text; None: as it is.
     Raises UserError when the file cannot be made. Lines are held back until ``flush``.
     """
 
@@ -85,6 +87,8 @@ class Output:
         summary: int | None = None,
         *,
         live: bool = False,
+        holds: Callable[[messages.Record], bool] = lambda record: True,
+        stamp: Callable[[messages.Record], str] | None = None,
     ) -> None:
         self._form = form
         self._live = live
@@ -103,10 +107,8 @@ class Output:
         self.broken = False
         #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
         self.status = 0
-        #: Whether addresses in a record still mean what they meant when it was made.
-        self.holds: Callable[[messages.Record], bool] = lambda record: True
-        #: How the time of a record is written as text; None: as it is.
-        self.stamp: Callable[[messages.Record], str] | None = None
+        self._holds: Final = holds
+        self._stamp: Final = stamp
         #: When more is to be written though nothing came, and whether no more is wanted: never.
         self.next_time: float | None = None
         self.ended = False
@@ -127,7 +129,7 @@ class Output:
         record = None
         if _POINTER in line and self._live:
             record = self._decode(line)
-            if self.holds(record):
+            if self._holds(record):
                 self._name_places(record)
         if _STACK in line:
             record = record or self._decode(line)
@@ -137,7 +139,7 @@ class Output:
             self._lines.append(published(line))
         else:
             record = record or self._decode(line)
-            self._lines.append(record_text(record, self.stamp).encode(errors="replace"))
+            self._lines.append(record_text(record, self._stamp).encode(errors="replace"))
 
     def line(self, text: str) -> None:
         """A line of another kind."""

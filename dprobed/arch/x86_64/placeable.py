@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from iced_x86 import Code, Decoder, FlowControl, Instruction
+from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
 
 from dprobed.arch.x86_64.jump import JUMP_SIZE, windows
 from dprobed.arch.x86_64.paging import NEAR, PAGE
@@ -21,9 +21,9 @@ LONGEST: Final = 15
 #: ``ud1`` with the signature.
 ABORTS: Final = bytes.fromhex("0fb93d 53300553")
 #: Of these some cannot be displaced, though they go on behind themselves.
-_LOOKED_AT: Final = frozenset((Code.POPFQ, Code.POPFW, Code.INVALID))
-_KERNEL: Final = frozenset((Code.SYSCALL, Code.INT_IMM8))
-_SAVE_FLAGS: Final = frozenset((Code.PUSHFQ, Code.PUSHFW))
+_LOOKED_AT: Final = frozenset((Mnemonic.POPFQ, Mnemonic.POPF, Mnemonic.INVALID))
+_KERNEL: Final = frozenset((Mnemonic.SYSCALL, Mnemonic.INT))
+_SAVE_FLAGS: Final = frozenset((Mnemonic.PUSHFQ, Mnemonic.PUSHF))
 
 
 class Way(StrEnum):
@@ -48,7 +48,7 @@ class ModuleSpan(NamedTuple):
 def way(code: bytes, instruction: Instruction, span: ModuleSpan) -> tuple[Way, str]:
     """How a probe can be at an instruction, with what is behind it in ``code``; and why not."""
     address = instruction.ip
-    if instruction.flow_control != FlowControl.NEXT or instruction.code in _LOOKED_AT:
+    if instruction.flow_control != FlowControl.NEXT or instruction.mnemonic in _LOOKED_AT:
         try:
             displace(code, address, address)
         except RelocationError as error:
@@ -69,9 +69,9 @@ def unserved(code: bytes, address: int) -> str:
 
 
 def _unserved(instruction: Instruction) -> str:
-    if instruction.code in _KERNEL:
+    if instruction.mnemonic in _KERNEL:
         return "it is a system call, which the kernel restarts where it was"
-    if instruction.code in _SAVE_FLAGS:
+    if instruction.mnemonic in _SAVE_FLAGS:
         return "it stores the flags"
     repeats = instruction.has_rep_prefix or instruction.has_repne_prefix
     if instruction.is_string_instruction and repeats:

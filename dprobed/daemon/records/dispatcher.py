@@ -178,7 +178,7 @@ class Dispatcher:
 
     ``changed`` is called with the facilities and ``acting`` after either changed. ``alarm`` is
     called with a time, by the clock ``now``, and a function to be called then: when a report that
-    begins to wait times out.
+    begins to wait times out. ``on_death`` is called with each handler that died.
     """
 
     def __init__(
@@ -186,6 +186,7 @@ class Dispatcher:
         changed: Callable[[dict[str, int], list[int]], None] = lambda facilities, acting: None,
         alarm: Callable[[float, Callable[[], None]], None] = lambda when, ring: None,
         now: Callable[[], float] = time.monotonic,
+        on_death: Callable[[Handler], None] = lambda handler: None,
     ) -> None:
         self._changed = changed
         self._alarm = alarm
@@ -200,8 +201,7 @@ class Dispatcher:
         self._facilities: dict[str, int] = {}
         self._acting: list[int] = []
         self._last_id = 0
-        #: Called with each handler that died.
-        self.on_death: Callable[[Handler], None] = lambda handler: None
+        self._on_death: Final = on_death
 
     # -- facilities ----------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class Dispatcher:
         while len(self._dead) > MAX_DEAD:
             del self._dead[next(iter(self._dead))]
         self._remove(handler)
-        self.on_death(handler)
+        self._on_death(handler)
 
     def _remove(self, handler: Handler) -> None:
         handler.alive = handler.armed = False

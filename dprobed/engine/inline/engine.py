@@ -31,6 +31,7 @@ from dprobed.tracee.lifecycle import State as ThreadState
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.engines import INLINE
 from dprobed.wire.protocol import State
 
 #: Places that a message names.
@@ -40,10 +41,16 @@ _NAMED: Final = 5
 class InlineEngine:
     """The inline engine of one target."""
 
-    name: Final = "inline"
+    name: Final = INLINE
 
-    def __init__(self, group: ThreadGroup, listener: Listener, registers: Registers) -> None:
-        """``registers`` are those of all targets of this tracer."""
+    def __init__(
+        self,
+        group: ThreadGroup,
+        listener: Listener,
+        registers: Registers,
+        is_displaced: Callable[[int, int], bool],
+    ) -> None:
+        """``registers``: of all targets of this tracer; ``is_displaced``: by another engine."""
         self._group: Final = group
         self._listener: Final = listener
         self._exits: Final = TrampolineExits(group, registers)
@@ -52,8 +59,7 @@ class InlineEngine:
         space = AddressSpace.unopened(0)
         self.placer = Placer(space, group)
         self._reader = self._reader_of(space)
-        #: Whether an instruction is displaced by another engine.
-        self.is_displaced: Callable[[int, int], bool] = lambda address, length: False
+        self._is_displaced: Final = is_displaced
         self._ready: Final[dict[int, Prepared]] = {}
         self._released: Final[set[JumpSite]] = set()
         #: Without probes, but still there, because nothing can be written there.
@@ -84,7 +90,7 @@ class InlineEngine:
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if reason := why_not(probe, location.address, self.placer, self.is_displaced):
+        if reason := why_not(probe, location.address, self.placer, self._is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
         return Plan(self.name, probe, location, COST_NS)
 
@@ -141,7 +147,7 @@ class InlineEngine:
         owner = placer.space.owner_of(site.address, length)
         if owner not in (None, site.address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
-        if self.is_displaced(site.address, length):
+        if self._is_displaced(site.address, length):
             return "another engine has a breakpoint there"
         # Before anything is written over that a jump of ours leads to.
         if not placer.sites.is_as_expected(site):
@@ -296,12 +302,7 @@ class InlineEngine:
 
     def changed(self) -> dict[int, int]:
         """The original of each byte of text that was changed, by address."""
-        return {
-            site.address + at: byte
-            for site in self.placer.sites.by_address.values()
-            if site.jump and not site.gone
-            for at, byte in enumerate(site.original)
-        }
+        return self.placer.sites.changed()
 
     # --- other address spaces ---
 

@@ -32,6 +32,7 @@ from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import Blob
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
+from dprobed.wire.engines import INLINE
 
 
 class JumpAttachment(Attachment):
@@ -40,7 +41,7 @@ class JumpAttachment(Attachment):
     __slots__ = ("room", "site", "stack")
 
     def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
-        super().__init__(probe, "inline", location)
+        super().__init__(probe, INLINE, location)
         self.site: Final = site
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
         self.room = 0
@@ -212,6 +213,15 @@ class JumpSites:
                 for at, byte in enumerate(site.original, site.address - address):
                     if 0 <= at < len(data):
                         data[at] = byte
+
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that was changed, by address."""
+        return {
+            site.address + at: byte
+            for site in self.by_address.values()
+            if site.jump and not site.gone
+            for at, byte in enumerate(site.original)
+        }
 
     def _near(self, address: int, length: int) -> Iterable[JumpSite]:
         """Those of which something may be in a range."""

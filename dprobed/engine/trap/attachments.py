@@ -10,6 +10,7 @@ from dprobed.arch.x86_64.function_code import leaves_by_jump
 from dprobed.engine.interface import Location, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap.sites import Site, Sites
+from dprobed.wire.engines import TRAP
 
 #: Bytes of a function whose code is looked at for tail calls.
 _MOST_CODE: Final = 1 << 16
@@ -21,7 +22,7 @@ class SiteAttachment(Attachment):
     __slots__ = ("site",)
 
     def __init__(self, probe: Probe, location: Location, site: Site) -> None:
-        super().__init__(probe, "trap", location)
+        super().__init__(probe, TRAP, location)
         self.site: Final = site
 
 

@@ -34,6 +34,7 @@ from dprobed.engine.trap.view import OriginalView
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.engines import TRAP
 from dprobed.wire.protocol import State as ProbeState
 
 #: Of a hit, with a short program, where tracer and thread are on one CPU.
@@ -43,7 +44,7 @@ _COST_NS: Final = 17_000
 class TrapEngine:
     """The trap engine of one target."""
 
-    name: Final = "trap"
+    name: Final = TRAP
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group

@@ -25,6 +25,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.engines import WATCH
 from dprobed.wire.protocol import State as ProbeState
 
 #: Of a hit, with a short program, where tracer and thread are on one CPU.
@@ -43,7 +44,7 @@ def _why_unnoted(error: OSError) -> str:
 class WatchEngine:
     """The watch engine of one target."""
 
-    name: Final = "watch"
+    name: Final = WATCH
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         #: Why not all threads have all watchpoints; empty: they have.

@@ -17,15 +17,17 @@ from dprobed.arch.x86_64.debug_registers import (
 from dprobed.engine.interface import Location, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.tracee import ptrace
+from dprobed.wire.engines import WATCH
 
 
 class WatchAttachment(Attachment):
     """A place of a probe that debug register ``index`` watches."""
 
     __slots__ = ("index",)
+    may_be_at_data = True
 
     def __init__(self, probe: Probe, location: Location, index: int) -> None:
-        super().__init__(probe, "watch", location)
+        super().__init__(probe, WATCH, location)
         self.index: Final = index
 
 

@@ -23,7 +23,9 @@ SPAN = ModuleSpan(0x1000, 0x5000, -(1 << 31), 1 << 28)
         ("0f 05 00 00 00 00 00", Way.TRAP),  # syscall
         ("f3 48 ab 00 00 00 00", Way.TRAP),  # rep stosq
         ("9c 00 00 00 71", Way.TRAP),  # pushf
+        ("66 9c 00 00 71 71", Way.TRAP),  # pushf, of 16 bits
         ("9d 00 00 00 71", Way.NONE),  # popf
+        ("66 9d 00 00 71 71", Way.NONE),
         ("cd 03 00 00 00 71", Way.NONE),  # int 3
         ("06", Way.NONE),  # no instruction
     ],

@@ -25,9 +25,22 @@ def test_a_late_module_is_executed_when_something_of_it_is_used_and_not_before()
         import inspect
         import inspect  # a second time
         print(type(inspect) is types.ModuleType, "dis" in sys.modules)
-        print(inspect.cleandoc("a\\n  b"), type(inspect) is types.ModuleType, "dis" in sys.modules)
+        print(inspect.isclass(str), type(inspect) is types.ModuleType, "dis" in sys.modules)
         print(inspect is sys.modules["inspect"], inspect.getsource(inspect.cleandoc)[:12])
-    """).splitlines() == ["False False", "a", "b True True", "True def cleandoc"]
+    """).splitlines() == ["False False", "True True True", "True def cleandoc"]
+
+
+def test_what_is_there_of_a_late_module_before_is_the_same() -> None:
+    assert _run("""
+        import inspect, platform, sys
+        texts = ["", " ", "one", "  one  ", "one\\n", "\\n\\n  one\\n    two\\n\\n  three\\n  ",
+            "one\\ntwo", "one\\n   \\n\\ttwo\\n  \\tthree", "\\n \\n", "one\\n   two\\n \\n  three"]
+        before = [inspect.cleandoc(each) for each in texts], platform.system()
+        print({"ast", "subprocess"} & set(sys.modules))
+        inspect.isclass, platform.node
+        print(before == ([inspect.cleandoc(each) for each in texts], platform.system()))
+        print("ast" in sys.modules)
+    """).splitlines() == ["set()", "True", "True"]
 
 
 def test_a_name_that_a_late_module_lacks() -> None:
@@ -53,11 +66,11 @@ def test_a_thread_that_uses_a_module_while_another_loads_it() -> None:
         both = threading.Barrier(8)
         def use():
             both.wait()
-            seen.append((inspect.cleandoc(" a"), textwrap.dedent(" a"), tokenize.NAME))
+            seen.append((inspect.isclass(str), textwrap.dedent(" a"), tokenize.NAME))
         threads = [threading.Thread(target=use) for _ in range(8)]
         for each in threads: each.start()
         for each in threads: each.join()
-        print(seen == [("a", "a", 1)] * 8)
+        print(seen == [(True, "a", 1)] * 8)
     """)
         == "True\n"
     )

@@ -9,10 +9,13 @@ import pytest
 
 
 def _imported(*modules: str) -> set[str]:
-    """All that is imported where a command imports these, one after the other."""
+    """All that is imported where a command imports these, one after the other; with ``executed:``
+    before it that which is not late (any more)."""
     names = ", ".join(modules)
     code = (
-        f"import sys; from dprobe import late; late.install(); import {names}; print(*sys.modules)"
+        f"import sys, types; from dprobe import late; late.install(); import {names}\n"
+        "print(*sys.modules, *(f'executed:{name}' for name, module in sys.modules.items()"
+        " if type(module) is types.ModuleType))"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
@@ -58,7 +61,31 @@ def test_what_a_private_daemon_imports_for_itself() -> None:
 def test_what_the_first_tracer_imports_for_itself() -> None:
     there = _imported("dprobed.daemon.private", "dprobed.tracer.main")
     assert not there & {"asyncio", "click", "rich", "elftools", "psutil", "ast", "dis"}
-    for name in ("daemon.app", "policy", "program.rpn", "tracer.dump.snapshot", "binary.elf"):
+    assert {"iced_x86.Code", "executed:iced_x86.Mnemonic"} <= there
+    assert "executed:iced_x86.Code" not in there  # it is late, and has 5,000 names
+    for name in (
+        "daemon.app",
+        "policy",
+        "program.rpn",
+        "tracer.dump.snapshot",
+        "binary.elf",
+        "engine.inline",
+    ):
+        assert f"dprobed.{name}" not in there
+
+
+def test_what_a_command_imports_beside_them() -> None:
+    there = _imported("dprobed.daemon.private", "dprobe.main", "dprobe.commands.run")
+    assert not there & {"asyncio", "rich", "elftools", "psutil", "ast", "dis"}
+    for name in ("daemon.app", "engine", "program.bt", "program.rpn", "tracer"):
+        assert f"dprobed.{name}" not in there
+
+
+def test_what_a_command_with_a_script_imports_besides() -> None:
+    there = _imported("dprobe.main", "dprobe.commands.run", "dprobe.commands.scripts")
+    assert "dprobed.program.bt.compiler" in there
+    assert not there & {"asyncio", "rich", "elftools", "psutil", "ast", "dis", "dataclasses"}
+    for name in ("daemon.app", "engine", "program.exec", "tracer"):
         assert f"dprobed.{name}" not in there
 
 

@@ -66,7 +66,10 @@ class Bench:
         self.time = 100.0
         self.changes = 0
         self.seen: list[tuple[str, int]] = []
-        self.dispatcher = Dispatcher(self._changed, now=lambda: self.time)
+        self.died: list[Handler] = []
+        self.dispatcher = Dispatcher(
+            self._changed, now=lambda: self.time, on_death=self.died.append
+        )
         upload = Upload(label="demo", bytecode=b"")
         insertion = Insertion(1, upload, assemble(SOURCE, "demo.rpn"))
         self.inserted = InsertedProgram(insertion, Target(os.getpid()), None, Root())
@@ -254,12 +257,10 @@ def test_one_that_dies_is_listed_until_its_name_is_taken_again(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = bench.add("h", order=Order.FIRST)
-    died: list[Handler] = []
-    bench.dispatcher.on_death = died.append
     bench.hit()
     bench.dispatcher.fail(first)
     bench.dispatcher.fail(first)
-    assert died == [first]  # and is told of once
+    assert bench.died == [first]  # and is told of once
     assert [each for each in caplog.messages if "has died" in each] == [
         f"handler h of {first.facility} has died ({first.owner})"
     ]

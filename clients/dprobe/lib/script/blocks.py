@@ -85,7 +85,7 @@ class BlockContext:
 
 
 class Blocks:
-    """The blocks of a script.
+    """The blocks of a script, which has some.
 
     ``perform`` does what an action says. ``resolve`` answers what a block asks for (``Fetch``,
     ``Measure``): the number. ``entries``: those of a map, as arguments of a loop's body. ``say`` is
@@ -111,21 +111,16 @@ class Blocks:
         self._say: Final = say
         self._comm: Final = comm
         self._memory = bytearray()
-        program = bytecode.decode(bundle.code, "the script's blocks") if bundle.code else None
-        self._executor: Final = (
-            PythonExecutor(program, ListVariables(), {}) if program is not None else None
-        )
+        program = bytecode.decode(bundle.code, "the script's blocks")
+        self._executor: Final = PythonExecutor(program, ListVariables(), {})
 
     @property
     def maps(self) -> dict[str, HeldMap]:
         """Their maps, by name."""
-        if self._executor is None:
-            return {}
         return {each.definition.name: each for each in self._executor.maps}
 
     def run(self, block: bt.Block, arguments: Sequence[int | bytes] = ()) -> bool:
         """Run one to its end; whether it broke the loop that it is the body of."""
-        assert self._executor is not None
         if not arguments:
             # What loops were given stays until they have all ended: variables may have it.
             self._memory = bytearray()
@@ -154,7 +149,6 @@ class Blocks:
                     self._loop(act.action)
                     waits = True
                 case bt.Fetch() | bt.Measure():
-                    assert self._executor is not None
                     word = self._resolve(act) & ((1 << 64) - 1)
                     self._executor.locals.write(act.action.local, [word])
                     waits = True

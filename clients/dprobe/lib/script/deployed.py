@@ -118,13 +118,14 @@ class Deployed:
                 self._set(number, each, None)
             self._last = changed(self._last, each.name, each.entries, each.gone)
 
-    def settle(self) -> None:
-        """Hand values over to processes that the programs came into since."""
+    def settle(self) -> Sequence[int]:
+        """Hand values over to processes that the programs came into since; none is to be learnt."""
         new, self._new = self._new, set()
         for pid in new if self._values else ():
             for number in self._numbers:
                 for name, values in self._values.items():
                     self._set(number, MapChange(name, list(values.values()), []), pid)
+        return ()
 
     def _set(self, number: int, change: MapChange, pid: int | None) -> None:
         for line in not_set(self._connection, number, change, pid):

@@ -9,7 +9,7 @@ last is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,7 +25,6 @@ from dprobe.lib.script.values import (
 )
 from dprobe.lib.summary import definition_of
 from dprobed.program.bt import bundle as bt
-from dprobed.program.exec.maps import HeldMap, KeyItems
 from dprobed.program.maps import (
     STACK_MARK,
     VALUE,
@@ -39,6 +38,9 @@ from dprobed.record.maps import merged
 from dprobed.record.strings import meant, told_apart
 from dprobed.wire import messages
 
+if TYPE_CHECKING:
+    from dprobed.program.exec.maps import HeldMap, KeyItems
+
 #: Without keys these are there from the beginning, with nothing counted yet.
 _FROM_THE_START: Final = ("count", "sum", "avg", "stats", "min", "max")
 
@@ -51,7 +53,7 @@ class MapChange(msgspec.Struct, frozen=True):
     gone: list[list[int | str]]
 
 
-class NotedCells(dict[KeyItems, object]):
+class NotedCells(dict["KeyItems", object]):
     """The cells of a map; ``named``: the keys that were set or deleted."""
 
     def __init__(self) -> None:

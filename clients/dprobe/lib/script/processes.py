@@ -52,6 +52,10 @@ class SessionProcesses:
         self._session: Final = session
         self._say: Final = say
 
+    def settle(self) -> Sequence[int]:
+        """Those that go on."""
+        return self._session.alive
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
         while True:

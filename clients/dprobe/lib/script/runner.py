@@ -10,17 +10,19 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from dprobe.lib.script.blocks import Blocks
 from dprobe.lib.script.decode import Act, Decoder, Hit, Names, moment
 from dprobe.lib.script.maps import MapChange, ScriptMaps
 from dprobe.lib.script.values import MapEntry, Shown, ShownMap
 from dprobed.program.bt import bundle as bt
 from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobe.lib.script.blocks import Blocks
 
 #: Ends of records that are told of: what was logged before is shown.
 _FAILED: Final = {"exception": "raised an exception", "budget": "did more than one hit may do"}
@@ -60,6 +62,9 @@ class ScriptPrinter(Protocol):
 class ScriptProcesses(Protocol):
     """The processes that the script's programs are in."""
 
+    def settle(self) -> Sequence[int]:
+        """Before what has come is shown: see to processes that came; which to learn about."""
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
 
@@ -70,6 +75,10 @@ class ScriptProcesses(Protocol):
 class Nowhere:
     """No processes: of a script that has only blocks."""
 
+    def settle(self) -> Sequence[int]:
+        """None."""
+        return ()
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """None."""
         return []
@@ -79,7 +88,8 @@ class Nowhere:
 
 
 class Runner:
-    """One script, as it runs. ``say`` is told what the user should know besides."""
+    """One script, as it runs. ``say`` is told what the user should know besides; ``comm_of`` says
+    what a process is called now."""
 
     def __init__(
         self,
@@ -87,23 +97,19 @@ class Runner:
         printer: ScriptPrinter,
         names: Names,
         say: Callable[[str], None],
+        comm_of: Callable[[int], str] = lambda pid: "",
     ) -> None:
         self._bundle: Final = bundle
+        self._comm_of: Final = comm_of
         self._printer: Final = printer
         self._say: Final = say
         self._names: Final = names
         self._names_addresses: Final = _has_symbols(bundle)
         self._decoder: Final = Decoder(bundle, names)
-        self._blocks: Final = Blocks(
-            bundle,
-            self._decoder,
-            perform=self._perform,
-            resolve=self._resolve,
-            entries=self._loop_entries,
-            say=say,
-        )
-        self._maps: Final = ScriptMaps(bundle, self._decoder, self._blocks.maps)
-        self.processes: ScriptProcesses = Nowhere()
+        self._blocks: Final = self._blocks_of(bundle)
+        held = self._blocks.maps if self._blocks is not None else {}
+        self._maps: Final = ScriptMaps(bundle, self._decoder, held)
+        self._processes: ScriptProcesses = Nowhere()
         self._queue: deque[bytes] = deque()
         self._decode: Final = msgspec.json.Decoder(Hit).decode
         #: When which block is due (monotonic nanoseconds).
@@ -134,6 +140,10 @@ class Runner:
             if block.kind in ("interval", "profile") and block.period > 0:
                 heapq.heappush(self._due, (now + block.period, number))
 
+    def work_in(self, processes: ScriptProcesses) -> None:
+        """The programs are in these processes."""
+        self._processes = processes
+
     def record(self, line: bytes) -> None:
         """A record came."""
         self._queue.append(line)
@@ -145,6 +155,7 @@ class Runner:
 
     def drain(self) -> None:
         """Do what has come, and run what is due; no more once the script has ended itself."""
+        self._learn(self._processes.settle())
         while self._queue and self.status is None:
             self._show(self._decode(self._queue.popleft()))
         now = time.monotonic_ns()
@@ -187,45 +198,62 @@ class Runner:
 
     # -- blocks ---------------------------------------------------------------------------------
 
+    def _blocks_of(self, bundle: bt.Bundle) -> Blocks | None:
+        """What runs its blocks; None where it has none."""
+        if not bundle.code:
+            return None
+        # Here: most scripts have none, and the executor takes a tenth of their start to import.
+        from dprobe.lib.script.blocks import Blocks
+
+        return Blocks(
+            bundle,
+            self._decoder,
+            perform=self._perform,
+            resolve=self._resolve,
+            entries=self._loop_entries,
+            say=self._say,
+        )
+
     def _run_all(self, kind: str) -> None:
         for block in self._bundle.blocks:
             if block.kind == kind and (self._over or self.status is None):
                 self._run(block)
 
     def _run(self, block: bt.Block) -> None:
-        self._take_over()
+        assert self._blocks is not None
+        self._take_over(self._blocks.maps)
         self._blocks.run(block)
         self._hand_over()
 
-    def _take_over(self) -> None:
-        """Give the blocks the values that processes have by now."""
+    def _take_over(self, held: Container[str]) -> None:
+        """Give the blocks the values that processes have by now, for maps that they hold."""
         names = [
             part.name
             for each in self._bundle.maps
             if each.kind == "value" and each.hits
             for part in each.parts
-            if part.name in self._blocks.maps
+            if part.name in held
         ]
         if names:
-            self._maps.load(self.processes.maps(names))
+            self._maps.load(self._processes.maps(names))
 
     def _hand_over(self) -> None:
         """Give the processes what blocks have set, key by key: what hits set meanwhile stays."""
-        if isinstance(self.processes, Nowhere):
+        if isinstance(self._processes, Nowhere):
             return
         changes = self._maps.changes()
         if changes:
-            self.processes.put(changes)
+            self._processes.put(changes)
 
     # -- actions --------------------------------------------------------------------------------
 
-    def learn(self, pids: Sequence[int], comm_of: Callable[[int], str]) -> None:
+    def _learn(self, pids: Sequence[int]) -> None:
         """The programs are in these processes: addresses are named while they are there."""
         if not self._names_addresses:
             return
         known = self._decoder.comm_of
         for pid in pids:
-            comm = comm_of(pid)
+            comm = self._comm_of(pid)
             if comm and known.get(pid) != comm:
                 known[pid] = comm
                 self._names.learn(pid, comm)
@@ -286,7 +314,7 @@ class Runner:
         if not self._bundle.maps[index].hits:
             return []
         self._hand_over()
-        return self.processes.maps(self._maps.names(index), reset)
+        return self._processes.maps(self._maps.names(index), reset)
 
     def _print_map(self, index: int, top: int, divisor: int) -> None:
         self._printer.map(self._maps.shown(index, self._infos(index)), top, divisor)

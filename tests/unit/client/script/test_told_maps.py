@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dprobe.lib.script.maps import MapChange
@@ -52,7 +53,11 @@ class Process:
         self.cells[1] += 1
         return found
 
-    def put(self, changes: list[MapChange]) -> None:
+    def settle(self) -> Sequence[int]:
+        """None is to be learnt."""
+        return ()
+
+    def put(self, changes: Sequence[MapChange]) -> None:
         """Keys are set, and forgotten."""
         for change in changes:
             for entry in change.entries:
@@ -71,7 +76,7 @@ def test_blocks_hand_over_what_they_change_and_nothing_else() -> None:
     runner = Runner(compile_script(script, "stdin"), output, NoNames(), said.append)
     process = Process()
     runner.begin()
-    runner.processes = process  # type: ignore[assignment]
+    runner.work_in(process)
     output.attached(1)
     runner.start()
     assert process.cells == {1: 0, 2: 8, 3: 5}

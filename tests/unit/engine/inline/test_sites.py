@@ -219,7 +219,7 @@ def test_it_is_told_once_and_what_the_jump_leads_to_stays(place: Place) -> None:
 
 def inline(place: Place) -> InlineEngine:
     group = cast(ThreadGroup, SimpleNamespace(threads={}))
-    engine = InlineEngine(group, cast(Listener, Told()), Registers())
+    engine = InlineEngine(group, cast(Listener, Told()), Registers(), lambda *_: False)
     engine.use(place.space)
     return engine
 
