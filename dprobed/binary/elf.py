@@ -39,6 +39,7 @@ from dprobed.binary.headers import (
     PT_INTERP,
     PT_LOAD,
     PT_NOTE,
+    PT_TLS,
     SHDR,
     SHF_ALLOC,
     SHF_COMPRESSED,
@@ -94,6 +95,14 @@ class _Headers(NamedTuple):
     shnum: int
     shstrndx: int
     program: list[tuple[int, ...]]
+
+
+class ThreadLocalBlock(NamedTuple):
+    """A PT_TLS program header: how a thread's copy of the module's variables begins."""
+
+    vaddr: int
+    size: int
+    alignment: int
 
 
 class Section(NamedTuple):
@@ -232,6 +241,14 @@ class ElfFile(ReadableFile):
         for header in self._headers.program:
             if header[0] == kind:
                 return header[2], header[3], header[5], header[6]
+        return None
+
+    @property
+    def thread_local_block(self) -> ThreadLocalBlock | None:
+        """PT_TLS: the module's thread-local variables; None: it has none."""
+        for kind, _, _, vaddr, _, _, size, alignment in self._headers.program:
+            if kind == PT_TLS:
+                return ThreadLocalBlock(vaddr, size, alignment)
         return None
 
     @property

@@ -21,10 +21,8 @@ from dprobed.binary.elf import (
     ElfFile,
     name_bytes,
 )
-from dprobed.binary.errors import LocationError
-from dprobed.binary.headers import SHF_ALLOC, SHT_DYNSYM, SHT_RELA, SHT_SYMTAB
-from dprobed.binary.suggest import similar
-from dprobed.binary.symbols import STT_TLS, SYMBOL, RawSymbols, raw_tables
+from dprobed.binary.headers import SHF_ALLOC, SHT_DYNSYM, SHT_RELA
+from dprobed.binary.symbols import SYMBOL, RawSymbols, raw_tables
 
 _RELA: Final = struct.Struct("<QQq")
 _STB_GLOBAL, _STB_WEAK = 1, 2
@@ -54,6 +52,16 @@ def _records(table: bytes, size: int, field: int, value: bytes) -> Iterator[int]
         position = table.find(value, position + 1)
 
 
+def thread_offsets(elf: ElfFile, number: int = 0) -> Iterator[tuple[int, int]]:
+    """The words that the dynamic linker fills with offsets from the thread pointer, and the addend
+    of each: of the dynamic symbol of this number, else of the module's own variables."""
+    wanted = struct.pack("<II", _R_TPOFF64, number)
+    for table in _relocations(elf):
+        for record in _records(table, _RELA.size, _INFO, wanted):
+            slot, _, addend = _RELA.unpack_from(table, record)
+            yield slot, addend
+
+
 def _slots(elf: ElfFile, field: int, values: list[bytes]) -> list[int]:
     return sorted(
         {
@@ -79,7 +87,7 @@ def import_slots(elf: ElfFile, symbol: str, version: str = "") -> list[int]:
     wanted: list[bytes] = []
     for table in raw_tables(elf, (SHT_DYNSYM,)):
         needed: dict[int, bytes] | None = None
-        for number in _numbers_of(table, symbol):
+        for number in numbers_of(table, symbol):
             if version:
                 needed = _needed_versions(elf, table) if needed is None else needed
                 index = _version_index(table, number)
@@ -90,8 +98,8 @@ def import_slots(elf: ElfFile, symbol: str, version: str = "") -> list[int]:
     return _slots(elf, _INFO, wanted) if wanted else []
 
 
-def _numbers_of(table: RawSymbols, symbol: str) -> Iterator[int]:
-    """The numbers of the symbols of this name. Names may share their ends."""
+def numbers_of(table: RawSymbols, symbol: str) -> Iterator[int]:
+    """The numbers of a table's symbols of this name. Names may share their ends."""
     name = name_bytes(symbol) + b"\0"
     position = table.strings.find(name)
     while position >= 0:
@@ -131,48 +139,6 @@ def _needed_versions(elf: ElfFile, table: RawSymbols) -> dict[int, bytes]:
     return names
 
 
-def thread_local(elf: ElfFile, symbol: str) -> tuple[int, int]:
-    """Where the offset of a thread-local variable from the thread pointer is found in a process:
-    a word of the module that the dynamic linker has filled, and what to add to it.
-
-    Any word of R_X86_64_TPOFF64 says where the module's variables begin, as they lie together.
-    Raises LocationError: there is no such variable, or the module's may be anywhere (``dlopen``).
-    """
-    value = None
-    for table in raw_tables(elf, (SHT_DYNSYM, SHT_SYMTAB)):
-        for number in _numbers_of(table, symbol):
-            _, info, _, section, found, _ = SYMBOL.unpack_from(table.symbols, number * SYMBOL.size)
-            if info & 0xF == STT_TLS and section and value is None:
-                value = found
-    if value is None:
-        raise _no_thread_local(elf, symbol)
-    for relocations in _relocations(elf):
-        for record in _records(relocations, _RELA.size, _INFO, struct.pack("<Q", _R_TPOFF64)):
-            slot, _, addend = _RELA.unpack_from(relocations, record)
-            return slot, value - addend
-    raise LocationError(
-        f"{symbol}: nothing in the module says where its thread-local variables are",
-        "only those of a library that was linked so that it finds them by itself "
-        "(R_X86_64_TPOFF64) can be pushed, as errno of the C library; not a program's own",
-    )
-
-
-def _no_thread_local(elf: ElfFile, symbol: str) -> LocationError:
-    text = f"there is no thread-local variable {symbol}"
-    names = set()
-    for table in raw_tables(elf, (SHT_DYNSYM, SHT_SYMTAB)):
-        for offset, info, _, section, _, _ in SYMBOL.iter_unpack(table.symbols):
-            if info & 0xF == STT_TLS and section:
-                end = table.strings.find(b"\0", offset)
-                names.add(table.strings[offset : max(end, offset)].decode("utf-8", "replace"))
-    if symbol == "errno":
-        return LocationError(
-            text, "it is the C library's: only a program with name = libc.so.6 has it"
-        )
-    close = similar(symbol, sorted(names))
-    return LocationError(text, "the candidates have similar names" if close else "", tuple(close))
-
-
 def imports(elf: ElfFile) -> set[str]:
     """The names that the file imports from other modules."""
     found: set[str] = set()
@@ -187,7 +153,7 @@ def imports(elf: ElfFile) -> set[str]:
 def exports(elf: ElfFile, symbol: str) -> bool:
     """Whether the file defines ``symbol`` for other modules."""
     for table in raw_tables(elf, (SHT_DYNSYM,)):
-        for number in _numbers_of(table, symbol):
+        for number in numbers_of(table, symbol):
             record = table.symbols[number * SYMBOL.size : (number + 1) * SYMBOL.size]
             _, info, _, section, _, _ = SYMBOL.unpack(record)
             if section and info >> 4 in (_STB_GLOBAL, _STB_WEAK):

@@ -226,11 +226,10 @@ class MappedFile:
         """The words by which this module refers to a symbol, wherever that is defined."""
         return self._slots(wire.ImportSlots(self.module.path, "", symbol, version))
 
-    def thread_local(self, symbol: str) -> tuple[int, int]:
-        """The word that says where a thread-local variable is, and what to add to it."""
+    def thread_local(self, symbol: str) -> wire.Offset:
+        """Where a thread-local variable is from the thread pointer, as far as the file tells."""
         question = wire.ThreadLocal(self.module.path, "", symbol)
-        offset = answer_of(self._resolver.ask(self, question), wire.Offset)
-        return offset.vaddr, offset.more
+        return answer_of(self._resolver.ask(self, question), wire.Offset)
 
     def _places(self, question: Question) -> tuple[Place, ...]:
         return answer_of(self._resolver.ask(self, question), wire.Places).places

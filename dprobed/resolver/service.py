@@ -25,7 +25,8 @@ from dprobed.binary.file import Binary
 from dprobed.binary.opening import identity_of
 from dprobed.binary.places import Place as Found
 from dprobed.binary.places import place_at, resolve, resolve_data
-from dprobed.binary.relocations import ifunc_slots, import_slots, thread_local
+from dprobed.binary.relocations import ifunc_slots, import_slots
+from dprobed.binary.thread_local import thread_local
 from dprobed.resolver import limits
 from dprobed.resolver.cache import packed
 from dprobed.resolver.image import build_id_of_image
@@ -107,7 +108,8 @@ class FileReader:
             case wire.ImportSlots():
                 return wire.Slots(tuple(import_slots(file, question.symbol, question.version)))
             case wire.ThreadLocal():
-                return wire.Offset(*thread_local(file, question.symbol))
+                found = thread_local(file, question.symbol)
+                return wire.Offset(found.vaddr, found.more, found.base)
             case wire.UnwindAt():
                 return _unwinding(file, question.vaddr & WORD)
 

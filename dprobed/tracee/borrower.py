@@ -99,7 +99,8 @@ class Borrower:
             self._tracees.pause(_PAUSE)
 
     def lender(self, tgid: int) -> Thread:
-        """A stopped thread that can be borrowed; raises Gone when there is none.
+        """A stopped thread that can be borrowed; raises Gone when there is none, and Asleep where
+        that is why.
 
         One of the process, or of a child that shares its memory: a parent in ``vfork`` sleeps.
         """
@@ -112,6 +113,7 @@ class Borrower:
         def order(each: Thread) -> tuple[object, ...]:
             return each.tgid != tgid, bool(each.signal), each.in_syscall, each.held, each.tid
 
+        why = Gone(tgid)
         for thread in sorted(candidates, key=order):
             if thread.tgid != tgid and not shares_memory(tgid, thread.tgid):
                 continue
@@ -119,10 +121,13 @@ class Borrower:
                 self.leave_syscall(thread)
                 if not thread.signal:
                     self.collect(thread)
+            except Asleep as error:
+                why = error
+                continue
             except Gone:
                 continue
             return thread
-        raise Gone(tgid)
+        raise why
 
     # --- what it does for us ---
 
@@ -168,24 +173,32 @@ class Borrower:
 
         It is of a breakpoint that the thread executed, or of a fault that it made, just before our
         interrupt, which the kernel reports first (get_signal). When the thread goes on, the signal
-        comes before it runs any instruction.
+        comes before it runs any instruction. Raises Asleep where it does not go on.
         """
+        self.interrupted = False
         listens = thread.listen or thread.relisten
-        with self._sending_again():
-            while is_pending(thread.tid, SYNCHRONOUS_SET):
-                ptrace.cont(thread.tid)
-                stop = self._next_stop(thread)
-                thread.in_syscall = False
-                thread.listen = False
-                if stop.kind is Kind.TRAP:
-                    self._handler.serve_trap(thread)
-                    break
-                if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
-                    thread.signal = stop.value
-                    self._handler.deliver(thread)
-                    break
-                self.park(thread, stop)
-        thread.relisten = thread.relisten or listens
+        try:
+            with self._sending_again():
+                self._collect(thread)
+        finally:
+            thread.relisten = thread.relisten or listens
+
+    def _collect(self, thread: Thread) -> None:
+        while is_pending(thread.tid, SYNCHRONOUS_SET):
+            ptrace.cont(thread.tid)
+            stop = self._next_stop(thread)
+            thread.in_syscall = False
+            thread.listen = False
+            if stop.kind is Kind.TRAP:
+                self._handler.serve_trap(thread)
+                break
+            if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
+                thread.signal = stop.value
+                self._handler.deliver(thread)
+                break
+            self.park(thread, stop)
+            if self.interrupted:
+                raise Asleep(thread.tgid)
 
     def _next_stop(self, thread: Thread) -> Stop:
         """``wait_for``, where the stop may be a breakpoint's: the thread is moved back before it is

@@ -17,7 +17,7 @@ from dprobed.arch.x86_64 import siginfo
 from dprobed.arch.x86_64.registers import NO_SYSCALL, ORIG_RAX, RAX, RIP, SYSCALL_ARGUMENTS
 from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP, SYS_WAIT4
 from dprobed.tracee import ptrace
-from dprobed.tracee.borrower import Borrower
+from dprobed.tracee.borrower import Asleep, Borrower
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Registers
 from dprobed.tracee.signals import SYNCHRONOUS
@@ -154,8 +154,13 @@ class RemoteSyscalls:
             thread.in_syscall = True
 
     def _enter_and_leave(self, thread: Thread) -> None:
-        """To the stop at the system call's entry, and to that at its exit."""
+        """To the stop at the system call's entry, and to that at its exit.
+
+        Raises Asleep where it does not come to its entry: it stops for us, and executes nothing (a
+        cgroup that is frozen).
+        """
         stops = 0
+        self._borrower.interrupted = False
         while stops < 2:
             ptrace.to_syscall(thread.tid)
             try:
@@ -168,6 +173,8 @@ class RemoteSyscalls:
             else:
                 self._refuse_fault(thread, stop)
                 self._borrower.park(thread, stop)
+                if self._borrower.interrupted and not stops:
+                    raise Asleep(thread.tgid)
 
     @staticmethod
     def _refuse_fault(thread: Thread, stop: Stop) -> None:

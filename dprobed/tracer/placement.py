@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -26,20 +27,16 @@ from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
 from dprobed.resolver.places import WATCHED, check_boundary, check_needs, code_spec, watched_length
+from dprobed.tracer.thread_local import Loader, NotYetError
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
-_SIGN: Final = 1 << 63
 #: Where the kernel's own code is that it maps into each process (getauxval(3)), and most of it.
 _AT_SYSINFO_EHDR: Final = 33
 _VDSO_ROOM: Final = 4 * PAGE
 #: Behind the name of a place whose hits are the returns of its function.
 RETURN_MARK: Final = ":return"
 _NOT_FOUND: Final = "no mapped module is known to have that name"
-
-
-class _NotYetError(LocationError):
-    """What the loader will know it does not know yet."""
 
 
 class Spot(msgspec.Struct, frozen=True):
@@ -280,7 +277,7 @@ class Placement:
                 if loaded.named(program.header.name):
                     for index, local in program.symbols:
                         values[index] = self._value(loaded, program.names[index], local)
-            except (SilenceError, _NotYetError) as error:
+            except (SilenceError, NotYetError) as error:
                 return Unplaced(State.PENDING, _one_line(error), retry=True)
             except LocationError as error:
                 return Unplaced(State.INVALID_OFFSET, _one_line(error))
@@ -293,12 +290,8 @@ class Placement:
         if len(known) != 1:
             raise LocationError(f"{symbol}: the module is mapped {len(known)} times")
         if local:
-            word, more = file.thread_local(symbol)
-            offset = self._pointer(word + known[0])
-            if not offset & _SIGN:
-                # Thread-local variables lie below the thread pointer.
-                raise _NotYetError(f"{symbol}: the loader has not said yet where it is")
-            return offset + more & WORD
+            loader = Loader(self._pointer, partial(_address, self.loaded.values()))
+            return loader.thread_offset(symbol, file.thread_local(symbol), known[0])
         return file.resolve_data(symbol).vaddr + known[0] & WORD
 
     @staticmethod
@@ -477,6 +470,18 @@ def _unreadable(_: Context) -> int:
 def _copies_of(module: Module) -> set[int]:
     """Where a module's code is mapped: for each time, where its file would begin."""
     return {each.start - each.offset for each in module.mappings if each.executable}
+
+
+def _address(among: Iterable[LoadedModule], library: str, symbol: str) -> int:
+    """Where a library has a symbol; 0: it is not there, or has none of this name."""
+    for loaded in among:
+        try:
+            if loaded.named(library):
+                (bias,) = biases(loaded.module, loaded.file().facts)
+                return loaded.file().resolve_data(symbol).vaddr + bias & WORD
+        except (LocationError, ValueError):
+            continue
+    return 0
 
 
 def _is_code_of(file: MappedFile, vaddr: int) -> bool:

@@ -123,6 +123,8 @@ class Places:
             if new:
                 self._internal.set_signals(new)
                 self.tell_changed(self.place(self._inserted.values(), new))
+                if any(probe.retry for probe in self.probes()):
+                    self._reporter.arm()  # the loader is about to know: look at the next tick
         except (SpaceError, MapsError, LocationError) as error:
             self._report_unprobed(f"a new module got no probes: {' '.join(str(error).split())}")
 

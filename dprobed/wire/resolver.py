@@ -192,10 +192,12 @@ class Slots(msgspec.Struct, tag=True, frozen=True):
 
 
 class Offset(msgspec.Struct, tag=True, frozen=True):
-    """From the thread pointer: the word at ``vaddr``, as it is in the process, and ``more``."""
+    """From the thread pointer: ``more``, and what ``base`` says, as in ``binary.thread_local``:
+    nothing, the word at ``vaddr`` as it is in the process, or where the module's variables are."""
 
     vaddr: int
     more: int
+    base: Literal["thread", "word", "module"] = "word"
 
 
 class How(NamedTuple):
@@ -321,7 +323,9 @@ def check(question: Question, answer: Answer, facts: FileFacts | None) -> None:
                 if facts is None or segment_at(facts.segments, vaddr) is None:
                     raise ResolverProtocolError(f"a word at {vaddr:#x}, outside of the module")
         case Offset():
-            if facts is None or segment_at(facts.segments, answer.vaddr) is None:
+            if answer.base == "word" and (
+                facts is None or segment_at(facts.segments, answer.vaddr) is None
+            ):
                 raise ResolverProtocolError(f"a word at {answer.vaddr:#x}, outside of the module")
             if abs(answer.more) > _MOST_LOCAL:
                 raise ResolverProtocolError(f"an offset of {answer.more}")

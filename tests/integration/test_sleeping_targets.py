@@ -24,7 +24,7 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
-from tests.integration.client_support import DPROBE, PATIENCE, Daemon, cat, program
+from tests.integration.client_support import DPROBE, PATIENCE, Daemon, cat, dprobe, program
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, Target, counting, text
 from tests.integration.silent_fs import SilentFiles
@@ -47,7 +47,8 @@ class Freezer:
     """A cgroup whose processes are frozen and thawed together, as a container's are."""
 
     def __init__(self, name: str) -> None:
-        self._folder = FREEZER / name
+        self._root = FREEZER
+        self._folder = self._root / name
         self._folder.mkdir()
 
     def freeze(self, *pids: int) -> None:
@@ -67,8 +68,38 @@ class Freezer:
     def end(self) -> None:
         self.thaw()
         for pid in (self._folder / "cgroup.procs").read_text().split():
-            (FREEZER / "cgroup.procs").write_text(pid)
+            (self._root / "cgroup.procs").write_text(pid)
         self._folder.rmdir()
+
+
+class Freezer2(Freezer):
+    """One of version 2: its processes can be stopped, and execute nothing."""
+
+    def __init__(self, name: str) -> None:
+        roots = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+        found = [each for each in roots if (each / "cgroup.controllers").exists()]
+        if not found:
+            pytest.skip("no cgroups of version 2")
+        self._root = found[0]
+        self._folder = self._root / name
+        self._folder.mkdir()
+
+    def _set(self, state: str) -> None:
+        frozen = int(state == "FROZEN")
+        (self._folder / "cgroup.freeze").write_text(str(frozen))
+        deadline = time.monotonic() + PATIENCE
+        while f"frozen {frozen}\n" not in (self._folder / "cgroup.events").read_text():
+            assert time.monotonic() < deadline
+
+
+@pytest.fixture(params=[1, 2], ids=["version 1", "version 2"])
+def any_freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
+    if request.param == 2:
+        made: Freezer = Freezer2(f"dprobed-test-{os.getpid()}")
+        yield made
+        made.end()
+    else:
+        yield request.getfixturevalue("freezer")
 
 
 @pytest.fixture
@@ -426,11 +457,13 @@ def test_threads_that_an_exec_ends_while_it_is_attached_to(
     target.finish()
 
 
-def test_a_frozen_process_among_others(daemon: Daemon, tmp_path: Path, freezer: Freezer) -> None:
+def test_a_frozen_process_among_others(
+    daemon: Daemon, tmp_path: Path, any_freezer: Freezer
+) -> None:
     """It is refused, with the reason; the others have the program, and everything ends."""
     own_cat = Path(shutil.copy("/bin/cat", tmp_path / "cat"))
     with cat([own_cat]) as frozen, cat([own_cat]) as other:
-        freezer.freeze(frozen.pid)
+        any_freezer.freeze(frozen.pid)
         daemon.json("insert", program(tmp_path), "--exe", own_cat)
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -443,7 +476,20 @@ def test_a_frozen_process_among_others(daemon: Daemon, tmp_path: Path, freezer: 
         assert [each["hits"] for each in daemon.query() if each.get("pid") == other.pid] == [1]
         done = daemon.dprobe("remove", "--all")
         assert done.returncode == 0, done.stderr
-        freezer.thaw()
+        any_freezer.thaw()
+
+
+def test_attach_to_one_that_is_frozen(tmp_path: Path, any_freezer: Freezer) -> None:
+    """It is refused in time, and nothing of it is changed."""
+    with cat() as target:
+        before = text(target.pid)
+        any_freezer.freeze(target.pid)
+        done = dprobe("attach", "-p", target.pid, program(tmp_path))
+        assert done.returncode == 2
+        assert f"process {target.pid} {SLEEPS} (it is frozen, or waits" in done.stderr
+        any_freezer.thaw()
+        target.say("goes on")
+        assert text(target.pid) == before
 
 
 def test_attach_to_one_that_is_frozen_meanwhile(tmp_path: Path, freezer: Freezer) -> None:

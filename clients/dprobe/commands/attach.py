@@ -151,6 +151,7 @@ def _attach(
     with running_or_private(socket, options.complain, alone=private) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
+        from dprobe.lib.facilities import untaken
         from dprobe.lib.session import Session
         from dprobe.view.output import Output, complain
 
@@ -164,6 +165,8 @@ def _attach(
             check(connection, pid, loaded, missing)
         uploads = [each.upload for each in loaded]
         count = session.insert(uploads, launch=False, check_opcode=check_opcode)
+        for line in untaken(connection, loaded):
+            complain(line)
         with Waker({number: stop.handler(number) for number in _ENDS}) as waker:
             _announce(count, pids, choice.seconds, connection)
             _show(session, connection, shown, waker, stop, choice.seconds)

@@ -17,6 +17,7 @@ from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection
 from dprobe.lib.ending import endings
 from dprobe.lib.errors import UserError
+from dprobe.lib.facilities import untaken
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.lib.reading import beginning, is_regular, silence
 from dprobe.lib.slow import said_if_slow
@@ -147,6 +148,8 @@ def insert_command(
             made = _deploy(daemon, selection, limit, how)
             if exe is not None:
                 _tell_of_first(daemon, made, exe, limit)
+        for line in untaken(daemon, loaded):
+            complain(line)
 
 
 def _askable(exe: str) -> str:

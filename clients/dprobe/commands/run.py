@@ -140,6 +140,7 @@ def _run(
         command = find_command(argv[0], environment)
         # Imported here, and assembled: a private daemon does the same for itself meanwhile.
         from dprobe.commands.launched import LaunchedCommand
+        from dprobe.lib.facilities import untaken
         from dprobe.view.output import Output, complain, note
 
         loaded = load_programs(programs, choice)
@@ -161,6 +162,8 @@ def _run(
                 say=complain,
             )
             session.insert(uploads, launch=True, check_opcode=check_opcode)
+            for line in untaken(connection, loaded):
+                complain(line)
         except BaseException:
             launched.close_gate()
             if connection is not None:

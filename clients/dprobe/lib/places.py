@@ -17,7 +17,7 @@ from dprobe.lib.source import excerpt
 from dprobed.binary.errors import SIMILAR, LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
-from dprobed.binary.relocations import thread_local
+from dprobed.binary.thread_local import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
 from dprobed.program.parts import needs_of
 from dprobed.resolver.places import check_boundary, check_needs, check_watched

@@ -266,11 +266,13 @@ there, in place of the probed instruction.
 
 `return VALUE`, at the first instruction of a function, makes it return that at once, without having
 run; `return VALUE, errno=ENOSPC` sets the thread's error number as well (a program for
-`libc.so.6`). It stands for the instructions that put the value into `rax` and take the return
-address off the stack; where one of them fails, nothing is altered. `push addr,SYMBOL` and `push
-tls,SYMBOL` push where a symbol of the program's module is in the process: the second one the
-running thread's own copy of a thread-local variable. Symbols that are not there are told when
-the program is inserted.
+`libc.so.6`, or for one that is linked statically). It stands for the instructions that put the
+value into `rax` and take the return address off the stack; where one of them fails, nothing is
+altered. `push addr,SYMBOL` and `push tls,SYMBOL` push where a symbol of the program's module is in
+the process: the second one the running thread's own copy of a thread-local variable, of a program
+or of a library that was loaded with it. Symbols that are not there are told when the program is
+inserted, and thread-local ones of a library that was opened later (`dlopen`), of which each thread
+may have its own anywhere.
 
 | registers | bits | words | may be popped by | |
 | --- | --- | --- | --- | --- |

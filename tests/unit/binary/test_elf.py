@@ -12,7 +12,8 @@ import pytest
 
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import list_places, resolve
-from dprobed.binary.relocations import ifunc_slots, import_slots, thread_local
+from dprobed.binary.relocations import ifunc_slots, import_slots
+from dprobed.binary.thread_local import thread_local
 from tests.unit.location_files import (
     FOLDER,
     LIBC,
@@ -196,8 +197,9 @@ def test_where_a_thread_local_variable_is() -> None:
         (int(line.split("-")[0], 16), line.split()[-1]) for line in maps if "libc.so.6" in line
     )
     elf = open_path(path)
-    word, more = thread_local(elf, "errno")
-    offset = ctypes.c_int64.from_address(start + word).value + more
+    found = thread_local(elf, "errno")
+    assert found.base == "word"
+    offset = ctypes.c_int64.from_address(start + found.vaddr).value + found.more
     # The first word of the thread's control block is its own address (ELF TLS, variant II).
     thread = ctypes.c_ulong()
     arch_prctl, get_fs = 158, 0x1003
