@@ -80,11 +80,15 @@ struct dpb_ring {
  * @memory: of @buffers
  * @buffers: of the hit that runs there
  * @ring: its records
+ * @dump: what the hit has behind its log; NULL: its program ends by no dump
+ * @dump_size: bytes of it, 0: that hit has not ended by one
  */
 struct dpb_cpu {
 	void *memory;
 	struct dp_buffers buffers;
 	struct dpb_ring ring;
+	u8 *dump;
+	u32 dump_size;
 };
 
 struct module;
@@ -215,6 +219,12 @@ void dpb_hit(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
 bool dpb_entered(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
 void dpb_hit_words(struct dpb_place *place, const u64 *words, u64 ip);
 
+/* dump.c */
+int dpb_dump_init(const struct dp_program *program, struct dpb_cpu *cpu);
+void dpb_dump(const struct dpb_place *place, struct dpb_cpu *cpu,
+	      struct pt_regs *regs);
+void dpb_crash(const struct dpb_place *place);
+
 /* place.c */
 int dpb_register_kprobe(struct kprobe *kprobe, const char *symbol, u32 offset,
 			kprobe_pre_handler_t handler);
@@ -282,8 +292,7 @@ void dpb_modules_exit(void);
 /* ring.c */
 int dpb_ring_init(struct dpb_ring *ring, u32 size);
 void dpb_ring_free(struct dpb_ring *ring);
-bool dpb_ring_write(struct dpb_ring *ring, const struct dprobes_record *record,
-		    const struct dp_buffers *buffers,
+bool dpb_ring_write(struct dpb_cpu *cpu, const struct dprobes_record *record,
 		    const struct dp_outcome *out);
 ssize_t dpb_ring_read(struct dpb_ring *ring, char __user *to, size_t room);
 bool dpb_ring_empty(const struct dpb_ring *ring);

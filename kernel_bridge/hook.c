@@ -135,14 +135,20 @@ static int dpb_hook_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)
 {
 	struct dprobes_hook *hook = container_of(kprobe, struct dprobes_hook,
 						 kprobe);
+	unsigned long behind = regs->ip;
 	struct dprobes_event event = {
 		.words = { regs->di, regs->si, regs->dx, regs->cx, regs->r8,
 			   regs->r9 },
-		.ip = regs->ip,
+		.ip = (unsigned long)kprobe->addr,
 		.regs = regs,
 	};
+	enum dprobes_step step;
 
-	if (dprobes_hook_run(hook, &event) != DPROBES_RETURN)
+	/* The kernel has it behind the breakpoint, and wants it back so. */
+	regs->ip = event.ip;
+	step = dprobes_hook_run(hook, &event);
+	regs->ip = behind;
+	if (step != DPROBES_RETURN)
 		return 0;
 	if (!(hook->flags & DPROBES_HOOK_VOID))
 		regs->ax = event.value;
@@ -151,7 +157,7 @@ static int dpb_hook_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)
 }
 NOKPROBE_SYMBOL(dpb_hook_kprobe_hit);
 
-/* With it the kernel makes no jump of the probe: that knows no other way. */
+/* With it the kernel makes no jump of the breakpoint: that knows no other way. */
 static void dpb_hook_kprobe_after(struct kprobe *kprobe, struct pt_regs *regs,
 				  unsigned long flags)
 {
@@ -460,19 +466,36 @@ EXPORT_SYMBOL_GPL(dprobes_exit_deregister);
 
 /* -- registering hooks ------------------------------------------------------ */
 
-static int dpb_place_hook(struct dprobes_hook *hook)
+static int dpb_register_place(struct dprobes_hook *hook,
+			      kprobe_post_handler_t after)
 {
 	struct kprobe *kprobe = &hook->kprobe;
+
+	memset(kprobe, 0, sizeof(*kprobe));
+	kprobe->post_handler = after;
+	return dpb_register_kprobe(kprobe, hook->symbol, hook->offset,
+				   dpb_hook_kprobe_hit);
+}
+
+static int dpb_place_hook(struct dprobes_hook *hook)
+{
+	int error;
 
 	if (hook->flags & DPROBES_HOOK_RETURNS && hook->offset)
 		return -EINVAL;
 	if (hook->flags & DPROBES_HOOK_RETURNS && !dpb_allow_alter)
 		return -EPERM;
-	memset(kprobe, 0, sizeof(*kprobe));
-	if (hook->flags & DPROBES_HOOK_RETURNS)
-		kprobe->post_handler = dpb_hook_kprobe_after;
-	return dpb_register_kprobe(kprobe, hook->symbol, hook->offset,
-				   dpb_hook_kprobe_hit);
+	error = dpb_register_place(hook, NULL);
+	/*
+	 * The function tracer, where it is what calls the handler, makes no
+	 * jumps.  There the kernel (as of 6.1) cannot take a probe out any more
+	 * whose place has had one with a post_handler and one without.
+	 */
+	if (error || !(hook->flags & DPROBES_HOOK_RETURNS) ||
+	    kprobe_ftrace(&hook->kprobe))
+		return error;
+	unregister_kprobe(&hook->kprobe);
+	return dpb_register_place(hook, dpb_hook_kprobe_after);
 }
 
 static int dpb_register_hook(struct dprobes_hook *hook)

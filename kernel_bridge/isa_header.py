@@ -18,11 +18,14 @@ from dprobed.program import exceptions, exits, isa, items
 from dprobed.program.generated import write_or_check
 from dprobed.program.isa import Flow, Instruction, Operand
 from dprobed.program.registers import REGISTERS, USER_REGS, Register
-from dprobed.program.values import MAX_NAME, VALUE_KINDS
+from dprobed.program.values import KIND_NUMBERS, MAX_NAME, VALUE_KINDS
 from dprobed.program.verifier import MAX_FACILITIES, MAX_NAMES, MAX_PROBES
 
 HEADER: Final = Path(__file__).parent / "interp" / "isa.h"
 CHECKSUM: Final = Path(__file__).parent.parent / "dprobed" / "kernel" / "isa_checksum.py"
+
+#: The registers of the processor itself.
+CPU: Final = [register.name for register in REGISTERS if register.kernel_only]
 
 _CHECKSUM: Final = '''\
 """Which instruction table the module has; written by `python -m kernel_bridge.isa_header`."""
@@ -75,7 +78,7 @@ struct dp_insn {
 /**
  * struct dp_register - a register that programs know
  * @mask: which bits of the word it has
- * @index: its place among DP_REGS, not with DP_REG_FPU or DP_REG_KERNEL
+ * @index: its enum dp_reg, with DP_REG_KERNEL its enum dp_cpu; not with DP_REG_FPU
  * @words: words that a push pushes
  * @takes: words that a push pops first
  * @flags: DP_REG_*
@@ -131,8 +134,13 @@ def _insn(instruction: Instruction) -> str:
     )
 
 
+def _index(register: Register) -> int:
+    if register.kernel_only:
+        return CPU.index(register.name)
+    return 0 if register.fxsave else register.user_index
+
+
 def _register(register: Register) -> str:
-    plain = not register.fxsave and not register.kernel_only
     flags = {
         "DP_REG_FPU": bool(register.fxsave),
         "DP_REG_KERNEL": register.kernel_only,
@@ -143,7 +151,7 @@ def _register(register: Register) -> str:
     chosen = " | ".join(flag for flag, is_set in flags.items() if is_set) or "0"
     mask = (1 << min(register.bits, 64)) - 1
     return (
-        f"\t{{ /* {register.name} */\n\t\t{mask:#x}, {register.user_index if plain else 0}, "
+        f"\t{{ /* {register.name} */\n\t\t{mask:#x}, {_index(register)}, "
         f"{register.words}, {register.takes},\n\t\t{chosen},\n\t}},"
     )
 
@@ -183,9 +191,13 @@ def _limits() -> dict[str, int]:
         "DP_OPERAND_IS_BIT": exceptions.OPERAND_BIT,
         "DP_OPERAND_IS_FACILITY": exceptions.OPERAND_FACILITY,
         "DP_OPERAND_IS_HOOK": exceptions.OPERAND_HOOK,
+        "DP_OPERAND_IS_REGISTER": exceptions.OPERAND_REGISTER,
+        "DP_OPERAND_IS_PORT": exceptions.OPERAND_PORT,
         "DP_KEPT_WORDS": isa.KEPT_WORDS,
+        "DP_FACILITY_DUMP": exits.DUMP,
         "DP_REGS": len(USER_REGS),
         "DP_VALUE_KINDS": len(VALUE_KINDS),
+        "DP_VALUE_HEX": KIND_NUMBERS["hex"],
     }
 
 
@@ -211,6 +223,7 @@ def _body() -> Iterator[str]:
         },
     )
     yield from _enum("dp_reg", {f"DP_REG_{_symbol(n)}": i for i, n in enumerate(USER_REGS)})
+    yield from _enum("dp_cpu", {f"DP_CPU_{_symbol(n)}": i for i, n in enumerate(CPU)})
     insn_flags = ("LOCALS", "GLOBALS", "KERNEL", "WRITES", "HOLDS", "MAPS")
     for bit, name in enumerate(insn_flags):
         yield f"#define DP_INSN_{name} {1 << bit:#x}"

@@ -7,11 +7,19 @@
 
 #include "bridge.h"
 
-/* The kernel calls it with preemption off, in any context. */
+/*
+ * The kernel calls it with preemption off, in any context.  It has rip behind
+ * the breakpoint, wants it back like that, and knows itself where to go on: no
+ * program of the kernel may alter it (DP_REG_POP_KERNEL).
+ */
 static int dpb_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)
 {
+	unsigned long behind = regs->ip;
+
+	regs->ip = (unsigned long)kprobe->addr;
 	dpb_hit(container_of(kprobe, struct dpb_place, kprobe), regs,
 		NULL);
+	regs->ip = behind;
 	return 0;
 }
 NOKPROBE_SYMBOL(dpb_kprobe_hit);

@@ -42,13 +42,13 @@ static void dpb_record(struct dpb_place *place, struct dpb_cpu *cpu,
 		.tid = dp_env_fact(NULL, DP_FACT_TID),
 		.uid = dp_env_fact(NULL, DP_FACT_UID),
 		.cpu = dp_env_fact(NULL, DP_FACT_CPU),
-		.log_size = out->log_size + out->trace_size,
+		.log_size = out->log_size + out->trace_size + cpu->dump_size,
 		.raw_count = out->raw_count,
 	};
 
 	memcpy(record.exception, out->exception, sizeof(record.exception));
 	dp_env_comm(NULL, record.comm);
-	if (dpb_ring_write(&cpu->ring, &record, &cpu->buffers, out))
+	if (dpb_ring_write(cpu, &record, out))
 		dpb_wake(place->program);
 }
 NOKPROBE_SYMBOL(dpb_record);
@@ -84,8 +84,13 @@ static void dpb_run(struct dp_machine *machine, struct dpb_place *place,
 		return;
 	dpb_run_part(machine, place, DP_AT_HIT, regs, kept);
 	atomic64_inc(&place->runs);
+	cpu->dump_size = 0;
+	if (machine->out.exit == DP_FACILITY_DUMP)
+		dpb_dump(place, cpu, regs);
 	if (machine->out.exit != DP_EXIT_ABORT)
 		dpb_record(place, cpu, &machine->out, hit);
+	if (machine->out.exit == DP_FACILITY_DUMP)
+		dpb_crash(place);
 	if (machine->out.exit == DP_EXIT_REM)
 		dpb_retire(place, DPROBES_REMOVED);
 	else if (hit == limit)
@@ -126,6 +131,7 @@ static bool dpb_run_entry(struct dp_machine *machine, struct dpb_place *place,
 	if (out->exit == DP_EXIT_EXIT || out->exit == DP_EXIT_ABORT)
 		return out->exit == DP_EXIT_EXIT;
 	atomic64_inc(&place->failed);
+	cpu->dump_size = 0;
 	dpb_record(place, cpu, out, atomic64_read(&place->hits));
 	return false;
 }

@@ -32,6 +32,7 @@ static void dpb_free_cpus(struct dpb_program *program)
 		if (!each)
 			continue;
 		dpb_ring_free(&each->ring);
+		kvfree(each->dump);
 		vfree(each->memory);
 		kfree(each);
 	}
@@ -188,6 +189,8 @@ static int dpb_make_cpu(struct dpb_program *program, int cpu, size_t size)
 	if (!each->memory)
 		return -ENOMEM;
 	dp_buffers_init(&each->buffers, code, each->memory);
+	if (dpb_dump_init(code, each))
+		return -ENOMEM;
 	return dpb_ring_init(&each->ring, code->def.ring);
 }
 

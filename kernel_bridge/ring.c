@@ -58,23 +58,23 @@ NOKPROBE_SYMBOL(dpb_put);
 
 /**
  * dpb_ring_write() - append a record
- * @ring: of this CPU
+ * @cpu: with the ring of this CPU, and what the hit has logged
  * @record: complete but for its size
- * @buffers: with what the hit has logged
- * @out: how much of it there is
+ * @out: how much was logged
  *
  * Context: between dpb_enter() and dpb_leave().
  * Return: whether there was room; if not, it is counted as lost.
  */
-bool dpb_ring_write(struct dpb_ring *ring, const struct dprobes_record *record,
-		    const struct dp_buffers *buffers,
+bool dpb_ring_write(struct dpb_cpu *cpu, const struct dprobes_record *record,
 		    const struct dp_outcome *out)
 {
 	static const u8 zeros[8];
+	const struct dp_buffers *buffers = &cpu->buffers;
+	struct dpb_ring *ring = &cpu->ring;
 	struct dpb_cursor cursor = { ring, ring->head };
 	struct dprobes_record head = *record;
 	u32 raw = out->raw_count * sizeof(struct dprobes_raw);
-	u32 whole = sizeof(head) + raw + out->log_size + out->trace_size;
+	u32 whole = sizeof(head) + raw + record->log_size;
 
 	head.size = ALIGN(whole, 8);
 	/* Pairs with the reader's release: what it has read may be overwritten. */
@@ -86,6 +86,7 @@ bool dpb_ring_write(struct dpb_ring *ring, const struct dprobes_record *record,
 	dpb_put(&cursor, buffers->raw, raw);
 	dpb_put(&cursor, buffers->log, out->log_size);
 	dpb_put(&cursor, buffers->trace, out->trace_size);
+	dpb_put(&cursor, cpu->dump, cpu->dump_size);
 	dpb_put(&cursor, zeros, head.size - whole);
 	WRITE_ONCE(ring->written, ring->written + 1);
 	/* Pairs with the reader's acquire: it sees all of the record. */

@@ -29,7 +29,7 @@ from dprobed.kernel.device import (
 )
 from dprobed.kernel.places import PlacingError, is_module_name, module_name, placing_error
 from dprobed.program.bytecode import decode
-from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
+from dprobed.program.exits import DEBUGGER, EXCEPTION, REM
 from dprobed.program.keywords import HOOK, TRACEPOINT
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
@@ -407,11 +407,8 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
         yield "a budget is for processes: probes in the kernel have none"
     if program.header.map:
         yield "there are no maps in the kernel yet: count in local variables (`vars`)"
-    names = {DEBUGGER: "debugger", DUMP: "dump"}
-    for facility in program.facilities:
-        if facility in names or facility in names.values():
-            name = names[facility] if isinstance(facility, int) else facility
-            yield f"a kernel program cannot `exit {name}`: only processes have a {name}"
+    if not {DEBUGGER, "debugger"}.isdisjoint(program.facilities):
+        yield "a kernel program cannot `exit debugger`: only processes have a debugger"
     for probe in program.probes:
         if probe.address is not None and probe.watchpoint is None:
             yield f"{probe.address}: write the place as `offset = function+N`, not as an address"

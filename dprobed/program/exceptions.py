@@ -50,7 +50,7 @@ EXCEPTIONS: Final[tuple[ExceptionInfo, ...]] = (
     ExceptionInfo(ExCode.DIV_BY_ZERO, "0", "0", "division by zero"),
     ExceptionInfo(
         ExCode.INVALID_OPERAND,
-        "1 local, 2 global, 3 bit index, 4 facility, 5 string of a key",
+        "1 local, 2 global, 3 bit index, 4 facility, 5 string of a key, 6 hook, 7 register, 8 port",
         "the value",
         "an operand out of range at run time",
     ),
@@ -74,6 +74,8 @@ OPERAND_BIT: Final = 3
 OPERAND_FACILITY: Final = 4
 OPERAND_KEY: Final = 5
 OPERAND_HOOK: Final = 6
+OPERAND_REGISTER: Final = 7
+OPERAND_PORT: Final = 8
 
 #: Which exceptions reach handlers unless a probe's ``ex_mask`` says otherwise; of the others, those
 #: within this mask end the program and the rest are ignored.

@@ -450,7 +450,7 @@ def _registers_and_data() -> list[Instruction]:
     ):
         found.append(
             Instruction(f"push {letter}", opcode, "registers", f"Push a register {whose}.",
-                        register, pushes=1)
+                        register, pushes=1, raises=_OPERAND if letter == "r" else ())
         )  # fmt: skip
         found.append(
             Instruction(f"pop {letter}", opcode + 1, "registers", f"Pop into a register {whose}.",
@@ -580,10 +580,11 @@ def _kernel() -> list[Instruction]:
             raises=(_X.SEG_FAULT,)),
     ]  # fmt: skip
     for number, size in enumerate(("u8", "u16", "u32")):
+        # What is read from a port is often gone from its device: it alters that.
         found.append(one(f"push io {size}", 0xB1 + number, f"Read {size} from port TOS.", pops=1,
-                         pushes=1))  # fmt: skip
+                         pushes=1, writes=True, raises=_OPERAND))  # fmt: skip
         found.append(one(f"pop io {size}", 0xB4 + number, f"Write TOS as {size} to port NOS.",
-                         pops=2, writes=True))  # fmt: skip
+                         pops=2, writes=True, raises=_OPERAND))  # fmt: skip
     return found
 
 

@@ -315,6 +315,16 @@ void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value);
  * leave as value; false: there is no such hook.
  */
 bool dp_env_callk(struct dp_env *env, u64 number, const u64 *words, u64 *value);
+/*
+ * Words of a register of the processor itself (enum dp_cpu), 4 at most, the low
+ * one first; @taken: which one of several; false: there is none of that number.
+ */
+bool dp_env_cpu_reg(struct dp_env *env, u32 index, u64 taken, u64 *words);
+/* Ports: @width is 1, 2 or 4 bytes. */
+u64 dp_env_port(struct dp_env *env, u16 port, u32 width);
+void dp_env_set_port(struct dp_env *env, u16 port, u32 width, u64 value);
+/* The base of a segment; false: the selector has none. */
+bool dp_env_segment(struct dp_env *env, u16 selector, u64 *base);
 u64 dp_env_fact(struct dp_env *env, enum dp_fact fact);
 /* The task's name, 16 bytes, zeros behind it. */
 void dp_env_comm(struct dp_env *env, u8 *comm);

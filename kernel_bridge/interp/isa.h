@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0xa926f4fau
+#define DP_ISA_CRC 0x7d80a169u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -26,9 +26,13 @@
 #define DP_OPERAND_IS_BIT 3
 #define DP_OPERAND_IS_FACILITY 4
 #define DP_OPERAND_IS_HOOK 6
+#define DP_OPERAND_IS_REGISTER 7
+#define DP_OPERAND_IS_PORT 8
 #define DP_KEPT_WORDS 8
+#define DP_FACILITY_DUMP 3
 #define DP_REGS 27
 #define DP_VALUE_KINDS 12
+#define DP_VALUE_HEX 10
 
 enum dp_op {
 	DP_OP_NOP = 0x0,
@@ -329,6 +333,27 @@ enum dp_reg {
 	DP_REG_GS = 26,
 };
 
+enum dp_cpu {
+	DP_CPU_CR0 = 0,
+	DP_CPU_CR2 = 1,
+	DP_CPU_CR3 = 2,
+	DP_CPU_CR4 = 3,
+	DP_CPU_DR0 = 4,
+	DP_CPU_DR1 = 5,
+	DP_CPU_DR2 = 6,
+	DP_CPU_DR3 = 7,
+	DP_CPU_DR4 = 8,
+	DP_CPU_DR5 = 9,
+	DP_CPU_DR6 = 10,
+	DP_CPU_DR7 = 11,
+	DP_CPU_GDTR = 12,
+	DP_CPU_IDTR = 13,
+	DP_CPU_LDTR = 14,
+	DP_CPU_TR = 15,
+	DP_CPU_MSR = 16,
+	DP_CPU_CPUID = 17,
+};
+
 #define DP_INSN_LOCALS 0x1
 #define DP_INSN_GLOBALS 0x2
 #define DP_INSN_KERNEL 0x4
@@ -369,7 +394,7 @@ struct dp_insn {
 /**
  * struct dp_register - a register that programs know
  * @mask: which bits of the word it has
- * @index: its place among DP_REGS, not with DP_REG_FPU or DP_REG_KERNEL
+ * @index: its enum dp_reg, with DP_REG_KERNEL its enum dp_cpu; not with DP_REG_FPU
  * @words: words that a push pushes
  * @takes: words that a push pops first
  * @flags: DP_REG_*
@@ -982,15 +1007,15 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_PUSH_IO_U8] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_KERNEL, 1, 1, 0, 0, 0,
+		DP_INSN_KERNEL | DP_INSN_WRITES, 1, 1, 0, 0, 0,
 	},
 	[DP_OP_PUSH_IO_U16] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_KERNEL, 1, 1, 0, 0, 0,
+		DP_INSN_KERNEL | DP_INSN_WRITES, 1, 1, 0, 0, 0,
 	},
 	[DP_OP_PUSH_IO_U32] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_KERNEL, 1, 1, 0, 0, 0,
+		DP_INSN_KERNEL | DP_INSN_WRITES, 1, 1, 0, 0, 0,
 	},
 	[DP_OP_POP_IO_U8] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
@@ -1452,71 +1477,71 @@ const struct dp_register dp_registers[DP_REGISTERS] = {
 		DP_REG_KERNEL,
 	},
 	{ /* cr2 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 1, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* cr3 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 2, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* cr4 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 3, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr0 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 4, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr1 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 5, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr2 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 6, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr3 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 7, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr4 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 8, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr5 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 9, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr6 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 10, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* dr7 */
-		0xffffffffffffffff, 0, 1, 0,
+		0xffffffffffffffff, 11, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* gdtr */
-		0xffffffffffffffff, 0, 2, 0,
+		0xffffffffffffffff, 12, 2, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* idtr */
-		0xffffffffffffffff, 0, 2, 0,
+		0xffffffffffffffff, 13, 2, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* ldtr */
-		0xffff, 0, 1, 0,
+		0xffff, 14, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* tr */
-		0xffff, 0, 1, 0,
+		0xffff, 15, 1, 0,
 		DP_REG_KERNEL,
 	},
 	{ /* msr */
-		0xffffffffffffffff, 0, 1, 1,
+		0xffffffffffffffff, 16, 1, 1,
 		DP_REG_KERNEL,
 	},
 	{ /* cpuid */
-		0xffffffffffffffff, 0, 4, 1,
+		0xffffffffffffffff, 17, 4, 1,
 		DP_REG_KERNEL,
 	},
 };

@@ -101,6 +101,8 @@ enum dp_step dp_pop_memory(struct dp_machine *m, u32 width);
 enum dp_step dp_vfy(struct dp_machine *m, bool write);
 enum dp_step dp_push_comm(struct dp_machine *m);
 enum dp_step dp_callk(struct dp_machine *m);
+enum dp_step dp_segment(struct dp_machine *m);
+enum dp_step dp_ports(struct dp_machine *m, u8 opcode);
 enum dp_step dp_system(struct dp_machine *m, u8 opcode);
 
 static __always_inline u64 dp_number(const u8 *at, u32 size)

@@ -77,11 +77,29 @@ NOKPROBE_SYMBOL(dp_variables);
 
 /* -- registers, memory, system --------------------------------------------- */
 
+/* One of the processor itself, which may be one of several. */
+static enum dp_step dp_push_cpu_register(struct dp_machine *m,
+					 const struct dp_register *reg)
+{
+	u64 taken = reg->takes ? dp_pop(m) : 0, words[4];
+	u32 i;
+
+	if (!dp_env_cpu_reg(m->env, reg->index, taken, words))
+		return dp_raise(m, DP_EX_INVALID_OPERAND,
+				DP_OPERAND_IS_REGISTER, taken);
+	for (i = reg->words; i; i--)
+		dp_push(m, words[i - 1]);
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_push_cpu_register);
+
 enum dp_step dp_push_register(struct dp_machine *m, bool task)
 {
 	const struct dp_register *reg =
 		&dp_registers[dp_operand(m->program->code, m->pc)];
 
+	if (reg->flags & DP_REG_KERNEL)
+		return dp_push_cpu_register(m, reg);
 	dp_push(m, dp_env_reg(m->env, task, reg->index) & reg->mask);
 	return DP_NEXT;
 }
@@ -223,6 +241,35 @@ enum dp_step dp_callk(struct dp_machine *m)
 	return DP_NEXT;
 }
 NOKPROBE_SYMBOL(dp_callk);
+
+enum dp_step dp_segment(struct dp_machine *m)
+{
+	u64 offset = dp_pop(m), selector = dp_pop(m), base;
+
+	if (selector > 0xffff || !dp_env_segment(m->env, selector, &base))
+		return dp_raise(m, DP_EX_SEG_FAULT, selector, offset);
+	dp_push(m, base + offset);
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_segment);
+
+/* `push io` and `pop io`: a port has 16 bits. */
+enum dp_step dp_ports(struct dp_machine *m, u8 opcode)
+{
+	bool pops = opcode >= DP_OP_POP_IO_U8;
+	u32 width = 1U << (opcode - (pops ? DP_OP_POP_IO_U8 : DP_OP_PUSH_IO_U8));
+	u64 value = pops ? dp_pop(m) : 0, port = dp_pop(m);
+
+	if (port > 0xffff)
+		return dp_raise(m, DP_EX_INVALID_OPERAND, DP_OPERAND_IS_PORT,
+				port);
+	if (pops)
+		dp_env_set_port(m->env, port, width, value);
+	else
+		dp_push(m, dp_env_port(m->env, port, width));
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_ports);
 
 enum dp_step dp_system(struct dp_machine *m, u8 opcode)
 {

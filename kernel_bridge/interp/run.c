@@ -273,6 +273,8 @@ static enum dp_step dp_data(struct dp_machine *m, u8 opcode)
 		return dp_vfy(m, opcode == DP_OP_VFY_RW);
 	case DP_OP_CALLK:
 		return dp_callk(m);
+	case DP_OP_SEG2LIN:
+		return dp_segment(m);
 	case DP_OP_MALLOC:
 		return dp_malloc(m);
 	case DP_OP_FREE:
@@ -311,6 +313,8 @@ static enum dp_step dp_one(struct dp_machine *m)
 		return dp_push_memory(m, 1U << (opcode - DP_OP_PUSH_MEM_U8));
 	case DP_OP_POP_MEM_U8 ... DP_OP_POP_MEM_U64:
 		return dp_pop_memory(m, 1U << (opcode - DP_OP_POP_MEM_U8));
+	case DP_OP_PUSH_IO_U8 ... DP_OP_POP_IO_U32:
+		return dp_ports(m, opcode);
 	case DP_OP_PUSH_TASK ... DP_OP_PUSH_PROCID:
 	case DP_OP_PUSH_TID ... DP_OP_PUSH_TIME:
 		return dp_system(m, opcode);

@@ -144,9 +144,12 @@ static u32 dp_bad_register(const struct dp_program *program,
 	reg = &dp_registers[number];
 	if (reg->flags & DP_REG_FPU)
 		return DPROBES_NO_FPU;
-	if (reg->flags & DP_REG_KERNEL)
-		return dp_is_kernel(program) ? DPROBES_NOT_YET :
-					       DPROBES_NOT_KERNEL;
+	if (reg->flags & DP_REG_KERNEL && !dp_is_kernel(program))
+		return DPROBES_NOT_KERNEL;
+	/* It belongs to no task. */
+	if (reg->flags & DP_REG_KERNEL &&
+	    insn == &dp_insns[DP_OP_PUSH_U_REGISTER])
+		return DPROBES_BAD_OPERAND;
 	if ((insn->flags & DP_INSN_WRITES) && !(reg->flags & may_pop))
 		return DPROBES_BAD_OPERAND;
 	return DPROBES_OK;
@@ -212,8 +215,7 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 
 	if (insn->flags & DP_INSN_KERNEL && !dp_is_kernel(program))
 		return DPROBES_NOT_KERNEL;
-	if ((insn->flags & DP_INSN_KERNEL && opcode != DP_OP_CALLK) ||
-	    insn->flags & DP_INSN_MAPS || opcode == DP_OP_LOG_USTACK ||
+	if (insn->flags & DP_INSN_MAPS || opcode == DP_OP_LOG_USTACK ||
 	    opcode == DP_OP_LOG_USTACK_DEPTH)
 		return DPROBES_NOT_YET;
 	if ((insn->flags & DP_INSN_WRITES) && !program->alter)

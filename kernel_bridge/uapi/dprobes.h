@@ -12,7 +12,9 @@
  *	offset bytes
  *	     0   104  struct dprobes_record
  *	   104   4*n  n = raw_count: struct dprobes_raw
- *	     .     m  m = log_size: the items of the log, the exception trace last
+ *	     .     m  m = log_size: the items of the log, behind them the exception
+ *		      trace, and where the program ended by `exit dump` values of
+ *		      the registers and a string for each function on the stack
  *	     .     .  zeros, up to a multiple of 8
  *
  * A read that has no room for the next record fails with EMSGSIZE, and the
@@ -144,7 +146,7 @@ enum dprobes_refusal {
 	DPROBES_NO_TLS,			/* code offset: thread-local variables */
 	DPROBES_NO_WRITE_CHECK,		/* code offset: vfy rw */
 	DPROBES_NOT_KERNEL,		/* code offset: for kernel programs only */
-	DPROBES_NOT_YET,		/* code offset: ports, CPU registers, once */
+	DPROBES_NOT_YET,		/* code offset: maps, user stacks, once */
 	DPROBES_NO_ALTER,		/* code offset: altering is switched off */
 };
 

@@ -132,6 +132,36 @@ bool dp_env_callk(struct dp_env *env, u64 number, const u64 *words, u64 *value)
 	return number == 1;
 }
 
+/* Words that tell number, order and what was taken apart; model-specific: 0x10. */
+bool dp_env_cpu_reg(struct dp_env *env, u32 index, u64 taken, u64 *words)
+{
+	u32 i;
+
+	(void)env;
+	for (i = 0; i < 4; i++)
+		words[i] = 100 * index + 10 * i + taken;
+	return index != DP_CPU_MSR || taken == 0x10;
+}
+
+/* What was written last is in r15 with where and how. */
+u64 dp_env_port(struct dp_env *env, u16 port, u32 width)
+{
+	(void)env;
+	return 10 * port + width;
+}
+
+void dp_env_set_port(struct dp_env *env, u16 port, u32 width, u64 value)
+{
+	env->request.regs[DP_REG_R15] = 1000 * value + 10 * port + width;
+}
+
+bool dp_env_segment(struct dp_env *env, u16 selector, u64 *base)
+{
+	(void)env;
+	*base = 0x1000;
+	return selector == 1;
+}
+
 /* -- what came in ---------------------------------------------------------- */
 
 static u8 *message;

@@ -6,6 +6,7 @@ import pytest
 
 from dprobed.kernel.abi import Refusal
 from dprobed.program.exits import EXCEPTION
+from dprobed.program.registers import REGISTER_INDEX
 from tests.kernel.device import (
     GETPPID,
     Device,
@@ -17,6 +18,7 @@ from tests.kernel.device import (
 )
 from tests.kernel.machine import AREA, Machine
 from tests.kernel.test_bridge import PLACE, kernel_program
+from tests.kernel.test_requests import code_of, refused
 
 UMASK = 95
 
@@ -66,3 +68,13 @@ def test_registers_of_the_task(machine: Machine, allowed: Device) -> None:
     assert machine.call(UMASK, 0) == 0o22
     loaded.close()
     assert machine.call(UMASK, before) == 0o77
+
+
+@pytest.mark.parametrize("which", ["pop r,register", "pop u,register"])
+@pytest.mark.parametrize("name", ["rip", "rsp", "eflags", "cs"])
+def test_what_the_kernel_would_not_survive_is_not_altered(
+    allowed: Device, which: str, name: str
+) -> None:
+    """The module does not trust who has verified the program: a kprobe goes on where it was."""
+    code = code_of(("push word", 0), (which, REGISTER_INDEX[name]), "exit")
+    assert refused(allowed, code) == (Refusal.BAD_OPERAND, 9)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dprobed.kernel.abi import ABI, State, Version
 from dprobed.program.items import ItemToken
 from dprobed.program.model import Program
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log
 from kernel_bridge.isa_header import checksum
-from tests.kernel.device import GETPPID, Device, check, ioctl
+from tests.kernel.device import GETPPID, Device, KernelProgram, attaching, check, ioctl
 from tests.kernel.machine import Machine
 
 #: What getppid(2) runs; no other part of the kernel does.
@@ -86,4 +88,29 @@ def test_kernel_memory_is_read_and_a_bad_address_is_an_exception(
     items = decode_log(hit.log, hit.raw)
     assert [next(iter(item)) for item in items] == ["words", "fault"]
     assert hit.log[8] == ItemToken.MEMORY_FAULT & 0xFF
+    loaded.close()
+
+
+def _attach_within(loaded: KernelProgram) -> None:
+    """Place it on an instruction behind the first one."""
+    for offset in range(5, 32):
+        argument = attaching(PLACE, offset=offset)
+        if ioctl(loaded.machine, loaded.fd, "DPROBES_ATTACH", argument) == 0:
+            return
+    raise AssertionError("no second instruction")
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_rip_is_the_probed_instruction(machine: Machine, device: Device, within: bool) -> None:
+    """Not what is behind the breakpoint that is there, at the entry of a function and elsewhere."""
+    loaded = device.load(kernel_program("push r,rip\nlog 1"))
+    if within:
+        _attach_within(loaded)
+    else:
+        loaded.attach(PLACE)
+    check(machine.call(GETPPID, count=3))
+    hits = loaded.read()
+    assert [hit.record.address for hit in hits] == [loaded.query().address] * 3
+    for hit in hits:
+        assert decode_log(hit.log, hit.raw)[0]["words"] == [hit.record.address]
     loaded.close()

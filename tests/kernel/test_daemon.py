@@ -166,7 +166,7 @@ def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
     [
         ("offset = tracepoint:sched_switch\npush 1\npop r,rdi\nexit", {}, "no registers to alter"),
         ("offset = hook:ledger_posted\npush 1\npop r,rdi\nexit", {}, "at a hook there are no reg"),
-        ("offset = schedule\nexit dump", {}, "exit dump"),
+        ("offset = schedule\nexit dump once", {}, "x0.rpn:4:1: the module dprobes cannot do that"),
         ("offset = schedule\nexit debugger", {}, "exit debugger"),
         ("address = 0x1000\nexit", {}, "write the place as `offset = function\\+N`"),
         ("offset = schedule\nopcode = 0x55\nexit", {}, "`opcode` is not compared"),
@@ -203,8 +203,8 @@ def test_what_no_kernel_module_is_called(run: Run, name: str) -> None:
 def test_of_several_programs_all_go_in_or_none(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
-        bad = HEAD + "offset = schedule\nexit dump\n"
-        with pytest.raises(Refusal, match="exit dump"):
+        bad = HEAD + "offset = schedule\nexit debugger\n"
+        with pytest.raises(Refusal, match="exit debugger"):
             await _insert(daemon, root, COUNT, bad)
         assert kernel.programs() == []
 
@@ -506,6 +506,9 @@ def test_whom_the_configuration_names_may(run: Run) -> None:
         altering = HEAD + "offset = schedule\npush 1\npop r,rax\nexit"
         with pytest.raises(Refusal, match="user 77 may not alter the kernel: x0 needs alter for"):
             await _insert(daemon, named, altering)
+        dumping = HEAD + "offset = schedule\nexit dump"
+        with pytest.raises(Refusal, match="user 77 may not dump the kernel: x0 needs dump for"):
+            await _insert(daemon, named, dumping)
         for number, count in ((1, 0), (inserted.programs[0].number, 1)):
             remove = messages.Remove(id=5, select=messages.Select(number=number))
             try:

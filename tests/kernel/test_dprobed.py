@@ -71,6 +71,16 @@ log i64 same
 exit trace
 """
 
+DUMPS = """\
+name = kernel
+modtype = kernel
+offset = __x64_sys_getppid
+max_hits = 1
+push 5
+log i32 own
+exit dump
+"""
+
 #: What has to be 0 at each booking of the sample: all accounts together (`docs/kernel-hooks.md`).
 ASSERTION = (BRIDGE / "samples" / "ledger.rpn").read_text()
 
@@ -113,6 +123,7 @@ def dprobed(
     folder = tmp_path_factory.mktemp("dprobed")
     sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
     sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH, "tp.rpn": TRACEPOINT}
+    sources |= {"dump.rpn": DUMPS}
     sources |= {"ledger.rpn": ASSERTION}
     for name, text in sources.items():
         (folder / name).write_text(text)
@@ -201,6 +212,23 @@ def test_a_tracepoint(dprobed: Dprobed) -> None:
                        and each["place"] == "tracepoint:task_rename"]):  # fmt: skip
         pass
     assert [each["log"][0]["value"] for each in own] == [0]
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+
+
+def test_a_dump(dprobed: Dprobed) -> None:
+    (probe,) = dprobed.json("insert", "/dump.rpn")
+    assert probe["state"] == "active"
+    check(dprobed.machine.call(GETPPID))
+    while not (records := [each for each in dprobed.json("log") if each["exit"] == "dump"]):
+        pass
+    (record,) = records
+    values = {each["name"]: each["value"] for each in record["log"] if "name" in each}
+    assert values["own"] == 5
+    assert values["rip"] == probe["addresses"][0]
+    frames = [each["string"] for each in record["log"] if "string" in each]
+    assert "sys_getppid+0x" in frames[0]
+    assert any(frame.startswith("do_syscall_64+0x") for frame in frames)
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from dprobed.kernel.abi import Kind, State
+from dprobed.program.exits import DUMP
 from tests.kernel import sample
 from tests.kernel.device import (
     CLOSE,
@@ -58,6 +59,14 @@ def test_loading(machine: Machine, device: Device) -> None:
 
     # Two CPUs, each with three parts.
     assert _each_step(machine, attempt) == 20
+
+
+def test_loading_what_dumps(machine: Machine, device: Device) -> None:
+    def attempt() -> None:
+        device.load(PROGRAM, facilities={"mine": DUMP}).close()
+
+    # Each CPU has one part more.
+    assert _each_step(machine, attempt) == 22
 
 
 def test_placing(machine: Machine, device: Device) -> None:

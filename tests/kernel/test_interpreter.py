@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from random import Random
 
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 
 from dprobed.kernel.abi import Refusal
+from dprobed.program.exceptions import OPERAND_PORT, OPERAND_REGISTER, ExCode
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.lowering import facility_numbers
+from dprobed.program.exits import EXIT
 from dprobed.program.isa import INSTRUCTIONS, WORD_MASK, Instruction, Operand, decode_at
 from dprobed.program.model import Program
 from dprobed.program.registers import REGISTERS
@@ -115,11 +118,59 @@ def test_case(case: Case, c_interpreter: CInterpreter) -> None:
 
 
 @pytest.mark.parametrize("case", KERNEL, ids=_name)
-def test_what_is_not_there_yet_is_refused(case: Case, c_interpreter: CInterpreter) -> None:
+def test_what_only_a_kernel_program_has(case: Case, c_interpreter: CInterpreter) -> None:
     program = assemble(case.source(), case.place)
     result = _run_case(c_interpreter, case, program)
-    assert isinstance(result, Refused)
-    assert result.reason is Refusal.NOT_YET
+    assert isinstance(result, Result)
+    assert result.outcome.exit == EXIT
+
+
+def _of_kernel(
+    interpreter: CInterpreter, text: str
+) -> tuple[list[int], tuple[int, int, int] | None, int]:
+    """The words that a kernel program logs, how it failed, and r15 behind it (``harness.c``)."""
+    case = Case("own", "own", header={"modtype": "kernel"}, program=text.splitlines())
+    result = _run_case(interpreter, case, assemble(case.source(), "own"))
+    assert isinstance(result, Result)
+    words = struct.unpack(f"<{len(result.outcome.log) // 8}Q", result.outcome.log)
+    return list(words), result.outcome.exception, result.context.regs[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("push r,cr4\nlog 1", [300]),
+        ("push r,gdtr\nlog 2", [1200, 1210]),
+        ("push 0x10\npush r,msr\nlog 1", [1616]),
+        ("push 2\npush r,cpuid\nlog 4", [1702, 1712, 1722, 1732]),
+        ("push 0x60\npush io,u8\nlog 1", [961]),
+        ("push 0xffff\npush io,u32\nlog 1", [655354]),
+        ("push 1\npush 5\nseg2lin\nlog 1", [0x1005]),
+    ],
+)
+def test_what_the_processor_has(c_interpreter: CInterpreter, text: str, words: list[int]) -> None:
+    assert _of_kernel(c_interpreter, text)[:2] == (words, None)
+
+
+def test_a_port_is_written(c_interpreter: CInterpreter) -> None:
+    assert _of_kernel(c_interpreter, "push 0x60\npush 7\npop io,u16") == ([], None, 7962)
+
+
+@pytest.mark.parametrize(
+    ("text", "exception"),
+    [
+        ("push 0x11\npush r,msr", (ExCode.INVALID_OPERAND, OPERAND_REGISTER, 0x11)),
+        ("push 0x10000\npush io,u8", (ExCode.INVALID_OPERAND, OPERAND_PORT, 0x10000)),
+        ("push 0x10000\npush 1\npop io,u8", (ExCode.INVALID_OPERAND, OPERAND_PORT, 0x10000)),
+        ("push 0x11\npush 5\nseg2lin", (ExCode.SEG_FAULT, 0x11, 5)),
+        ("push 0x10001\npush 5\nseg2lin", (ExCode.SEG_FAULT, 0x10001, 5)),
+    ],
+)
+def test_what_the_processor_has_not(
+    c_interpreter: CInterpreter, text: str, exception: tuple[int, int, int]
+) -> None:
+    words, found, _ = _of_kernel(c_interpreter, text)
+    assert (words, found) == ([], exception)
 
 
 @pytest.mark.parametrize("case", RUN, ids=_name)

@@ -9,6 +9,7 @@ import pytest
 
 from dprobed.kernel.abi import REQUESTS, Attach, Kind, Load, Query, Refusal, State, Vars
 from dprobed.program.isa import BY_KEY, encode_one
+from dprobed.program.registers import REGISTER_INDEX
 from tests.kernel.device import (
     CLOSE,
     GETPPID,
@@ -82,7 +83,7 @@ def test_load(
     assert _references(machine) == before
 
 
-def _refused(device: Device, code: bytes, **probe: int) -> tuple[Refusal, int]:
+def refused(device: Device, code: bytes, **probe: int) -> tuple[Refusal, int]:
     """How a program with that code is refused; ``probe``: fields of its probe."""
     load, behind = loading(GOOD, FACILITIES, ())
     at = ctypes.sizeof(load) + len(behind)
@@ -98,7 +99,8 @@ def _refused(device: Device, code: bytes, **probe: int) -> tuple[Refusal, int]:
     return Refusal(load.refused), load.where
 
 
-def _code(*instructions: tuple[str, int] | str) -> bytes:
+def code_of(*instructions: tuple[str, int] | str) -> bytes:
+    """The code of these instructions, each with its operand if it has one."""
     pairs = [(each, ()) if isinstance(each, str) else (each[0], each[1:]) for each in instructions]
     return b"".join(encode_one(BY_KEY[key], operands) for key, operands in pairs)
 
@@ -106,26 +108,29 @@ def _code(*instructions: tuple[str, int] | str) -> bytes:
 CODES = [
     (b"\x0d\xff", Refusal.UNKNOWN_OPCODE, 1),
     (b"\x00\x4c\x00", Refusal.CUT_SHORT, 1),
-    (_code(("push lv,index", 2), "exit"), Refusal.BAD_OPERAND, 0),
-    (_code("nop", ("push gv,index", 3), "exit"), Refusal.BAD_OPERAND, 1),
-    (_code(("exit facility", 1)), Refusal.BAD_OPERAND, 0),
-    (_code(("push addr,symbol", 1), "exit"), Refusal.BAD_OPERAND, 0),
-    (_code(("jmp label", 2)), Refusal.BAD_JUMP, 0),
-    (_code(("jmp label", 500)), Refusal.BAD_JUMP, 0),
-    (_code("exit", "nop"), Refusal.RUNS_PAST_END, 1),
-    (_code("suspend", "exit"), Refusal.NO_HOLD, 0),
-    (_code(("push tls,symbol", 0), "exit"), Refusal.NO_TLS, 0),
-    (_code("vfy rw", "exit"), Refusal.NO_WRITE_CHECK, 0),
-    (_code("callk", "exit"), Refusal.NO_ALTER, 0),
-    (_code("seg2lin", "exit"), Refusal.NOT_YET, 0),
-    (_code("pop mem,u8", "exit"), Refusal.NO_ALTER, 0),
-    (_code(("pop r,register", 0), "exit"), Refusal.NO_ALTER, 0),
+    (code_of(("push lv,index", 2), "exit"), Refusal.BAD_OPERAND, 0),
+    (code_of("nop", ("push gv,index", 3), "exit"), Refusal.BAD_OPERAND, 1),
+    (code_of(("exit facility", 1)), Refusal.BAD_OPERAND, 0),
+    (code_of(("push addr,symbol", 1), "exit"), Refusal.BAD_OPERAND, 0),
+    (code_of(("jmp label", 2)), Refusal.BAD_JUMP, 0),
+    (code_of(("jmp label", 500)), Refusal.BAD_JUMP, 0),
+    (code_of("exit", "nop"), Refusal.RUNS_PAST_END, 1),
+    (code_of("suspend", "exit"), Refusal.NO_HOLD, 0),
+    (code_of(("push tls,symbol", 0), "exit"), Refusal.NO_TLS, 0),
+    (code_of("vfy rw", "exit"), Refusal.NO_WRITE_CHECK, 0),
+    (code_of("callk", "exit"), Refusal.NO_ALTER, 0),
+    (code_of("log ustack", "exit"), Refusal.NOT_YET, 0),
+    (code_of("push io,u8", "exit"), Refusal.NO_ALTER, 0),
+    (code_of("pop io,u32", "exit"), Refusal.NO_ALTER, 0),
+    (code_of(("push u,register", REGISTER_INDEX["cr0"]), "exit"), Refusal.BAD_OPERAND, 0),
+    (code_of("pop mem,u8", "exit"), Refusal.NO_ALTER, 0),
+    (code_of(("pop r,register", 0), "exit"), Refusal.NO_ALTER, 0),
 ]
 
 
 @pytest.mark.parametrize(("code", "reason", "where"), CODES)
-def test_code(device: Device, code: bytes, reason: Refusal, where: int) -> None:
-    assert _refused(device, code) == (reason, where)
+def testcode_of(device: Device, code: bytes, reason: Refusal, where: int) -> None:
+    assert refused(device, code) == (reason, where)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_code(device: Device, code: bytes, reason: Refusal, where: int) -> None:
     ],
 )
 def test_probe(device: Device, fields: dict[str, int]) -> None:
-    assert _refused(device, _code("exit"), **fields) == (Refusal.BAD_PROBE, 0)
+    assert refused(device, code_of("exit"), **fields) == (Refusal.BAD_PROBE, 0)
 
 
 @pytest.fixture

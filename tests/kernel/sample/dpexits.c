@@ -11,6 +11,7 @@
  *	unplace
  *	fire				come to the static hooks; `order` has who ran
  *	value NUMBER, void NUMBER	call the functions that may return
+ *	untraced NUMBER			call one that may not by itself
  */
 #include <linux/delay.h>
 #include <linux/kernel.h>
@@ -59,6 +60,7 @@ static struct dprobes_hook *const hooks[] = {
 
 int dpexits_return_value(int number);
 void dpexits_return_void(int number);
+int dpexits_untraced(int number);
 static int reached;
 
 static enum dprobes_step handle(struct dprobes_exit *exit,
@@ -69,9 +71,10 @@ static enum dprobes_step handle(struct dprobes_exit *exit,
 	u32 which = tested - exits, pair = event->words[SEEN] & 6;
 	size_t length = strlen(order);
 
+	udelay(slow);
+	/* Here: who came to it before it was taken off may be in it still. */
 	if (READ_ONCE(tested->gone))
 		atomic_inc(&late_count);
-	udelay(slow);
 	/* The last one sees what the set of 1 and 2 has left. */
 	if (exit->flags & DPROBES_EXIT_LAST && pair && pair != 6)
 		atomic_inc(&torn_count);
@@ -98,6 +101,13 @@ noinline void dpexits_return_void(int number)
 {
 	DPROBES_AT_OR_RETURN_VOID(dpexits_void, number);
 	WRITE_ONCE(reached, reached + number);
+}
+
+/* The function tracer does not call it: a probe in it is a breakpoint. */
+noinline notrace int dpexits_untraced(int number)
+{
+	WRITE_ONCE(reached, reached + 1);
+	return number;
 }
 
 static int fire(void)
@@ -188,6 +198,8 @@ static int run(const char *text, const struct kernel_param *param)
 		return fire();
 	if (sscanf(text, "value %d", &value) == 1)
 		return dpexits_return_value(value);
+	if (sscanf(text, "untraced %d", &value) == 1)
+		return dpexits_untraced(value);
 	if (sscanf(text, "void %d", &value) == 1) {
 		dpexits_return_void(value);
 		return 0;
