@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from dprobed.daemon.client import Client, NoAnswer, Refusal
@@ -40,6 +41,45 @@ class Removal:
         with them, so that it is no refusal if all stay.
         """
         select = request.select
+        removed, stay = await self._take_out(client, select)
+        if stay and not (removed or partly):
+            raise next(iter(stay.values()))
+        # A restarted daemon may not have come to it yet.
+        given_up = self._targets.kept.give_up(
+            lambda each: self._gate.sees(client, each.inserted.uid) and each.matches(select)
+        )
+        earlier = self._targets.earlier_infos(client, select)
+        variables = self._targets.variables(client, select, removed)
+        maps = self._maps(client, removed, select)
+        for inserted in self._targets.earlier(client, select):
+            self._targets.exited.forget(inserted)
+        if (
+            not removed
+            and not stay
+            and not earlier
+            and not given_up
+            and select != messages.Select()
+        ):
+            text = "no such program is inserted; `dprobe programs` lists them"
+            raise self._targets.missing(select, text)
+        targets = list(dict.fromkeys(inserted.target for inserted in removed))
+        if removed and asked:
+            self._note(client, removed, targets)
+        return messages.Removed(
+            id=request.id,
+            probes=[info for inserted in removed for info in inserted.probe_infos()],
+            overhead_ns=sum(target.overhead_ns for target in targets),
+            earlier=earlier,
+            variables=variables,
+            maps=maps,
+            stays={inserted.target.pid: str(why) for inserted, why in stay.items()},
+        )
+
+    async def _take_out(
+        self, client: Client, select: messages.Select
+    ) -> tuple[list[InsertedProgram], dict[InsertedProgram, Refusal]]:
+        """Take the selected programs out of where they are: those that are out, and why others are
+        not."""
         removed: dict[InsertedProgram, None] = {}
         stay: dict[InsertedProgram, Refusal] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -57,51 +97,24 @@ class Removal:
             )
             stay.update(each for some_stay in found for each in some_stay.items())
             removed.update(dict.fromkeys(each for each in chosen if each not in stay))
-        if stay and not (removed or partly):
-            raise next(iter(stay.values()))
-        # A restarted daemon may not have come to it yet.
-        given_up = self._targets.kept.give_up(
-            lambda each: self._gate.sees(client, each.inserted.uid) and each.matches(select)
-        )
-        earlier = self._targets.earlier_infos(client, select)
-        variables = self._targets.variables(client, select, removed)
-        maps = self._maps(client, list(removed), select)
-        for inserted in self._targets.earlier(client, select):
-            self._targets.exited.forget(inserted)
-        if (
-            not removed
-            and not stay
-            and not earlier
-            and not given_up
-            and select != messages.Select()
-        ):
-            text = "no such program is inserted; `dprobe programs` lists them"
-            raise self._targets.missing(select, text)
-        targets = list(dict.fromkeys(inserted.target for inserted in removed))
-        if removed and asked:
-            names = some(inserted.label for inserted in removed)
-            where = f"{len(targets)} processes"
-            if len(targets) == 1:
-                where = targets[0].what
-            text = f"{where}: user {client.uid} removed {names}"
-            about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
-            self._gate.history.note(
-                client.uid,
-                text,
-                "removed",
-                by_pid=client.pid,
-                program=names,
-                why="asked for",
-                **about,
-            )
-        return messages.Removed(
-            id=request.id,
-            probes=[info for inserted in removed for info in inserted.probe_infos()],
-            overhead_ns=sum(target.overhead_ns for target in targets),
-            earlier=earlier,
-            variables=variables,
-            maps=maps,
-            stays={inserted.target.pid: str(why) for inserted, why in stay.items()},
+        return list(removed), stay
+
+    def _note(
+        self, client: Client, removed: Sequence[InsertedProgram], targets: Sequence[Target]
+    ) -> None:
+        """Have it in the log who removed what from where."""
+        names = some(inserted.label for inserted in removed)
+        where, about = f"{len(targets)} processes", {"processes": len(targets)}
+        if len(targets) == 1:
+            where, about = targets[0].what, {"pid": targets[0].pid}
+        self._gate.history.note(
+            client.uid,
+            f"{where}: user {client.uid} removed {names}",
+            "removed",
+            by_pid=client.pid,
+            program=names,
+            why="asked for",
+            **about,
         )
 
     def _maps(

@@ -15,6 +15,7 @@ from dprobed.backend import PATIENCE, Backend, BackendGone, BackendRefused, Back
 from dprobed.daemon import told
 from dprobed.daemon.client import Client, NoAnswer, Refusal, User
 from dprobed.daemon.insertion import Insertion, left
+from dprobed.daemon.reported import MAY_FIRE, WORKING, describe_end, not_below
 from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
@@ -36,24 +37,8 @@ MOST: Final = 2048
 _SUSPENDED: Final = 4096
 #: Seconds for which who asks a tracer that has ended waits until what it left is undone.
 _UNDONE: Final = PATIENCE
-#: The end of a target from which the tracer detached after an internal error.
-DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
 #: What a debugger's socket can be called: nothing in it is syntax for gdb or a shell.
 SOCKET_PATH: Final = re.compile(r"/[\w./+:@-]{1,107}", re.ASCII)
-#: States of a probe about whose source there is nothing to say.
-_WORKING: Final = frozenset(
-    {
-        protocol.State.PENDING,
-        protocol.State.ACTIVE,
-        protocol.State.DISABLED,
-        protocol.State.REMOVED,
-        protocol.State.THROTTLED,
-    }
-)
-#: States of a probe of which one would think that it may fire, though its process has ended.
-_MAY_FIRE: Final = frozenset(
-    {protocol.State.PENDING, protocol.State.ACTIVE, protocol.State.THROTTLED}
-)
 
 
 class InsertedProgram:
@@ -211,7 +196,7 @@ class InsertedProgram:
         counters = Counters.of(status)
         if is_first:
             counters += Counters(dropped=self.dropped[status.probe])
-        ended = self.ended if status.state in _MAY_FIRE else ""
+        ended = self.ended if status.state in MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -241,7 +226,7 @@ class InsertedProgram:
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
         """Where the place of a probe that does not work is written."""
-        place = None if status.state in _WORKING else self.program.probe_place(probe)
+        place = None if status.state in WORKING else self.program.probe_place(probe)
         return "" if place is None else str(place)
 
     def note(self, probe: int, statuses: list[protocol.ProbeStatus]) -> None:
@@ -254,7 +239,7 @@ class InsertedProgram:
             return
         self._sizes[probe] = size
         before = Counters.of(*self.statuses.get(probe, ()))
-        self.statuses[probe] = _not_below(before, statuses)
+        self.statuses[probe] = not_below(before, statuses)
         if probe in self._left_behind:
             # Told right behind the exec: nothing of what is executed now has run yet.
             self._left_behind.discard(probe)
@@ -703,26 +688,3 @@ class TargetsTracer:
     def parent(self, pid: int) -> Target | None:
         """A target of this tracer, also one that ended a short time ago."""
         return self.targets.get(pid) or self._ended.get(pid)
-
-
-def describe_end(ended: protocol.Ended) -> str:
-    """How a target ended, in a few words."""
-    if ended.how == "failed":
-        return DEFECT
-    if ended.how == "exited":
-        return f"exited with status {ended.status}"
-    if ended.how == "killed":
-        return f"killed by signal {ended.status}"
-    return ended.how
-
-
-def _not_below(
-    before: Counters, statuses: list[protocol.ProbeStatus]
-) -> list[protocol.ProbeStatus]:
-    """The statuses, with counters that fell below ``before`` raised to it (in the first one)."""
-    lacking = Counters.of(*statuses).lacking(before)
-    if not lacking or not statuses:
-        return statuses
-    first, *others = statuses
-    whole = {name: getattr(first, name) + count for name, count in lacking.items()}
-    return [msgspec.structs.replace(first, **whole), *others]

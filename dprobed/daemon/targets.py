@@ -10,7 +10,8 @@ from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.kept import Kept
 from dprobed.daemon.maps import EndedMaps, maps_of
-from dprobed.daemon.target import DEFECT, InsertedProgram, Target
+from dprobed.daemon.reported import DEFECT
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.printable import printable
 from dprobed.wire import messages, protocol

@@ -434,10 +434,16 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
         to.push(0)
         return
     code.expression(haystack)
-    if not data:
+    if data:
+        _find_in_target(code, data)
+    else:
         to.drop(2)
         to.push(0)
-        return
+
+
+def _find_in_target(code: Coding, data: bytes) -> None:
+    """Where a text of the target, of which address and length are on the stack, has bytes in it."""
+    to = code.to
     at, left, begin = (to.reserve(1) for _ in range(3))
     to.add("dup count", 1)
     to.store(begin)
