@@ -417,7 +417,7 @@ def _short_length(code: Coding) -> None:
 
 
 def find_text(code: Coding, haystack: Any, needle: Any) -> None:
-    """Where a text of the target has a constant in it, -1: nowhere."""
+    """Where a text has a constant in it, -1: nowhere."""
     to = code.to
     data = up_to_nul(constant_text(code, needle) or "")
     text = constant_text(code, haystack)
@@ -434,15 +434,15 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
         to.push(0)
         return
     code.expression(haystack)
-    if data:
-        _find_in_target(code, data)
-    else:
+    if not data:
         to.drop(2)
         to.push(0)
+        return
+    _find_in_target(code, data)
 
 
 def _find_in_target(code: Coding, data: bytes) -> None:
-    """Where a text of the target, of which address and length are on the stack, has bytes in it."""
+    """Where a text in the target (most bytes, address) has another one in it, -1: nowhere."""
     to = code.to
     at, left, begin = (to.reserve(1) for _ in range(3))
     to.add("dup count", 1)
