@@ -67,6 +67,8 @@ class Deployed:
                 )
                 found += answer.deployments
                 self._last += answer.maps
+                for why in answer.stays.values():
+                    self._tell(f"{why}; what it counted at last is left out")
         self._over = True
         return sum(each.dropped for each in found), list(dict.fromkeys(_gaps(found)))
 
@@ -91,6 +93,8 @@ class Deployed:
                         messages.MapListing,
                     )
                     found += answer.maps
+                    for pid in answer.silent:
+                        self._tell(f"{_silent(pid)}; what it has in maps is left out")
         return found
 
     def put(self, values: dict[str, list[messages.MapEntry]]) -> None:
@@ -112,12 +116,14 @@ class Deployed:
         self, number: int, name: str, entries: list[messages.MapEntry], pid: int | None
     ) -> None:
         with contextlib.suppress(UserError):  # it has ended, or has another of the programs
-            self._connection.request(
+            answer = self._connection.request(
                 lambda request: messages.SetMap(
                     id=request, number=number, name=name, entries=entries, pid=pid
                 ),
                 messages.MapListing,
             )
+            for silent in answer.silent:
+                self._tell(f"{_silent(silent)}; {name} may not be set there")
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
@@ -132,6 +138,10 @@ class Deployed:
         if text not in self._told:
             self._told.add(text)
             self._say(text)
+
+
+def _silent(pid: int) -> str:
+    return f"process {pid}: its tracer does not answer"
 
 
 def _gaps(infos: Sequence[messages.DeploymentInfo]) -> Iterator[str]:
