@@ -308,17 +308,19 @@ class Detaching:
         if answer is None:
             target.tracer.in_doubt.discard(target.pid)
         else:
-            self._tasks.start(self._detach_unheard(target.tracer, target.pid))
+            self._tasks.start(self.detach_from(target.tracer, target.pid))
 
     @staticmethod
-    async def _detach_unheard(tracer: TargetsTracer, pid: int) -> None:
+    async def detach_from(tracer: TargetsTracer, pid: int) -> None:
+        """Have a tracer detach from a process that is no target here, whenever it answers."""
         while True:
             try:
                 await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid), None)
             except BackendSilent:
                 await tracer.backend.heard()
-            except BackendRefused:
+            except BackendRefused as error:
                 tracer.in_doubt.discard(pid)  # It is no target any more.
+                _log.warning("process %d: its tracer: %s", pid, error)
                 return
             except BackendGone:
                 return

@@ -182,34 +182,39 @@ class Inserting:
                 await self._place(entry)
                 entries.append(entry)
         except Refusal as refusal:
-            stays = await self._undo(target, entries, replaced)
-            if stays or isinstance(refusal, NoAnswer):
-                self._detaching.when_answers(target, lambda: self._undo(target, entries, replaced))
+            await self._undo(target, entries, replaced, late=isinstance(refusal, NoAnswer))
             raise
         self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
         return entries
 
     async def _undo(
-        self, target: Target, entries: list[InsertedProgram], replaced: list[InsertedProgram]
-    ) -> bool:
-        """Remove what was inserted and insert again what it replaced, as far as possible; whether
-        there is more to do when the tracer answers."""
-        more = False
+        self,
+        target: Target,
+        entries: list[InsertedProgram],
+        replaced: list[InsertedProgram],
+        *,
+        late: bool = False,
+    ) -> None:
+        """Remove what was inserted and insert again what it replaced, as far as possible; again
+        when the tracer answers, if it does not, or has (``late``) something to do yet."""
+        if target.finished.is_set():
+            return
         for entry in entries:
             try:
-                if target.programs.get(entry.number) is entry:
+                if entry.is_in:
                     await self._detaching.take_out(target, entry)
             except Refusal as refusal:
-                more |= isinstance(refusal, NoAnswer)
+                late |= isinstance(refusal, NoAnswer)
                 _log.warning("%s: %s stays: %s", target.what, entry.label, refusal)
         for entry in replaced:
             try:
-                if target.programs.get(entry.number) is not entry:
+                if not entry.is_in:
                     await self._place(entry)
             except Refusal as refusal:
-                more |= isinstance(refusal, NoAnswer)
+                late |= isinstance(refusal, NoAnswer)
                 _log.warning("%s: %s is out: %s", target.what, entry.label, refusal)
-        return more
+        if late:
+            self._detaching.when_answers(target, lambda: self._undo(target, entries, replaced))
 
     @staticmethod
     def _check_held(client: Client, target: Target) -> None:

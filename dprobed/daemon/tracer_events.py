@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.backend import BackendGone, BackendRefused, Backends, BackendSilent
+from dprobed.backend import Backends
 from dprobed.daemon import told
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
@@ -200,7 +200,7 @@ class TracerEvents:
             self._reject_fork(tracer, event, there)
             return
         if tracer.is_full:
-            self._tasks.start(self._detach_tracer(tracer, event.pid))
+            self._tasks.start(self._detaching.detach_from(tracer, event.pid))
             return
         target = Target(event.pid)
         target.attached = True
@@ -242,14 +242,7 @@ class TracerEvents:
             event.parent,
         )
         if there.tracer is not tracer:
-            self._tasks.start(self._detach_tracer(tracer, event.pid))
-
-    @staticmethod
-    async def _detach_tracer(tracer: TargetsTracer, pid: int) -> None:
-        try:
-            await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid), None)
-        except (BackendRefused, BackendGone, BackendSilent) as error:
-            _log.warning("process %d: its tracer %s", pid, error)
+            self._tasks.start(self._detaching.detach_from(tracer, event.pid))
 
     # -- the end of a tracer ---------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from types import TracebackType
 import pytest
 from dprobe.commands import insert, options
 from dprobe.lib.errors import UserError
+from dprobe.lib.script.deployed import Deployed
 from dprobe.main import main
 
 from dprobed.wire import messages
@@ -34,6 +35,9 @@ class Daemon:
     ) -> None:
         pass
 
+    def listen(self, on_record: object, on_report: object) -> None:
+        """It has nothing to tell by itself."""
+
     def request(self, make: Callable[[int], messages.Request], kind: type) -> messages.Reply:
         """The answer, or UserError."""
         request = make(len(self.asked) + 1)
@@ -54,6 +58,10 @@ class Daemon:
                 )
             case messages.Remove():
                 raise UserError(SILENT)
+            case messages.Deploy():
+                return messages.Deployed(id=request.id, deployments=[_deployment()])
+            case messages.Maps() | messages.SetMap():
+                return messages.MapListing(id=request.id, maps=[], silent=[ONE])
             case messages.Resume():
                 return messages.Resumed(id=request.id, tids=[OTHER], silent=[ONE])
         raise AssertionError(request)
@@ -97,6 +105,26 @@ def _program() -> messages.ProgramInfo:
     )
 
 
+def _deployment() -> messages.DeploymentInfo:
+    none = dict.fromkeys(("program_id", "major", "uid", "waiting", "missed", "unseen"), 0)
+    none |= dict.fromkeys(("hits", "ran", "missed_hits", "dropped", "overhead_ns"), 0)
+    return messages.DeploymentInfo(
+        number=3,
+        program="x",
+        module="libc.so.6",
+        probes=1,
+        selection=messages.Selection(),
+        limit=None,
+        kept=False,
+        state="active",
+        processes=2,
+        entered=2,
+        refused={},
+        refusals={},
+        **none,
+    )
+
+
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """The one that all commands ask: a tracer that is silent for so long takes as long."""
@@ -131,3 +159,20 @@ def test_what_stays_where_others_are_done(
     said = capfd.readouterr()
     assert " ".join(said.err.split()) == f"dprobe: {text}"
     assert said.out
+
+
+def test_what_is_left_out_of_a_script_is_told_once(daemon: Daemon) -> None:
+    daemon.elsewhere = True
+    said: list[str] = []
+    deployed = Deployed(daemon, lambda record: None, said.append)  # type: ignore[arg-type]
+    deployed.deploy([], messages.Selection(), check_opcode=True)
+    for _ in range(2):
+        deployed.maps(["calls"])
+    deployed.put({"seen": []})
+    deployed.take_out()
+    silent = f"process {ONE}: its tracer does not answer"
+    assert said == [
+        f"{silent}; what it has in maps is left out",
+        f"{silent}; seen may not be set there",
+        f"{SILENT}; what it counted at last is left out",
+    ]

@@ -70,6 +70,8 @@ class Deployed:
                 )
                 found += answer.deployments
                 self._last += answer.maps
+                for why in answer.stays.values():
+                    self._tell(f"{why}; what it counted at last is left out")
         self._over = True
         return sum(each.dropped for each in found), list(dict.fromkeys(_gaps(found)))
 
@@ -96,6 +98,8 @@ class Deployed:
                         messages.MapListing,
                     )
                     found += answer.maps
+                    for pid in answer.silent:
+                        self._tell(f"{_silent(pid)}; what it has in maps is left out")
         return found
 
     def _begin_anew(self, names: Sequence[str], *, keep_keys: bool) -> None:
@@ -144,6 +148,10 @@ class Deployed:
         if text not in self._told:
             self._told.add(text)
             self._say(text)
+
+
+def _silent(pid: int) -> str:
+    return f"process {pid}: its tracer does not answer"
 
 
 def _gaps(infos: Sequence[messages.DeploymentInfo]) -> Iterator[str]:
