@@ -51,6 +51,11 @@ def test_json_has_two_names_wherever_it_has_one(words: tuple[str, ...]) -> None:
     assert ("--json" in options) == ("--format" in options)
 
 
+@pytest.mark.parametrize("words", list(_commands(cli)))
+def test_how_much_is_said_may_be_chosen_behind_each_command(words: tuple[str, ...]) -> None:
+    assert {"--quiet", "--verbose"} <= _options(words)
+
+
 def test_json_and_text_at_once_are_refused() -> None:
     done = CliRunner().invoke(cli, ["doctor", "--json", "--format", "text"])
     assert done.exit_code == 2
