@@ -129,8 +129,8 @@ def test_verbose_says_through_whom_and_what(daemon: Daemon) -> None:
     assert "dprobe: query" not in daemon.dprobe("query").stderr
     assert "\ndprobe: query: answered in " in daemon.dprobe("query", "-v").stderr
     assert "\ndprobe: tracelist: answered in " in daemon.dprobe("trace", "list", "-v").stderr
-    for words in (("-v", "-q", "query"), ("query", "-v", "-q"), ("-v", "trace", "list", "-q")):
-        done = daemon.dprobe(*words)
+    for both in (("-v", "-q", "query"), ("query", "-v", "-q"), ("-v", "trace", "list", "-q")):
+        done = daemon.dprobe(*both)
         assert done.returncode == 2
         assert done.stderr.startswith("dprobe: --quiet and --verbose exclude each other")
 

@@ -228,3 +228,11 @@ def test_no_thread_of_the_kernel_is_offered(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(own) in [each.value for each in items]
     everything = Processes().shell_complete(click.Context(command), click.Option(["-p"]), "")
     assert {each.value for each in everything if each.value.isdecimal()} == {str(own)}
+
+
+def test_a_module_that_is_mistyped_may_be_another(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["places", "libc.so.7", "malloc"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dprobe: libc.so.7: no such library or command here; did you mean libc.")
+    assert main(["places", "nothing-of-that-name"]) == 2
+    assert "no such library or command here; give its path" in capsys.readouterr().err
