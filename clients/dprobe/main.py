@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dprobe.commands import verbosity
 from dprobe.commands.group import refuse_unknown
 from dprobe.commands.options import FilePath
-from dprobe.lib import quiet as verbosity
+from dprobe.commands.verbosity import say
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.lib.launch import occupy_standard_descriptors, take_signals
 from dprobed import __version__
-from dprobed.printable import LAYOUT, printable
 from dprobed.proc.helper import HELPER
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"dprobe.commands.{cmd_name}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
+        return verbosity.taking(getattr(module, f"{cmd_name}_command"))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -115,23 +114,16 @@ class _Commands(click.Group):
     envvar="DPROBE_SOCKET",
     help="The daemon's control socket, where it is not at its usual place.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say what is wrong, and no more.")
-@click.option(
-    "-v", "--verbose", is_flag=True, help="Say through which daemon, and what it is asked."
-)
+@verbosity.quiet
+@verbosity.verbose
 @click.pass_context
-def cli(ctx: click.Context, socket: Path | None, quiet: bool, verbose: bool) -> None:
+def cli(ctx: click.Context, socket: Path | None) -> None:
     """Put small verified programs into running programs, and see what they report.
 
     `run`, `attach` and `dump` need nothing set up; those from `insert` to `trace` talk to a running
     `dprobed`; the others read files only.
     """
     ctx.obj = socket
-    if quiet and verbose:
-        raise click.UsageError("--quiet and --verbose exclude each other", ctx)
-    verbosity.quiet = quiet
-    if verbose:
-        verbosity.detail = _say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,10 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _done(arguments)
     except click.ClickException as error:
-        _say(_one_line(error))
+        say(_one_line(error))
         return error.exit_code
     except DprobeError as error:
-        _say(str(error))
+        say(str(error))
         return error.status
     except (KeyboardInterrupt, click.Abort):
         return 130
@@ -157,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141  # Nobody reads our output any more.
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        _say(f"{name}{os_error_text(error)}")
+        say(f"{name}{os_error_text(error)}")
         return 1
 
 
@@ -180,7 +172,3 @@ def _one_line(error: click.ClickException) -> str:
     text = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     return f"{text} (see: {context.command_path} --help)" if context is not None else text
-
-
-def _say(text: str) -> None:
-    print(f"dprobe: {printable(text, LAYOUT)}", file=sys.stderr)

@@ -127,7 +127,12 @@ def test_verbose_says_through_whom_and_what(daemon: Daemon) -> None:
     assert f"at {daemon.socket}, process {daemon.process.pid}, version " in done.stderr
     assert "\ndprobe: query: answered in " in done.stderr
     assert "dprobe: query" not in daemon.dprobe("query").stderr
-    assert daemon.dprobe("-v", "-q", "query").returncode == 2
+    assert "\ndprobe: query: answered in " in daemon.dprobe("query", "-v").stderr
+    assert "\ndprobe: tracelist: answered in " in daemon.dprobe("trace", "list", "-v").stderr
+    for both in (("-v", "-q", "query"), ("query", "-v", "-q"), ("-v", "trace", "list", "-q")):
+        done = daemon.dprobe(*both)
+        assert done.returncode == 2
+        assert done.stderr.startswith("dprobe: --quiet and --verbose exclude each other")
 
 
 def test_log_follows(daemon: Daemon, target: Cat, tmp_path: Path) -> None:

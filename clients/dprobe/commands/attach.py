@@ -153,6 +153,7 @@ def _attach(
         from dprobe.lib.checking import check
         from dprobe.lib.facilities import untaken
         from dprobe.lib.session import Session
+        from dprobe.lib.stopped import stopped
         from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
@@ -161,6 +162,8 @@ def _attach(
         session = Session(
             connection, *pids, follow_forks=follow_forks, on_record=shown.record, say=complain
         )
+        for line in stopped(pids):
+            complain(line)
         for pid in pids:
             check(connection, pid, loaded, missing)
         uploads = [each.upload for each in loaded]

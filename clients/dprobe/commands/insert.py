@@ -21,6 +21,7 @@ from dprobe.lib.facilities import untaken
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.lib.reading import beginning, is_regular, silence
 from dprobe.lib.slow import said_if_slow
+from dprobe.lib.stopped import stopped
 from dprobe.view import probes
 from dprobe.view.output import complain, note
 from dprobed.policy.glob import linked, translate
@@ -139,6 +140,8 @@ def insert_command(
         if kernel:
             _insert_into_kernel(daemon, how)
         elif pids:
+            for line in stopped(pids):
+                complain(line)
             for pid in pids:
                 check(daemon, pid, loaded, missing)
             _insert(daemon, pids, how, follow_forks=follow_forks)

@@ -39,6 +39,7 @@ from dprobe.lib.script.runner import Runner
 from dprobe.lib.script.source import Script, compiled, loaded
 from dprobe.lib.script.world import FileWorld
 from dprobe.lib.session import Session
+from dprobe.lib.stopped import stopped
 from dprobe.lib.summary import Summary
 from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
@@ -355,6 +356,8 @@ def _attached(
         on_record=show.runner.record,
         say=complain,
     )
+    for line in stopped(pids):
+        complain(line)
     for pid in pids:
         check(connection, pid, programs, how.missing)
     session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)

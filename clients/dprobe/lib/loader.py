@@ -7,6 +7,7 @@ as ldd(1) does: ``ld.so --list PROGRAM`` maps the libraries and executes nothing
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.binary.suggest import similar
+from dprobed.proc import far
 
 #: The loader of glibc on x86-64; others have other rules, and are not asked.
 _LOADER: Final = "ld-linux-x86-64.so.2"
@@ -40,6 +43,9 @@ _LIBRARY_FOLDERS = (
     "/lib",
     "/usr/lib",
 )
+
+#: Ends of names of what is nobody's module: folders, and what linkers read.
+_NO_MODULE: Final = ("/", ".a", ".la", ".o")
 
 
 def _program_of(path: str) -> str | None:
@@ -178,7 +184,18 @@ def find_module(name: str) -> str:
             return str(path)
     if reading.is_regular(name):
         return name
-    raise UserError(f"{name}: no such library or command here; give its path")
+    near = _similar(name)
+    hint = f"did you mean {' or '.join(near)}?" if near else "give its path"
+    raise UserError(f"{name}: no such library or command here; {hint}")
+
+
+def _similar(name: str) -> list[str]:
+    """What libraries and commands are there of which the name may be meant, at most three."""
+    names: set[str] = set()
+    for folder in dict.fromkeys(module_folders()):
+        with contextlib.suppress(OSError):
+            names.update(each for each in far.entries(folder) if not each.endswith(_NO_MODULE))
+    return similar(name, sorted(names))[:3]
 
 
 def _candidates(name: str, folders: Iterable[str]) -> Iterable[Path]:

@@ -51,6 +51,11 @@ def test_json_has_two_names_wherever_it_has_one(words: tuple[str, ...]) -> None:
     assert ("--json" in options) == ("--format" in options)
 
 
+@pytest.mark.parametrize("words", list(_commands(cli)))
+def test_how_much_is_said_may_be_chosen_behind_each_command(words: tuple[str, ...]) -> None:
+    assert {"--quiet", "--verbose"} <= _options(words)
+
+
 def test_json_and_text_at_once_are_refused() -> None:
     done = CliRunner().invoke(cli, ["doctor", "--json", "--format", "text"])
     assert done.exit_code == 2
@@ -223,3 +228,11 @@ def test_no_thread_of_the_kernel_is_offered(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(own) in [each.value for each in items]
     everything = Processes().shell_complete(click.Context(command), click.Option(["-p"]), "")
     assert {each.value for each in everything if each.value.isdecimal()} == {str(own)}
+
+
+def test_a_module_that_is_mistyped_may_be_another(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["places", "libc.so.7", "malloc"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dprobe: libc.so.7: no such library or command here; did you mean libc.")
+    assert main(["places", "nothing-of-that-name"]) == 2
+    assert "no such library or command here; give its path" in capsys.readouterr().err
