@@ -6,7 +6,7 @@ python := .venv/bin/python
 # (a seventh of test-quick), and what was changed since the setup is compiled at every start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo hunt test test-quick test-bare check bench faults stacks drawn soak install deb clean
+.PHONY: help demo hunt test test-quick test-bare check bench faults stacks drawn fuzz soak install deb clean
 .PHONY: setup-demo setup-hunt setup-test setup-bench setup-install setup-deb
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo 'make faults      500 tracers and daemons are killed at random moments (ROUNDS=): nothing comes of it'
 	@echo 'make stacks      stacks of 23 real programs at 50 places each (PLACES=), and what gdb finds: the same frames'
 	@echo 'make drawn       100,000 drawn programs in Python and in C (DRAWN=), natively (DRAWN_NATIVE=), 2,000 in the kernel: the same'
+	@echo 'make fuzz        3,000,000 programs that nobody would write (FUZZ=), 3,000 in the kernel: no harm done'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
 	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
 	@echo 'make deb         Debian packages in build/: dprobed with the service, and the kernel module (dkms)'
@@ -77,6 +78,14 @@ drawn: export DPROBED_DRAWN_IN_KERNEL := $(DRAWN_IN_KERNEL)
 drawn: setup-test
 	@$(python) -m pytest --quiet --durations=2 tests/kernel -k drawn_programs
 	@$(python) -m pytest --quiet --timeout=0 --numprocesses=logical tests/unit/program/exec/native -k drawn
+
+FUZZ ?= 3000000
+FUZZ_IN_KERNEL ?= 3000
+
+fuzz: export DPROBED_FUZZ := $(FUZZ)
+fuzz: export DPROBED_FUZZ_IN_KERNEL := $(FUZZ_IN_KERNEL)
+fuzz: setup-test
+	@$(python) -m pytest --quiet --timeout=0 tests/kernel/test_fuzz.py
 
 soak: setup-test
 	@$(python) -m tests.soak.run

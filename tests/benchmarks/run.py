@@ -17,6 +17,7 @@ from tests.benchmarks import (
     bench_dump,
     bench_inline,
     bench_interpreter,
+    bench_kernel,
     bench_many,
     bench_maps,
     bench_returns,
@@ -41,6 +42,7 @@ BENCHES = {
     "dump": bench_dump,
     "debug": bench_debug,
     "discovery": bench_discovery,
+    "kernel": bench_kernel,
     "soak": bench_soak,
 }
 
