@@ -22,7 +22,7 @@ def test_make_help_lists_the_goals() -> None:
         )
         goals = [line.split()[1] for line in done.stdout.splitlines()]
         tests = ["test", "test-quick", "test-bare", "check"]
-        longer = ["bench", "faults", "stacks", "drawn", "soak"]
+        longer = ["bench", "faults", "stacks", "drawn", "fuzz", "soak"]
         assert goals == ["demo", "hunt", *tests, *longer, "install", "deb", "clean"]
 
 

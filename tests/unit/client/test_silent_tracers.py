@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import pytest
 from dprobe.commands import insert, options
 from dprobe.lib.errors import UserError
 from dprobe.lib.script.deployed import Deployed
+from dprobe.lib.script.maps import MapChange
 from dprobe.main import main
 
 from dprobed.wire import messages
@@ -106,7 +108,9 @@ def _program() -> messages.ProgramInfo:
 
 
 def _deployment() -> messages.DeploymentInfo:
-    none = dict.fromkeys(("program_id", "major", "uid", "waiting", "missed", "unseen"), 0)
+    none: dict[str, Any] = dict.fromkeys(
+        ("program_id", "major", "uid", "waiting", "missed", "unseen"), 0
+    )
     none |= dict.fromkeys(("hits", "ran", "missed_hits", "dropped", "overhead_ns"), 0)
     return messages.DeploymentInfo(
         number=3,
@@ -168,11 +172,11 @@ def test_what_is_left_out_of_a_script_is_told_once(daemon: Daemon) -> None:
     deployed.deploy([], messages.Selection(), check_opcode=True)
     for _ in range(2):
         deployed.maps(["calls"])
-    deployed.put({"seen": []})
+    deployed.put([MapChange("seen", [], [])])
     deployed.take_out()
     silent = f"process {ONE}: its tracer does not answer"
     assert said == [
         f"{silent}; what it has in maps is left out",
-        f"{silent}; seen may not be set there",
+        f"{silent}; whether seen is set is not known",
         f"{SILENT}; what it counted at last is left out",
     ]
