@@ -1,12 +1,15 @@
-"""The engines of one target, and what they show: its registers and text as without them."""
+"""The engines of one target, and what they show: its registers and text as without them, and what
+they have in it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
-from dprobed.engine.interface import Engine, Listener
+from dprobed.engine.interface import Engine, Listener, Loss
+from dprobed.engine.probe import Attachment
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import Sigtrap
@@ -103,3 +106,25 @@ class EngineViews:
         return self.view.displaces(address, length) or (
             self.space.owner_of(address, length) is not None
         )
+
+    def attachments(self) -> list[Attachment]:
+        """See Engine."""
+        return [each for engine in self._all for each in engine.attachments()]
+
+    def lost(self) -> list[Loss]:
+        """See Engine."""
+        return [loss for engine in self._all for loss in engine.lost()]
+
+    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
+        """See Engine."""
+        there = list(attachments)
+        return [loss for engine in self._all for loss in engine.overwritten(there)]
+
+    @property
+    def unwatched_reason(self) -> str:
+        """Why not all threads have all watchpoints; empty: they have."""
+        return self._watch.reason
+
+    def watchpoints(self) -> list[Attachment]:
+        """All attachments that are watchpoints."""
+        return self._watch.attachments()

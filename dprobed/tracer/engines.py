@@ -9,7 +9,7 @@ from typing import Final
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, Twin
+from dprobed.engine.interface import Engine, Listener, Location, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.sites import Sites
@@ -241,19 +241,6 @@ class Engines(EngineViews):
         for engine in self._all:
             engine.unmapped([each for each in gone if each.engine == engine.name])
 
-    def attachments(self) -> list[Attachment]:
-        """See Engine."""
-        return [each for engine in self._all for each in engine.attachments()]
-
-    def lost(self) -> list[Loss]:
-        """See Engine."""
-        return [loss for engine in self._all for loss in engine.lost()]
-
-    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
-        """See Engine."""
-        there = list(attachments)
-        return [loss for engine in self._all for loss in engine.overwritten(there)]
-
     def disarm(self) -> None:
         """Remove what was lost."""
         with self.group.stopped() as unstoppable:
@@ -306,15 +293,6 @@ class Engines(EngineViews):
     def apply_unreached(self) -> None:
         """See WatchEngine."""
         self._watch.apply_unreached()
-
-    @property
-    def unwatched_reason(self) -> str:
-        """Why not all threads have all watchpoints; empty: they have."""
-        return self._watch.reason
-
-    def watchpoints(self) -> list[Attachment]:
-        """All attachments that are watchpoints."""
-        return self._watch.attachments()
 
     # --- other address spaces ---
 

@@ -239,11 +239,7 @@ class Deployments:
         if request.present == "refuse":
             same = next((each for each in there if each.upload.label == label), None)
             if same is not None:
-                raise Refusal(
-                    f"{label}: a program of that name for {module} is inserted already (number "
-                    f"{same.number}) for the same processes; --merge inserts it as well, "
-                    "--replace removes those for that module first"
-                )
+                raise _is_there(same)
         elif request.present == "replace":
             for each in there:
                 await self.take_out(client, messages.Select(number=each.number))
@@ -356,6 +352,15 @@ def _forbidden(pid: int | None) -> Iterator[None]:
         raise
     except Refusal as refusal:
         raise Forbidden(str(refusal), "another user's program", pid) from None
+
+
+def _is_there(deployment: Deployment) -> Refusal:
+    """The refusal of a program of the same name."""
+    return Refusal(
+        f"{deployment.upload.label}: a program of that name for {deployment.module} is inserted "
+        f"already (number {deployment.number}) for the same processes; --merge inserts it as well, "
+        "--replace removes those for that module first"
+    )
 
 
 def _summed_variables(
