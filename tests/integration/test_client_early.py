@@ -304,10 +304,10 @@ def test_who_may_not_read_a_process_is_told_nothing_of_its_files(place: Place) -
             assert "may not touch" in refused(checked(peer, other.pid, upload()))
 
 
-def test_check_is_refused_as_other_requests_are(tmp_path: Path) -> None:
+def test_check_is_refused_as_other_requests_are(target: Cat, tmp_path: Path) -> None:
     with running_daemon(tmp_path) as daemon, Peer(daemon) as peer:
         text = refused(checked(peer, daemon.process.pid, upload()))
         assert "is part of dprobed itself" in text
         assert "not a message" in refused(checked(peer, 1))
         bad = {"label": "x", "bytecode": ""}
-        assert refused(checked(peer, os.getppid(), bad)).startswith("x: ")
+        assert refused(checked(peer, target.pid, bad)).startswith("x: ")
