@@ -213,6 +213,15 @@ class JumpSites:
                     if 0 <= at < len(data):
                         data[at] = byte
 
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that was changed, by address."""
+        return {
+            site.address + at: byte
+            for site in self.by_address.values()
+            if site.jump and not site.gone
+            for at, byte in enumerate(site.original)
+        }
+
     def _near(self, address: int, length: int) -> Iterable[JumpSite]:
         """Those of which something may be in a range."""
         if length > len(self.by_address):
