@@ -30,9 +30,8 @@ MOST = ProgramRun(
     0x1000, FAR, FAR, FAR, ALL, ALL, ALL, ALL, True, True, True, SHAPE,
     pid=FAR, tid=True, cpu=True, clock=Clock(FAR), stores=True,
 )  # fmt: skip
-LEAST = ProgramRun(
-    0x1000, FAR, FAR, FAR, *[frozenset[int]()] * 4, False, False, False, None,
-)  # fmt: skip
+NONE: frozenset[int] = frozenset()
+LEAST = ProgramRun(0x1000, FAR, FAR, FAR, NONE, NONE, NONE, NONE, False, False, False, None)
 
 
 def made(runs: int, frame: TrampolineFrame, run: ProgramRun = MOST) -> bytes:
