@@ -105,7 +105,7 @@ class EngineListener:
 
     def untaken(self, reason: str) -> None:
         """See Listener."""
-        self._target.tell(NoticeKind.UNPROBED, reason)
+        self._target.tell(NoticeKind.UNPROBED, f"it has none of its parent's jumps: {reason}")
 
     def unwatched(self, reason: str) -> None:
         """See Listener."""

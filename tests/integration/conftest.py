@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.compiler import is_there
 from dprobed.wire.limits import Limits
 from tests.integration.client_support import Cat, Daemon, cat, running_daemon
 from tests.integration.harness import Target, TracerProcess
@@ -39,6 +40,19 @@ def engine(request: pytest.FixtureRequest) -> str:
     """Which engine serves code probes: what holds of one has to hold of all."""
     name: str = request.param
     return name
+
+
+#: For what holds of each of them, where the places are such that each can serve them.
+EACH_ENGINE = pytest.mark.parametrize(
+    "engine",
+    [
+        "trap",
+        pytest.param(
+            "inline",
+            marks=pytest.mark.skipif(not is_there(), reason="llvmlite is not installed"),
+        ),
+    ],
+)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import BuildTarget
-from tests.integration.conftest import Start, Trace
+from tests.integration.conftest import EACH_ENGINE, Start, Trace
 from tests.integration.harness import counting
 from tests.integration.test_engine_threads import await_child, await_state, stall
 
@@ -35,6 +35,7 @@ def no_cpu_idle() -> Iterator[list[int]]:
 
 
 @both
+@EACH_ENGINE
 def test_another_thread_executes_while_one_forks(
     build_target: BuildTarget, start: Start, trace: Trace, follow: bool
 ) -> None:
@@ -56,6 +57,7 @@ def test_another_thread_executes_while_one_forks(
 
 @both
 @pytest.mark.parametrize("wanted", ["handles", "ignores"])
+@EACH_ENGINE
 def test_a_child_has_what_its_parent_set_for_sigtrap(
     build_target: BuildTarget, start: Start, trace: Trace, wanted: str, follow: bool
 ) -> None:
@@ -109,6 +111,7 @@ def test_children_made_in_less_usual_ways(
     assert hits == (target.number("total") + 5 * WAYS[way] if follow else own)
 
 
+@EACH_ENGINE
 def test_a_child_that_its_parent_traces(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -123,6 +126,7 @@ def test_a_child_that_its_parent_traces(
     assert hits == [target.finish()]
 
 
+@EACH_ENGINE
 def test_a_child_ends_after_we_detached_from_its_parent_with_a_zombie_leader(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

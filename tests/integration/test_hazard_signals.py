@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from tests.conftest import BuildTarget
-from tests.integration.conftest import Start, Trace
+from tests.integration.conftest import EACH_ENGINE, Start, Trace
 from tests.integration.harness import PATIENCE, Target, counting, text
 from tests.integration.test_engine_threads import await_state
 
@@ -73,6 +73,7 @@ def wait_for(target: Target, options: int) -> int:
     return status
 
 
+@EACH_ENGINE
 def test_job_control_works_as_without_us(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -108,6 +109,7 @@ def test_job_control_works_as_without_us(
     assert target.number("times") == 3
 
 
+@EACH_ENGINE
 def test_stopped_at_once_after_it_was_continued(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -132,6 +134,7 @@ def test_stopped_at_once_after_it_was_continued(
     assert 0 < target.number("times") <= 100
 
 
+@EACH_ENGINE
 def test_a_stopped_target_stays_stopped_when_we_come_and_go(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -174,6 +177,7 @@ def test_a_target_that_uses_sigtrap_itself(
     assert target.finish() == 320
 
 
+@EACH_ENGINE
 def test_a_hit_in_the_targets_own_handler_of_sigtrap(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -219,6 +223,7 @@ def test_sigtrap_that_is_set_by_a_system_call_of_its_own(
     target.finish()
 
 
+@EACH_ENGINE
 def test_a_default_sigtrap_still_ends_it(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

@@ -21,6 +21,8 @@ from dprobed.engine.remote_calls import note
 from dprobed.program.exec.native.abi import Data
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.protocol import State
 
 
 def undo_in_copy(room: InlineRoom, thread: Thread, *, unmap: bool) -> None:
@@ -44,6 +46,23 @@ def undo_in_copy(room: InlineRoom, thread: Thread, *, unmap: bool) -> None:
                 calls.call(room.group, thread, SYS_MUNMAP, start, end - start)
     finally:
         memory.close()
+
+
+def do_without(
+    room: InlineRoom, parent: InlineRoom, twin: Twin, group: ThreadGroup, why: str
+) -> None:
+    """The parent's jumps could not be taken over: take them out of the copy, and fail the probes.
+
+    Raises SpaceError and Gone.
+    """
+    for thread in list(group.threads.values()):
+        undo_in_copy(parent, thread, unmap=False)
+    for site in parent.sites.by_address.values():
+        room.space.owned.pop(site.address, None)
+        room.space.changes.forget(Kind.JUMP, site.address)
+        for old in site.attachments:
+            if (found := twin(old)) is not None:
+                found[0].set(State.FAILED, f"it has none of its parent's jumps: {why}")
 
 
 def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[JumpSite, int]]:

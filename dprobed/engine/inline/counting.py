@@ -83,7 +83,12 @@ class InlineCounts:
     def _fail_damaged(placer: Placer) -> bool:
         """Fail the probes whose records' memory the target has written over; whether it has."""
         reason = placer.rings.damage if placer.rings is not None else ""
-        failing = [each for each in placer.counters if each.attachments] if reason else []
+        # At a detach they have no places any more, but a summary that is to come.
+        failing = [
+            each
+            for each in placer.counters
+            if reason and (each.attachments or each.state is State.ACTIVE)
+        ]
         for probe in failing:
             placer.end(probe)
             probe.set(State.FAILED, reason)

@@ -16,14 +16,15 @@ from dprobed.arch.x86_64.registers import RIP
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.copies import take_over, undo_in_copy
+from dprobed.engine.inline.copies import do_without, take_over, undo_in_copy
 from dprobed.engine.inline.counting import COST_NS, InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.prepared import Prepared, has_records, make_room, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
-from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
+from dprobed.engine.inline.removal import JumpRemoval
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
@@ -33,9 +34,6 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.engines import INLINE
 from dprobed.wire.protocol import State
-
-#: Places that a message names.
-_NAMED: Final = 5
 
 
 class InlineEngine:
@@ -62,8 +60,7 @@ class InlineEngine:
         self._is_displaced: Final = is_displaced
         self._ready: Final[dict[int, Prepared]] = {}
         self._released: Final[set[JumpSite]] = set()
-        #: Without probes, but still there, because nothing can be written there.
-        self._stuck: Final[set[JumpSite]] = set()
+        self._removal: Final = JumpRemoval(listener)
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
@@ -72,7 +69,7 @@ class InlineEngine:
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
-        self._stuck.clear()
+        self._removal.stuck.clear()
 
     def _reader_of(self, space: AddressSpace) -> RecordReader:
         pointers = ThreadPointers(space.tgid, self._registers)
@@ -132,7 +129,7 @@ class InlineEngine:
         site = prepared.site
         assert prepared.made is not None
         try:
-            reason = self._write(site, prepared.made)
+            reason = self.placer.lead(site, prepared.made, self._is_displaced)
         except SpaceError as error:
             reason = str(error)
         if not reason:
@@ -140,26 +137,9 @@ class InlineEngine:
             self.placer.resume(site)
         return reason
 
-    def _write(self, site: JumpSite, made: JumpTrampoline) -> str:
-        """Have a site lead to a trampoline; why it cannot. Raises SpaceError."""
-        placer = self.placer
-        length = site.owned - site.address
-        owner = placer.space.owner_of(site.address, length)
-        if owner not in (None, site.address):
-            return f"the jump at {owner:#x} needs the bytes there as they are"
-        if self._is_displaced(site.address, length):
-            return "another engine has a breakpoint there"
-        # Before anything is written over that a jump of ours leads to.
-        if not placer.sites.is_as_expected(site):
-            return f"the code at {site.address:#x} changed meanwhile"
-        if not placer.sites.arm(site, placer.jump_to(site, made), made):
-            return f"the code at {site.address:#x} cannot be written"
-        placer.sites.by_address[site.address] = site
-        return ""
-
     def _rewrite(self, site: JumpSite) -> str:
         """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
-        return self._write(site, self.placer.build(site, site.attachments))
+        return self.placer.lead(site, self.placer.build(site, site.attachments), self._is_displaced)
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -190,31 +170,19 @@ class InlineEngine:
 
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
-        self._take_out([site for site in self._released if not site.attachments])
+        self._removal.take_out(
+            self.placer, [site for site in self._released if not site.attachments]
+        )
         for site in self._released:
             if site.attachments:
                 # Else what was built before goes on, without those that ended.
                 with suppress(SpaceError):
                     self._rewrite(site)
         self._released.clear()
-        self._released.update(self._stuck)
+        self._released.update(self._removal.stuck)
         self.sync()
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
             self.placer.start_anew()
-
-    def _take_out(self, sites: Iterable[JumpSite]) -> None:
-        """Put the instructions back; where that cannot be, it is tried again, and told once."""
-        stuck = {site for site in sites if not self.placer.sites.disarm(site)}
-        for each in [each for site in stuck for each in site.attachments]:
-            self.placer.end(each.probe)
-        if new := sorted(site.address for site in stuck - self._stuck):
-            places = ", ".join(f"{address:#x}" for address in new[:_NAMED])
-            self._listener.unremoved(
-                f"the code at {places}{' …' if len(new) > _NAMED else ''} cannot be written: the "
-                "process stays with a jump there, which runs no program"
-            )
-        self._stuck.clear()
-        self._stuck.update(stuck)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -239,7 +207,7 @@ class InlineEngine:
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
-        self._take_out(list(self.placer.sites.by_address.values()))
+        self._removal.take_out(self.placer, list(self.placer.sites.by_address.values()))
         self.sync()
 
     # --- what was counted ---
@@ -251,8 +219,7 @@ class InlineEngine:
 
     @property
     def is_polled(self) -> bool:
-        """Whether to look often, for records, budgets, a filter that forbids system calls, or a
-        clock that is to be set."""
+        """Whether to look often: for records, budgets, filters of system calls, or the clock."""
         return (
             self.has_records
             or self.placer.told_clock is not None
@@ -352,7 +319,9 @@ class InlineEngine:
         try:
             sites = take_over(child.placer, self.placer, twin)
         except SpaceError as error:
-            child._do_without(self, twin, str(error))
+            do_without(child.placer, self.placer, twin, child._group, str(error))
+            child.use(child.placer.space)
+            child._listener.untaken(str(error))
             return []
         for thread in child._group.threads.values():
             child._reader.note(thread)
@@ -364,25 +333,10 @@ class InlineEngine:
                 child._rewrite(site)
         return child.attachments()
 
-    def _do_without(self, parent: InlineEngine, twin: Twin, why: str) -> None:
-        """The parent's jumps could not be taken over: take them out. Raises SpaceError and Gone."""
-        for thread in list(self._group.threads.values()):
-            undo_in_copy(parent.placer, thread, unmap=False)
-        space = self.placer.space
-        for address in parent.placer.sites.by_address:
-            space.owned.pop(address, None)
-            space.changes.forget(Kind.JUMP, address)
-        self.use(space)
-        reason = f"it has none of its parent's jumps: {why}"
-        for old in parent.attachments():
-            if (found := twin(old)) is not None:
-                found[0].set(State.FAILED, reason)
-        self._listener.untaken(reason)
-
     def exec(self) -> None:
         """See Engine."""
         self.sync(final=True)
         self.placer.keep_values()
         self._ready.clear()
         self._released.clear()
-        self._stuck.clear()
+        self._removal.stuck.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump
@@ -266,6 +266,28 @@ class Placer(InlineRoom):
                 site.pun = None
             elif site.pun is not None:
                 self.puns[site.address, self.text(site.address, _PUNNED)] = site.pun
+
+    def lead(
+        self,
+        site: JumpSite,
+        made: JumpTrampoline,
+        is_displaced: Callable[[int, int], bool],
+    ) -> str:
+        """Have a site lead to a trampoline; why it cannot. ``is_displaced``: by another engine.
+        Raises SpaceError."""
+        length = site.owned - site.address
+        owner = self.space.owner_of(site.address, length)
+        if owner not in (None, site.address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
+        if is_displaced(site.address, length):
+            return "another engine has a breakpoint there"
+        # Before anything is written over that a jump of ours leads to.
+        if not self.sites.is_as_expected(site):
+            return f"the code at {site.address:#x} changed meanwhile"
+        if not self.sites.arm(site, self.jump_to(site, made), made):
+            return f"the code at {site.address:#x} cannot be written"
+        self.sites.by_address[site.address] = site
+        return ""
 
     def why_no_pun(self, site: JumpSite) -> str:
         """Why no jump is possible at a site that ``pun`` has found none for."""

@@ -24,16 +24,14 @@ from dprobed.program.registers import USER_REGS
 
 FAR = (1 << 63) - 1
 ALL = frozenset(range(len(USER_REGS)))
-NO = frozenset[int]()
 SHAPE = RecordShape(Rings(FAR, 64, 1 << 20, 1 << 22), 7, 64, 1024, 1, 1, True, True)
 #: A program that asks for all that there is.
 MOST = ProgramRun(
     0x1000, FAR, FAR, FAR, ALL, ALL, ALL, ALL, True, True, True, SHAPE,
     pid=FAR, tid=True, cpu=True, clock=Clock(FAR), stores=True,
 )  # fmt: skip
-LEAST = ProgramRun(
-    0x1000, FAR, FAR, FAR, NO, NO, NO, NO, False, False, False, None,
-)  # fmt: skip
+NONE: frozenset[int] = frozenset()
+LEAST = ProgramRun(0x1000, FAR, FAR, FAR, NONE, NONE, NONE, NONE, False, False, False, None)
 
 
 def made(runs: int, frame: TrampolineFrame, run: ProgramRun = MOST) -> bytes:

@@ -38,7 +38,6 @@ def test_maps_begin_anew_in_memory_of_which_anything_may_be_said(used: int) -> N
         ("exit debugger", "x.rpn:3:1: it ends by `exit debugger`"),
         ("nop\nsuspend\nexit", "x.rpn:4:1: it suspends or resumes threads"),
         ("push 1\nlog ustack\nexit", "x.rpn:4:1: `log ustack`: the stack of a thread is walked"),
-        ("push r,xmm0\nlog 2\nexit", "x.rpn:2:10: it uses floating point registers"),
     ],
 )
 def test_what_is_refused_is_named_with_its_place_in_the_source(body: str, told: str) -> None:
