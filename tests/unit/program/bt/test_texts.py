@@ -6,6 +6,8 @@ from struct import pack
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dprobed.program.bt.compiler import Options
 from dprobed.program.model import ProgramError
@@ -217,6 +219,34 @@ def test_texts_in_variables(body: str, wanted: list[Any]) -> None:
     running = Running(f"uprobe:m:f {{ {body} }}")
     running.thread(MEMORY, rdi=AT)
     assert [one[1] for one in running.hit()] == wanted
+
+
+LETTERS = st.text("ab", max_size=5)
+LENGTHS = st.integers(0, 8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(LETTERS, LETTERS, LENGTHS, LENGTHS, LENGTHS)
+def test_texts_of_all_kinds_are_the_bytes_that_they_have(
+    one: str, other: str, length: int, another: int, letters: int
+) -> None:
+    """However a text comes (of the process, the thread's name, written out), what is said of it is
+    what is said of its bytes."""
+    left = one[: max(0, length - 1)]
+    right = other[: max(0, another - 1)]
+    lefts = [f"str(arg0, {length})", f"str(comm, {length})", f'str("{one}", {length})']
+    rights = [f"str(arg1, {another})", f'str("{other}", {another})', f"str(arg1, arg2 + {another})"]
+    body, wanted = "", []
+    for a in lefts:
+        body += f'print(strlen({a})); print(strstr({a}, "{other}")); '
+        wanted += [len(left), left.find(other)]
+        for b in rights:
+            body += f"print({a} == {b}); print(strncmp({a}, {b}, {letters}) == 0); "
+            wanted += [left == right, left[:letters] == right[:letters]]
+    running = Running(f"uprobe:m:f {{ {body} }}")
+    context = running.thread([text(one), text(other, AT + 0x1000)], rdi=AT, rsi=AT + 0x1000)
+    context.comm = one.encode().ljust(16, b"\0")
+    assert [each[1] for each in running.hit()] == wanted
 
 
 def test_join_goes_up_to_the_end_of_the_array() -> None:
