@@ -306,6 +306,19 @@ def test_a_parameter_is_a_number_where_c_reads_one(given: str, worth: Any) -> No
     assert [one[1] for one in running.hit()] == [worth, given, given[:2], 0, 1]
 
 
+@pytest.mark.parametrize("expression", ["$1 + 1", "1 << $1", "$1 < 3", "pid == $1", "$1 != arg0"])
+def test_a_parameter_that_is_no_number_is_named(expression: str) -> None:
+    with pytest.raises(ProgramError, match=r"`\$1` is used as a number, and is `08`") as raised:
+        Running(f"uprobe:m:f {{ print({expression}) }}", Options(arguments=("08",)))
+    at = f"print({expression}".index("$1") + len("uprobe:m:f { ") + 1
+    assert f"test.bt:1:{at}: " in str(raised.value)
+
+
+def test_a_parameter_that_is_a_number_is_no_text() -> None:
+    with pytest.raises(ProgramError, match="string is not compared with int64"):
+        Running("uprobe:m:f { print(comm == $1) }", Options(arguments=("8",)))
+
+
 def test_a_named_parameter_is_read_as_the_others_are() -> None:
     script = 'uprobe:m:f { print(getopt("n", 1)) }'
     running = Running(script, Options(arguments=("--n=010",)))
