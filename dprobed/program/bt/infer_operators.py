@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dprobed.program.bt import kinds, tree
-from dprobed.program.bt.facts import (
-    kind_of,
-)
+from dprobed.program.bt.facts import kind_of, positional_text
 from dprobed.program.bt.infer_base import Scopes
 from dprobed.program.bt.kinds import (
     BOOLEAN,
@@ -181,14 +179,18 @@ class Operators(Scopes):
     def _compare(self, one: tree.Binary, left: Kind, right: Kind) -> Kind:
         texts = (String, kinds.Short)
         if isinstance(left, texts) or isinstance(right, texts):
-            if not (isinstance(left, texts) and isinstance(right, texts)):
+            kind, given = (left, one.left) if isinstance(left, texts) else (right, one.right)
+            if isinstance(left, texts) and isinstance(right, texts):
+                if one.operator not in ("==", "!="):
+                    self.wrong(one.span, "texts are equal or not, and are not greater or less")
+            elif isinstance(given, tree.Positional) and isinstance(kind, String):
+                self._no_number(given)
+            else:
                 self.wrong(
                     one.span,
                     f"{self.shown(left)} is not compared with {self.shown(right)}",
                     "use str() for an address of a text",
                 )
-            elif one.operator not in ("==", "!="):
-                self.wrong(one.span, "texts are equal or not, and are not greater or less")
             return BOOLEAN
         if isinstance(left, Tuple) and isinstance(right, Tuple):
             if one.operator not in ("==", "!=") or len(left.items) != len(right.items):
@@ -201,6 +203,15 @@ class Operators(Scopes):
             hint = "floating-point numbers are only shown so far" if isinstance(bad, Float) else ""
             self.wrong(one.span, f"`{one.operator}` does not take {self.shown(bad)}", hint)
         return BOOLEAN
+
+    def _no_number(self, one: tree.Positional) -> Kind:
+        """A parameter is used as a number, and is none."""
+        text = positional_text(self.state, one.number)
+        return self.wrong(
+            one.span,
+            f"`${one.number}` is used as a number, and is `{text}`",
+            f"numbers are 10, 0x0a, 012; as a text it is str(${one.number})",
+        )
 
     def arithmetic(
         self,
@@ -219,6 +230,8 @@ class Operators(Scopes):
         if isinstance(left, Pointer) and isinstance(right, Pointer) and operator == "-":
             return INT64
         for kind, node in ((left, left_node), (right, right_node)):
+            if isinstance(node, tree.Positional) and isinstance(kind, String):
+                return self._no_number(node)
             if not is_word(kind):
                 hint = "floating-point numbers are only shown so far"
                 return self.wrong(

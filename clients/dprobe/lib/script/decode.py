@@ -182,7 +182,7 @@ class Decoder:
                 epoch = self._epochs.get(value.clock, self._epochs["boot"])
                 return moment(value.format, narrowed(word, 8, signed=True) + epoch)
             case bt.ErrorText():
-                return os.strerror(abs(narrowed(word, 4, signed=True)))
+                return _error_text(abs(narrowed(word, 4, signed=True)))
             case bt.SignalName():
                 return _signal_name(word)
             case bt.UserName():
@@ -315,6 +315,11 @@ def moment(form: str, nanoseconds: int) -> str:
             # What is no conversion is not for the C library: it may be in no encoding of its own.
             shown.append(time.strftime(part, when) if conversion else part)
     return "".join(shown)
+
+
+def _error_text(number: int) -> str:
+    # The least number has no positive one of 32 bits, which is all that the C library takes.
+    return os.strerror(number) if number < 1 << 31 else f"Unknown error {number}"
 
 
 def _signal_name(number: int) -> str:

@@ -185,6 +185,8 @@ def decoded(arguments: tuple[bt.Value, ...], *log: dict[str, Any]) -> list[Shown
         (bt.Tuple((bt.Integer(), bt.String())), [{"words": [5]}, {"string": "a"}], (5, "a")),
         (bt.Strings(), [{"string": "a"}, {"string": "b"}, {"words": [0]}], ["a", "b"]),
         (bt.ErrorText(), [{"words": [28]}], "No space left on device"),
+        (bt.ErrorText(), [{"words": [-28 & 0xFFFFFFFF]}], "No space left on device"),
+        (bt.ErrorText(), [{"words": [0x80000000]}], "Unknown error 2147483648"),
         (bt.SignalName(), [{"words": [10]}], "SIGUSR1"),
         (bt.UserName(), [{"words": [0]}], "root"),
         (bt.InternetAddress(), [{"words": [0x0100007F]}], "127.0.0.1"),

@@ -6,6 +6,8 @@ from struct import pack
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dprobed.program.bt.compiler import Options
 from dprobed.program.model import ProgramError
@@ -219,6 +221,34 @@ def test_texts_in_variables(body: str, wanted: list[Any]) -> None:
     assert [one[1] for one in running.hit()] == wanted
 
 
+LETTERS = st.text("ab", max_size=5)
+LENGTHS = st.integers(0, 8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(LETTERS, LETTERS, LENGTHS, LENGTHS, LENGTHS)
+def test_texts_of_all_kinds_are_the_bytes_that_they_have(
+    one: str, other: str, length: int, another: int, letters: int
+) -> None:
+    """However a text comes (of the process, the thread's name, written out), what is said of it is
+    what is said of its bytes."""
+    left = one[: max(0, length - 1)]
+    right = other[: max(0, another - 1)]
+    lefts = [f"str(arg0, {length})", f"str(comm, {length})", f'str("{one}", {length})']
+    rights = [f"str(arg1, {another})", f'str("{other}", {another})', f"str(arg1, arg2 + {another})"]
+    body, wanted = "", []
+    for a in lefts:
+        body += f'print(strlen({a})); print(strstr({a}, "{other}")); '
+        wanted += [len(left), left.find(other)]
+        for b in rights:
+            body += f"print({a} == {b}); print(strncmp({a}, {b}, {letters}) == 0); "
+            wanted += [left == right, left[:letters] == right[:letters]]
+    running = Running(f"uprobe:m:f {{ {body} }}")
+    context = running.thread([text(one), text(other, AT + 0x1000)], rdi=AT, rsi=AT + 0x1000)
+    context.comm = one.encode().ljust(16, b"\0")
+    assert [each[1] for each in running.hit()] == wanted
+
+
 def test_join_goes_up_to_the_end_of_the_array() -> None:
     array = Region(AT + 0x5000, bytearray(pack("<3Q", AT, AT + 0x1000, 0)), True)
     running = Running('uprobe:m:f { join(arg0, "-"); join(3); print(1) }')
@@ -274,6 +304,19 @@ def test_a_parameter_is_a_number_where_c_reads_one(given: str, worth: Any) -> No
     )
     running.thread()
     assert [one[1] for one in running.hit()] == [worth, given, given[:2], 0, 1]
+
+
+@pytest.mark.parametrize("expression", ["$1 + 1", "1 << $1", "$1 < 3", "pid == $1", "$1 != arg0"])
+def test_a_parameter_that_is_no_number_is_named(expression: str) -> None:
+    with pytest.raises(ProgramError, match=r"`\$1` is used as a number, and is `08`") as raised:
+        Running(f"uprobe:m:f {{ print({expression}) }}", Options(arguments=("08",)))
+    at = f"print({expression}".index("$1") + len("uprobe:m:f { ") + 1
+    assert f"test.bt:1:{at}: " in str(raised.value)
+
+
+def test_a_parameter_that_is_a_number_is_no_text() -> None:
+    with pytest.raises(ProgramError, match="string is not compared with int64"):
+        Running("uprobe:m:f { print(comm == $1) }", Options(arguments=("8",)))
 
 
 def test_a_named_parameter_is_read_as_the_others_are() -> None:
