@@ -34,8 +34,6 @@ MOST: Final = 2048
 _SUSPENDED: Final = 4096
 #: Seconds for which who asks a tracer that has ended waits until what it left is undone.
 _UNDONE: Final = PATIENCE
-#: The end of a target from which the tracer detached after an internal error.
-DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
 #: What a debugger's socket can be called: nothing in it is syntax for gdb or a shell.
 SOCKET_PATH: Final = re.compile(r"/[\w./+:@-]{1,107}", re.ASCII)
 #: States of a probe about whose source there is nothing to say.
@@ -279,7 +277,7 @@ class InsertedProgram:
             return
         self._sizes[probe] = size
         before = Counters.of(*self.statuses.get(probe, ()))
-        self.statuses[probe] = _not_below(before, statuses)
+        self.statuses[probe] = told.not_below(before, statuses)
         if probe in self._left_behind:
             # Told right behind the exec: nothing of what is executed now has run yet.
             self._left_behind.discard(probe)
@@ -532,7 +530,7 @@ class Target:
     @property
     def end(self) -> str:
         """How it ended, in a few words; empty while no tracer has reported that."""
-        return describe_end(self.ended) if self.ended is not None else ""
+        return told.describe_end(self.ended) if self.ended is not None else ""
 
     def dismiss(self, client: Client) -> None:
         """Remove a client from its holders."""
@@ -695,26 +693,3 @@ class TargetsTracer:
 def left(until: float | None) -> float | None:
     """Seconds until a moment; None: there is none."""
     return None if until is None else max(0.0, until - time.monotonic())
-
-
-def describe_end(ended: protocol.Ended) -> str:
-    """How a target ended, in a few words."""
-    if ended.how == "failed":
-        return DEFECT
-    if ended.how == "exited":
-        return f"exited with status {ended.status}"
-    if ended.how == "killed":
-        return f"killed by signal {ended.status}"
-    return ended.how
-
-
-def _not_below(
-    before: Counters, statuses: list[protocol.ProbeStatus]
-) -> list[protocol.ProbeStatus]:
-    """The statuses, with counters that fell below ``before`` raised to it (in the first one)."""
-    lacking = Counters.of(*statuses).lacking(before)
-    if not lacking or not statuses:
-        return statuses
-    first, *others = statuses
-    whole = {name: getattr(first, name) + count for name, count in lacking.items()}
-    return [msgspec.structs.replace(first, **whole), *others]
