@@ -15,7 +15,6 @@ from dprobed.backend import PATIENCE, Backend, BackendGone, BackendRefused, Back
 from dprobed.daemon import told
 from dprobed.daemon.client import Client, NoAnswer, Refusal, User
 from dprobed.daemon.insertion import Insertion, left
-from dprobed.daemon.reported import MAY_FIRE, WORKING, describe_end, not_below
 from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
@@ -196,7 +195,7 @@ class InsertedProgram:
         counters = Counters.of(status)
         if is_first:
             counters += Counters(dropped=self.dropped[status.probe])
-        ended = self.ended if status.state in MAY_FIRE else ""
+        ended = self.ended if status.state in told.MAY_FIRE else ""
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -226,7 +225,7 @@ class InsertedProgram:
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
         """Where the place of a probe that does not work is written."""
-        place = None if status.state in WORKING else self.program.probe_place(probe)
+        place = None if status.state in told.WORKING else self.program.probe_place(probe)
         return "" if place is None else str(place)
 
     def note(self, probe: int, statuses: list[protocol.ProbeStatus]) -> None:
@@ -239,7 +238,7 @@ class InsertedProgram:
             return
         self._sizes[probe] = size
         before = Counters.of(*self.statuses.get(probe, ()))
-        self.statuses[probe] = not_below(before, statuses)
+        self.statuses[probe] = told.not_below(before, statuses)
         if probe in self._left_behind:
             # Told right behind the exec: nothing of what is executed now has run yet.
             self._left_behind.discard(probe)
@@ -527,7 +526,7 @@ class Target:
     @property
     def end(self) -> str:
         """How it ended, in a few words; empty while no tracer has reported that."""
-        return describe_end(self.ended) if self.ended is not None else ""
+        return told.describe_end(self.ended) if self.ended is not None else ""
 
     def dismiss(self, client: Client) -> None:
         """Remove a client from its holders."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from dprobed.daemon import told
 from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.kept import Kept
 from dprobed.daemon.maps import EndedMaps, maps_of
-from dprobed.daemon.reported import DEFECT
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.printable import printable
@@ -159,7 +159,7 @@ class Targets:
         if self.by_pid.get(target.pid) is target:
             del self.by_pid[target.pid]
         if ended is not None and ended.how == "failed":
-            failure = DEFECT
+            failure = told.DEFECT
         if failure:
             target.fail(failure)
         target.finished.set()

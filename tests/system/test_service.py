@@ -106,6 +106,64 @@ def test_it_runs_within_what_its_unit_allows(service: Container) -> None:
     assert service.shown(SERVICE, "OOMScoreAdjust") == "-900"
 
 
+@pytest.fixture
+def metrics(service: Container) -> Iterator[str]:
+    """The service with metrics at a socket; its path."""
+    config, path = "/etc/dprobed/dprobed.toml", "/run/dprobed/metrics.sock"
+    before = service.out("cat", config)
+    service.write(config, f'{before}\n[metrics]\nlisten = "{path}"\n')
+    service.run("systemctl", "restart", SERVICE)
+    yield path
+    service.write(config, f"{before}\n")
+    service.run("systemctl", "restart", SERVICE)
+
+
+#: Prints the page at a socket.
+SCRAPE = """
+import socket, sys
+page = socket.socket(socket.AF_UNIX)
+page.connect(sys.argv[1])
+page.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+while part := page.recv(1 << 16):
+    sys.stdout.buffer.write(part)
+"""
+
+
+def scraped(service: Container, path: str) -> dict[str, float]:
+    """What the metrics say."""
+    head, _, body = service.out("python3", "-c", SCRAPE, path).partition("\n\n")
+    assert head.startswith("HTTP/1.1 200 "), head
+    lines = [line for line in body.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_metrics_at_a_socket(service: Container, beat: Beat, metrics: str) -> None:
+    """Within all that the unit forbids, for root alone, and at the same place after a restart."""
+    insert(service, beat)
+    assert service.out("stat", "--format=%a %U:%G", metrics) == "600 root:root"
+    found = scraped(service, metrics)
+    hits, overhead = (
+        'dprobed_hits_total{process="bash",program="writes"}',
+        'dprobed_overhead_seconds_total{process="bash"}',
+    )
+    assert found["dprobed_targets"] == found["dprobed_programs"] == 1
+    assert found[hits] > 0
+    assert found[overhead] > 0
+    stranger = ("setpriv", "--clear-groups", "--regid=65534", "--reuid=65534")
+    done = service.run(*stranger, "python3", "-c", SCRAPE, metrics, check=False)
+    assert done.returncode != 0
+    assert "PermissionError" in done.stderr
+    before = main_pid(service)
+    service.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", SERVICE)
+    restarted(service, before)
+    deadline = time.monotonic() + PATIENCE
+    while not scraped(service, metrics).get(hits):
+        assert time.monotonic() < deadline, query(service)
+        time.sleep(0.05)
+    beat.goes_on()
+    service.run("dprobe", "remove", "writes")
+
+
 def test_only_members_of_its_group_may_connect(service: Container) -> None:
     service.run("useradd", "--create-home", "stranger")
     service.run("useradd", "--create-home", "--groups=dprobe", "member")

@@ -181,13 +181,13 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     """A program that is put into all processes that ``selection`` means.
 
     ``state``: ``active`` while a probe of it is in its place in some process, else ``pending``.
-    ``processes``: how many it is in,
-    ``waiting``: how many are about to get it, ``entered``: how many it was ever in. ``missed``:
-    processes that ended before it was in, ``unseen``: processes that ended before anybody could
-    tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
-    still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
-    processes that ended too, as in ``probe`` (``wire.counters``; ``missed_hits`` are the missed
-    hits). ``age_seconds``, ``left_seconds``, ``end_rule``: as in ``probe``.
+    ``processes``: how many it is in, ``waiting``: how many are about to get it, ``entered``: how
+    many it was ever in. ``missed``: processes that ended before it was in, ``unseen``: processes
+    that ended before anybody could tell whether they were meant, ``refused``: those that could not
+    be probed, by reason (for those still there ``refusals`` says which). ``hits`` and the rest:
+    sums over all of its probes, in processes that ended too, as in ``probe`` (``wire.counters``;
+    ``missed_hits`` are the missed hits). ``age_seconds``, ``left_seconds``, ``end_rule``: as in
+    ``probe``.
     """
 
     number: int
