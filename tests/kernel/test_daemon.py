@@ -190,6 +190,19 @@ def test_what_the_kernel_cannot_do_is_refused(
     run(script)
 
 
+def test_a_dump_is_a_record(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        await _insert(daemon, root, HEAD + "offset = schedule\npush 5\nlog i32 own\nexit dump")
+        kernel.hit("schedule")
+        (record,) = await _records(root, 1)
+        assert (record["exit"], record["backend"]) == ("dump", "kernel")
+        assert [each["value"] for each in record["log"]] == [5]
+
+    run(script)
+
+
 @pytest.mark.parametrize("name", ['"/lib/modules/dpmod.ko"', '".."', '"a:b"', "x" * 56])
 def test_what_no_kernel_module_is_called(run: Run, name: str) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:

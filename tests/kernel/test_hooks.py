@@ -17,7 +17,7 @@ from tests.kernel.device import (
     CLOSE,
     GETPPID,
     KILL,
-    O_RDWR,
+    O_WRONLY,
     Device,
     address_of,
     check,
@@ -31,6 +31,8 @@ from tests.kernel.machine import AREA, Machine
 from tests.kernel.test_bridge import kernel_program
 
 HOOKS: Final = "/proc/dprobes/hooks"
+#: Beside `RUN`, where one command waits for the other.
+FIRE: Final = "/proc/dpexits"
 RUN: Final = "/sys/module/dpexits/parameters/run"
 PWRITE, WAIT4, SIGKILL = 18, 61, 9
 ORDER: Final = "/sys/module/dpexits/parameters/order"
@@ -75,11 +77,10 @@ def exits(machine: Machine) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def fired(machine: Machine) -> Iterator[None]:
-    """The other processor comes to the hooks all the time."""
-    fd = check(path(machine, RUN, O_RDWR))
-    machine.write(AREA + 4096, b"fire")
+    """The other processor comes to the hooks all the time, commands or not."""
+    fd = check(path(machine, FIRE, O_WRONLY))
     machine.run_on(1)
-    pid = check(machine.for_ever(PWRITE, fd, AREA + 4096, 4, 0))
+    pid = check(machine.for_ever(PWRITE, fd, AREA + 4096, 1, 0))
     machine.run_on(0)
     yield
     check(machine.call(KILL, pid, SIGKILL))
@@ -359,8 +360,8 @@ def test_a_set_is_seen_as_one(machine: Machine, exits: Callable[[str], None]) ->
     # when they are has passed the one, and comes to the other.
     for number, flags in ((1, 0), (0, 0), (2, 0), (3, LAST)):
         exits(f"add {number} dpexits_plain {flags} 0 0")
-    # A processor that waits lets the other one go ahead: they take turns.
-    write_text(machine, SLOW, "100")
+    # Wherever a command finds the other processor, that is in an exit.
+    write_text(machine, SLOW, "500")
     exits("arm 9")
     with fired(machine):
         for _ in range(15):
@@ -377,7 +378,7 @@ def test_a_set_is_seen_as_one(machine: Machine, exits: Callable[[str], None]) ->
 
 
 def test_taken_off_under_fire(machine: Machine, exits: Callable[[str], None]) -> None:
-    write_text(machine, SLOW, "200")
+    write_text(machine, SLOW, "500")
     exits("add 1 dpexits_plain 0 0 0")
     exits("arm 2")
     with fired(machine):

@@ -12,12 +12,16 @@
  *	fire				come to the static hooks; `order` has who ran
  *	value NUMBER, void NUMBER	call the functions that may return
  *	untraced NUMBER			call one that may not by itself
+ *
+ * Whoever writes to /proc/dpexits comes to the static hooks as well, but beside
+ * a command: the parameters of a module have one lock for all.
  */
-#include <linux/delay.h>
 #include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/proc_fs.h>
 #include <linux/string.h>
+#include <linux/timekeeping.h>
 
 #include "hooks.h"
 
@@ -43,6 +47,7 @@ module_param_string(order, order, sizeof(order), 0600);
 
 /* What may not be: a part of a set was seen; an exit ran that was gone. */
 static atomic_t torn_count, late_count;
+/* Microseconds that an exit takes. */
 static int slow;
 module_param(slow, int, 0600);
 
@@ -63,6 +68,15 @@ void dpexits_return_void(int number);
 int dpexits_untraced(int number);
 static int reached;
 
+/* By the clock: udelay() is far too short where the processor is emulated. */
+static void wait(void)
+{
+	u64 until = ktime_get_mono_fast_ns() + READ_ONCE(slow) * NSEC_PER_USEC;
+
+	while (ktime_get_mono_fast_ns() < until)
+		cpu_relax();
+}
+
 static enum dprobes_step handle(struct dprobes_exit *exit,
 				struct dprobes_event *event)
 {
@@ -71,7 +85,7 @@ static enum dprobes_step handle(struct dprobes_exit *exit,
 	u32 which = tested - exits, pair = event->words[SEEN] & 6;
 	size_t length = strlen(order);
 
-	udelay(slow);
+	wait();
 	/* Here: who came to it before it was taken off may be in it still. */
 	if (READ_ONCE(tested->gone))
 		atomic_inc(&late_count);
@@ -116,6 +130,17 @@ static int fire(void)
 	DPROBES_AT(dpexits_exclusive, 1);
 	return 0;
 }
+
+static ssize_t fire_beside(struct file *file, const char __user *from,
+			   size_t size, loff_t *offset)
+{
+	fire();
+	return size;
+}
+
+static const struct proc_ops beside = {
+	.proc_write = fire_beside,
+};
 
 static int add(u32 which, const char *hook, u32 flags, int step, int value)
 {
@@ -224,6 +249,7 @@ static void end(void)
 {
 	u32 i;
 
+	remove_proc_subtree("dpexits", NULL);
 	for (i = 0; i < EXITS; i++)
 		dprobes_exit_deregister(&exits[i].exit);
 	dprobes_hook_unregister(&dpexits_dynamic);
@@ -238,6 +264,8 @@ static int __init begin(void)
 
 	for (i = 0; i < ARRAY_SIZE(hooks) && !error; i++)
 		error = dprobes_hook_register(hooks[i]);
+	if (!error && !proc_create("dpexits", 0200, NULL, &beside))
+		error = -ENOMEM;
 	if (error)
 		end();
 	return error;

@@ -18,6 +18,10 @@ MORE = {
     "pop mem,u16": Right.ALTER,
     "pop mem,u32": Right.ALTER,
     "pop mem,u64": Right.ALTER,
+    # What is read from a port is often gone from its device.
+    "push io,u8": Right.ALTER,
+    "push io,u16": Right.ALTER,
+    "push io,u32": Right.ALTER,
     "pop io,u8": Right.ALTER,
     "pop io,u16": Right.ALTER,
     "pop io,u32": Right.ALTER,
