@@ -129,9 +129,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                         "dprobed.corefile", "dprobe.lib", "dprobe.lib.script", "dprobe.private",
                         "dprobe.view", "dprobe.view.script"),
     # the commands by name, each when it is asked for
-    "dprobe.main": (
-        "dprobed", "dprobed.printable", "dprobed.proc", "dprobe.lib", "dprobe.commands",
-    ),
+    "dprobe.main": ("dprobed", "dprobed.proc", "dprobe.lib", "dprobe.commands"),
     "dprobe.__main__": ("dprobe.ahead", "dprobe.late", "dprobe.private", "dprobe.main"),
 }  # fmt: skip
 
