@@ -30,7 +30,7 @@ def test_attach(tmp_path: Path, target: Cat) -> None:
     assert done.returncode == 0
     assert done.stderr.count(said(target)) == 1
     assert procfs.run_state(target.pid) == "T"
-    command = [DPROBE, "attach", "-p", str(target.pid), program(tmp_path)]
+    command = [str(DPROBE), "attach", "-p", str(target.pid), str(program(tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as attached:
         assert attached.stderr is not None
         while b"1 probe in process" not in (line := attached.stderr.readline()):

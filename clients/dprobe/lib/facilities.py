@@ -42,10 +42,7 @@ def unknown(socket: Path | None, program: Program, path: str) -> tuple[Diagnosti
 def untaken(connection: Connection, programs: Sequence[Loaded]) -> Iterator[str]:
     """What to say of programs that hand over to a facility of which nobody takes anything."""
     asked = {
-        (facility, each.upload.label)
-        for each in programs
-        for facility in each.program.facilities
-        if not each.program.header.kernel
+        (facility, each.upload.label) for each in programs for facility in each.program.facilities
     }
     if not asked:
         return
