@@ -397,8 +397,8 @@ def test_what_answers_others_is_not_silent(run: Run) -> None:
         with pytest.raises(NoAnswer, match="does not answer"):
             await daemon.ask(one, messages.Detach(id=4, pid=PID), messages.Removed)
         assert not backend.is_silent
-        assert (await daemon.query(FakeClient(0))).targets[0].silent_seconds == 0
         backend.hurry = None
+        assert (await daemon.query(FakeClient(0))).targets[0].silent_seconds == 0
         detached.go.set()
         await until(lambda: PID not in daemon.app.core.targets)
 
