@@ -28,8 +28,7 @@ from dprobed.engine.inline.sites import JumpAttachment, JumpSite
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.tracee.lifecycle import State as ThreadState
-from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.engines import INLINE
@@ -101,10 +100,7 @@ class InlineEngine:
         make_room(self.placer, plans, records=makes_some)
         if makes_some:
             with self._group.stopped():
-                for thread in list(self._group.threads.values()):
-                    if thread.state in (ThreadState.STOPPED, ThreadState.HELD):
-                        with suppress(Gone):
-                            self._reader.note(thread)
+                self._reader.note_stopped(list(self._group.threads.values()))
         return prepare(self.placer, plans, self._ready)
 
     def arm(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from dprobed.arch.x86_64.registers import FS_BASE
@@ -16,7 +17,8 @@ from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.native.abi import Blob
 from dprobed.program.exits import BUDGET, EXCEPTION
-from dprobed.tracee.ptrace import Registers
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord
 
@@ -168,6 +170,13 @@ class RecordReader:
         """A thread is stopped, and may come by; raises Gone."""
         self._pointers.note(thread)
         self._name(thread.tid)
+
+    def note_stopped(self, threads: Iterable[Thread]) -> None:
+        """The same of those of these that are stopped."""
+        for thread in threads:
+            if thread.state in (State.STOPPED, State.HELD):
+                with suppress(Gone):
+                    self.note(thread)
 
     def is_to_read(self, thread: Thread) -> bool:
         """Whether records have to be read before ``note``: those of another thread; raises Gone."""
