@@ -155,7 +155,7 @@ class _Writing:
             except NoAnswer:
                 self.silent.add(target.pid)
             except Refusal as refusal:
-                if inserted.is_settled:
+                if inserted.is_settled and not target.end:
                     self.refused[target.pid] = str(refusal)
             else:
                 self.done += 1

@@ -230,6 +230,26 @@ def test_where_values_were_not_set_is_said(run: Run) -> None:
     run(script)
 
 
+def test_nothing_is_to_be_set_in_a_process_that_ends_meanwhile(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        number = await insert(daemon, client)
+        pause = backend.pause(protocol.SetMap)
+        backend.refuse(protocol.SetMap, f"process {PID} is gone")
+        change = messages.SetMap(
+            id=6, number=number, name="seen", entries=[messages.MapEntry([], [5])]
+        )
+        asked = asyncio.ensure_future(daemon.ask(client, change, messages.MapListing))
+        await pause.came.wait()
+        ends(backend, PID, [])
+        pause.go.set()
+        answer = await asked
+        assert (answer.processes, answer.silent, answer.refused) == (0, [], {})
+
+    run(script)
+
+
 def test_those_of_ended_processes_are_reset_too(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
         client = FakeClient()
