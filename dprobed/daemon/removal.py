@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.daemon.client import Client, NoAnswer, Refusal
@@ -40,23 +41,7 @@ class Removal:
         with them, so that it is no refusal if all stay.
         """
         select = request.select
-        removed: dict[InsertedProgram, None] = {}
-        stay: dict[InsertedProgram, Refusal] = {}
-        turns = asyncio.Semaphore(_AT_ONCE)
-        # Again: a target may have forked before it lost the program.
-        while chosen := [
-            inserted
-            for inserted in self._targets.select(client, select)
-            if inserted not in removed and inserted not in stay
-        ]:
-            by_target: dict[Target, list[InsertedProgram]] = {}
-            for inserted in chosen:
-                by_target.setdefault(inserted.target, []).append(inserted)
-            found = await asyncio.gather(
-                *(self._remove(turns, client, target, own) for target, own in by_target.items())
-            )
-            stay.update(each for some_stay in found for each in some_stay.items())
-            removed.update(dict.fromkeys(each for each in chosen if each not in stay))
+        removed, stay = await self._remove_all(client, select)
         if stay and not (removed or partly):
             raise next(iter(stay.values()))
         # A restarted daemon may not have come to it yet.
@@ -79,21 +64,7 @@ class Removal:
             raise self._targets.missing(select, text)
         targets = list(dict.fromkeys(inserted.target for inserted in removed))
         if removed and asked:
-            names = some(inserted.label for inserted in removed)
-            where = f"{len(targets)} processes"
-            if len(targets) == 1:
-                where = targets[0].what
-            text = f"{where}: user {client.uid} removed {names}"
-            about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
-            self._gate.history.note(
-                client.uid,
-                text,
-                "removed",
-                by_pid=client.pid,
-                program=names,
-                why="asked for",
-                **about,
-            )
+            self._note(client, removed, targets)
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in removed for info in inserted.probe_infos()],
@@ -102,6 +73,49 @@ class Removal:
             variables=variables,
             maps=maps,
             stays={inserted.target.pid: str(why) for inserted, why in stay.items()},
+        )
+
+    async def _remove_all(
+        self, client: Client, select: messages.Select
+    ) -> tuple[dict[InsertedProgram, None], dict[InsertedProgram, Refusal]]:
+        """Remove what is selected, from all targets: what is out, and what stays, and why."""
+        removed: dict[InsertedProgram, None] = {}
+        stay: dict[InsertedProgram, Refusal] = {}
+        turns = asyncio.Semaphore(_AT_ONCE)
+        # Again: a target may have forked before it lost the program.
+        while chosen := [
+            inserted
+            for inserted in self._targets.select(client, select)
+            if inserted not in removed and inserted not in stay
+        ]:
+            by_target: dict[Target, list[InsertedProgram]] = {}
+            for inserted in chosen:
+                by_target.setdefault(inserted.target, []).append(inserted)
+            found = await asyncio.gather(
+                *(self._remove(turns, client, target, own) for target, own in by_target.items())
+            )
+            stay.update(each for some_stay in found for each in some_stay.items())
+            removed.update(dict.fromkeys(each for each in chosen if each not in stay))
+        return removed, stay
+
+    def _note(
+        self, client: Client, removed: Iterable[InsertedProgram], targets: list[Target]
+    ) -> None:
+        """Who had what removed from where."""
+        names = some(inserted.label for inserted in removed)
+        where = f"{len(targets)} processes"
+        if len(targets) == 1:
+            where = targets[0].what
+        text = f"{where}: user {client.uid} removed {names}"
+        about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
+        self._gate.history.note(
+            client.uid,
+            text,
+            "removed",
+            by_pid=client.pid,
+            program=names,
+            why="asked for",
+            **about,
         )
 
     def _maps(
