@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.daemon.client import Client, NoAnswer, Refusal
@@ -41,7 +41,7 @@ class Removal:
         with them, so that it is no refusal if all stay.
         """
         select = request.select
-        removed, stay = await self._take_out(client, select)
+        removed, stay = await self._remove_all(client, select)
         if stay and not (removed or partly):
             raise next(iter(stay.values()))
         # A restarted daemon may not have come to it yet.
@@ -50,7 +50,7 @@ class Removal:
         )
         earlier = self._targets.earlier_infos(client, select)
         variables = self._targets.variables(client, select, removed)
-        maps = self._maps(client, removed, select)
+        maps = self._maps(client, list(removed), select)
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
         if (
@@ -75,11 +75,10 @@ class Removal:
             stays={inserted.target.pid: str(why) for inserted, why in stay.items()},
         )
 
-    async def _take_out(
+    async def _remove_all(
         self, client: Client, select: messages.Select
-    ) -> tuple[list[InsertedProgram], dict[InsertedProgram, Refusal]]:
-        """Take the selected programs out of where they are: those that are out, and why others are
-        not."""
+    ) -> tuple[dict[InsertedProgram, None], dict[InsertedProgram, Refusal]]:
+        """Remove what is selected, from all targets: what is out, and what stays, and why."""
         removed: dict[InsertedProgram, None] = {}
         stay: dict[InsertedProgram, Refusal] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -97,19 +96,21 @@ class Removal:
             )
             stay.update(each for some_stay in found for each in some_stay.items())
             removed.update(dict.fromkeys(each for each in chosen if each not in stay))
-        return list(removed), stay
+        return removed, stay
 
     def _note(
-        self, client: Client, removed: Sequence[InsertedProgram], targets: Sequence[Target]
+        self, client: Client, removed: Iterable[InsertedProgram], targets: list[Target]
     ) -> None:
-        """Have it in the log who removed what from where."""
+        """Who had what removed from where."""
         names = some(inserted.label for inserted in removed)
-        where, about = f"{len(targets)} processes", {"processes": len(targets)}
+        where = f"{len(targets)} processes"
         if len(targets) == 1:
-            where, about = targets[0].what, {"pid": targets[0].pid}
+            where = targets[0].what
+        text = f"{where}: user {client.uid} removed {names}"
+        about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
         self._gate.history.note(
             client.uid,
-            f"{where}: user {client.uid} removed {names}",
+            text,
             "removed",
             by_pid=client.pid,
             program=names,

@@ -264,13 +264,11 @@ class Deployments:
         for deployment, inserted in instances:
             if not deployment.is_removed:
                 deployment.excluded.add(inserted.target.pid)
-        removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
+        removed, partly = messages.Removed(id=request.id, probes=[], overhead_ns=0), bool(chosen)
         if programs or not chosen:
             others = any(each.matches(select) for each in self._all.values())
             with _forbidden(select.pid) if others else contextlib.nullcontext():
-                removed = await self._removal.remove(
-                    client, request, asked=asked, partly=bool(chosen)
-                )
+                removed = await self._removal.remove(client, request, asked=asked, partly=partly)
         for deployment, inserted in instances:
             if not inserted.is_in:
                 deployment.leave(inserted.target.pid)
@@ -284,8 +282,7 @@ class Deployments:
 
     async def _take_out(self, deployment: Deployment) -> int:
         """Take one out whose time is over; in how many processes it is still."""
-        select = messages.Select(number=deployment.number)
-        request = messages.Remove(id=0, select=select)
+        request = messages.Remove(id=0, select=messages.Select(number=deployment.number))
         return len((await self.remove(deployment, request, asked=False)).stays)
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
