@@ -111,7 +111,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.lib.script": ("dprobed.printable", "dprobed.program", "dprobed.program.exec",
                           "dprobed.program.bt",
                           "dprobed.program.rpn", "dprobed.record", "dprobed.wire.messages",
-                          "dprobed.binary.errors", "dprobed.binary", "dprobe.lib"),
+                          "dprobed.binary.errors", "dprobed.binary", "dprobed.proc", "dprobe.lib"),
     # what is known of a command line before click is imported, and how others are imported
     "dprobe.ahead": ("dprobed.wire",),
     "dprobe.late": (),

@@ -125,7 +125,7 @@ def _deployment() -> messages.DeploymentInfo:
         entered=2,
         refused={},
         refusals={},
-        **none,  # type: ignore[arg-type]
+        **none,
     )
 
 

@@ -10,6 +10,7 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.script.maps import MapChange
 from dprobe.lib.session import Session
+from dprobed.proc import procfs
 from dprobed.wire import messages
 
 
@@ -17,7 +18,7 @@ def not_set(
     connection: Connection, number: int, change: MapChange, pid: int | None = None
 ) -> Iterator[str]:
     """Set keys of a map of values of a program in each process, or in this one; in which that was
-    not done, and why. It is no matter if the program is in none any more."""
+    not done, and why. It is no matter if the program is in none any more, or a process ends."""
     name = change.name
     try:
         answer = connection.request(
@@ -37,7 +38,9 @@ def not_set(
     for silent in answer.silent:
         yield f"process {silent}: its tracer does not answer; whether {name} is set is not known"
     for refusing, reason in answer.refused.items():
-        yield f"process {refusing}: the values of {name} are not set: {reason}"
+        # Its end is told of in a moment.
+        if not procfs.has_ended(refusing):
+            yield f"process {refusing}: the values of {name} are not set: {reason}"
 
 
 class SessionProcesses:
