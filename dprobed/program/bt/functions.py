@@ -58,3 +58,11 @@ def function(name: str, usage: str, least: int, most: int, meaning: str) -> Call
 def log_values(code: Coding, given: list[Any]) -> tuple[bundle.Value, ...]:
     """How arguments of an action are shown."""
     return tuple(kinds.value_of(code.types, kind_of(each)) for each in given)
+
+
+def log_key(code: Coding, keys: list[Any]) -> tuple[bundle.Value, ...]:
+    """How the key of an action is shown: of a tuple, its items."""
+    values = log_values(code, keys)
+    if len(values) == 1 and isinstance(values[0], bundle.Tuple) and not values[0].names:
+        return values[0].items
+    return values

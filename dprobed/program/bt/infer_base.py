@@ -87,6 +87,9 @@ class Scopes:
         known = self.state.map(node.name, node.span)
         node.type = known
         given = tuple(self.expression(each) for each in node.keys or ())
+        if len(given) == 1 and isinstance(given[0], kinds.Tuple) and not given[0].names:
+            # The items of a tuple are those of the key, as where it is written there.
+            given = given[0].items
         self.keys(known, given, node.span, node.keys)
         return known
 

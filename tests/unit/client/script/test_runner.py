@@ -63,6 +63,11 @@ def run(script: str, capfd: pytest.CaptureFixture[str], form: str = "text") -> t
          "@c[1]: 1\n@c[1]: 1\n"),
         ("BEGIN { @a[1] = 1; @a[2] = 2; for ($kv : @a) { print(@a[$kv.0]); @a[3] = $kv.1; "
          "print(@a, 1); } clear(@a); }", "1\n@a[2]: 2\n2\n@a[3]: 2\n"),
+        ('BEGIN { @c["a", 1] = count(); @c["b", 2] = count(); for ($kv : @c) { print(@c[$kv.0]); '
+         "print(@c[$kv.0] + 1); print(has_key(@c, $kv.0)); @d[$kv.0] = 1; } clear(@c); }",
+         "@c[a, 1]: 1\n2\ntrue\n@c[b, 2]: 1\n2\ntrue\n@d[a, 1]: 1\n@d[b, 2]: 1\n"),
+        ("BEGIN { $t = (1, (2, 3)); @x[$t] = 1; @x[1, (2, 3)]++; print(@x[$t]); }",
+         "2\n@x[1, (2, 3)]: 2\n"),
         ("BEGIN { @x = 1; $y = 1 + { clear(@x); 2 }; print($y); }", "3\n"),
     ],
 )  # fmt: skip
