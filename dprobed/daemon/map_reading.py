@@ -74,16 +74,18 @@ class MapReading:
         return answer
 
     async def write(self, client: Client, request: messages.SetMap) -> messages.MapListing:
-        """Set keys of a map of values of a program, and forget others, in each of its processes."""
+        """Set keys of a map of values of a program, or forget keys, in each of its processes."""
         select = messages.Select(number=request.number, pid=request.pid)
         chosen = [each for each in self._targets.select(client, select) if each.is_settled]
-        if not chosen:
+        ended = self._targets.with_ended_maps(client, select) if request.gone else []
+        if not chosen and not ended:
             raise Refusal(f"program {request.number} is in no process that goes on")
-        own = all(client.uid in (0, each.uid) for each in chosen)
-        maps = {one.name: one for one in chosen[0].program.header.map}
+        own = all(client.uid in (0, each.uid) for each in (*chosen, *ended))
+        maps = {one.name: one for one in (chosen or ended)[0].program.header.map}
         definition = maps.get(request.name)
-        if not own or definition is None or definition.kind != VALUE:
-            raise Refusal(f"there is no map {request.name} of values that you may set")
+        if not own or definition is None or (request.entries and definition.kind != VALUE):
+            what = "of values that you may set" if request.entries else "that you may change"
+            raise Refusal(f"there is no map {request.name} {what}")
         entries: list[Entry] = [
             ([_item(item) for item in each.key], each.cell) for each in request.entries
         ]
@@ -91,6 +93,11 @@ class MapReading:
         named: list[Entry] = [*entries, *((key, []) for key in gone)]
         if not all(is_entry(definition, each) for each in named):
             raise Refusal(f"a key or a value is none that map {request.name} can have")
+        # Before anybody is told: what ends from now on has been told, or is told of by itself.
+        for each in ended:
+            kept = self._ended.get(each.number)
+            if kept is not None:
+                kept.delete(request.name, gone)
         turns = asyncio.Semaphore(_AT_ONCE)
         done = await asyncio.gather(
             *(_set(each, request.name, entries, gone, turns) for each in chosen)

@@ -28,9 +28,10 @@ class TargetMaps:
         return self._of(request.program).maps(request.reset, request.name)
 
     def write(self, request: protocol.SetMap) -> None:
-        """Set keys of a map of values and forget others, between hits; raises RequestError."""
+        """Set keys of a map of values, or forget keys, between hits; raises RequestError."""
         for each in self._of(request.program).executor.maps:
-            if each.definition.name == request.name and each.definition.kind == VALUE:
+            settable = each.definition.kind == VALUE or not request.entries
+            if each.definition.name == request.name and settable:
                 if not self._change(each, request):
                     raise RequestError(
                         f"map {request.name}: a thread is stopped in the middle of setting it"

@@ -242,6 +242,7 @@ def delete_key(code: Coding, one: tree.MapValue) -> None:
             log_action(code, bundle.Delete(known.number, log_key(code, keys)), keys)
         else:
             log_action(code, bundle.Clear(known.number), [])
+        code.done_here(one.span)
         code.to.push(1)
         return
     held = once(code, one)

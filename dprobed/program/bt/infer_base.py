@@ -56,6 +56,10 @@ class Scopes:
                 return scope[name]
         return None
 
+    def known_kinds(self) -> list[Kind | None]:
+        """Of all variables that there are here."""
+        return [each.kind for scope in self.scopes for each in scope.values()]
+
     def set_variable(self, node: tree.Variable, kind: Kind) -> None:
         """A variable is given a value of a kind; a new one, if there is none of this name."""
         variable = self.lookup(node.name) or self.declare(node)

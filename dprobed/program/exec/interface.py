@@ -212,7 +212,7 @@ class KeyedMap(Protocol):
         ...
 
     def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> bool:
-        """Set these keys of a map of values and forget those; the others stay as they are.
+        """Set these keys (of a map of values) and forget those; the others stay as they are.
 
         No thread runs meanwhile that works on it. False: one has stopped in the middle of it, and
         nothing is changed.

@@ -204,8 +204,9 @@ class Maps(RequestMessage, frozen=True):
 
 
 class SetMap(RequestMessage, frozen=True):
-    """Set ``entries`` of a map of kind ``value`` of program ``number``, and forget the keys that
-    are ``gone``, in each process that it is in (``pid``: in that one); other keys stay.
+    """Set ``entries`` of a map of program ``number``, which is of kind ``value`` then, and forget
+    the keys that are ``gone`` (of any kind), in each process that it is in (``pid``: in that one),
+    and in what is kept of ended ones; other keys stay.
     """
 
     number: int
