@@ -74,11 +74,18 @@ class MapReading:
         return answer
 
     async def write(self, client: Client, request: messages.SetMap) -> messages.MapListing:
-        """Set keys of a map of values of a program, and forget others, in each of its processes;
-        what was not done is told of."""
+        """Set keys of a map of values of a program, or forget keys, in each of its processes; what
+        was not done is told of."""
         select = messages.Select(number=request.number, pid=request.pid)
         chosen = [each for each in self._targets.select(client, select) if each.is_settled]
-        entries, gone = _change(client, request, chosen) if chosen else ([], [])
+        ended = self._targets.with_ended_maps(client, select) if request.gone else []
+        there = [*chosen, *ended]
+        entries, gone = _change(client, request, there) if there else ([], [])
+        # Before anybody is told: what ends from now on has been told, or is told of by itself.
+        for each in ended:
+            kept = self._ended.get(each.number)
+            if kept is not None:
+                kept.delete(request.name, gone)
         writing = _Writing(request.name, entries, gone)
         await asyncio.gather(*(writing.do(each) for each in chosen))
         return messages.MapListing(
@@ -108,8 +115,9 @@ def _change(
     name = request.name
     own = all(client.uid in (0, each.uid) for each in chosen)
     definition = {one.name: one for one in chosen[0].program.header.map}.get(name)
-    if not own or definition is None or definition.kind != VALUE:
-        raise Refusal(f"there is no map {name} of values that you may set")
+    if not own or definition is None or (request.entries and definition.kind != VALUE):
+        what = "of values that you may set" if request.entries else "that you may change"
+        raise Refusal(f"there is no map {name} {what}")
     entries: list[Entry] = [
         ([_item(item) for item in each.key], each.cell) for each in request.entries
     ]

@@ -8,13 +8,13 @@ user, so that no user's programs fill the daemon.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
 from dprobed.daemon.target import InsertedProgram
-from dprobed.program.maps import PROGRAM_BYTES, STACK_MARK, VALUE, MapRoom
+from dprobed.program.maps import PROGRAM_BYTES, STACK_MARK, VALUE, Item, MapRoom
 from dprobed.program.model import Header
 from dprobed.record.maps import MapSums
 from dprobed.record.strings import told_apart
@@ -70,6 +70,13 @@ class ProgramMaps:
                 del self._sums[key]
         if not self._sums:
             self.processes = 0
+
+    def delete(self, name: str, keys: Iterable[Sequence[Item]]) -> None:
+        """Forget keys of the map of this name."""
+        for sums in self._sums.values():
+            if sums.definition.name == name:
+                for key in keys:
+                    sums.delete(key)
 
     def infos(
         self, number: int, label: str, *, name: str | None = None, pid: int | None = None

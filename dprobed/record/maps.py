@@ -61,6 +61,16 @@ class MapSums:
         self._used += size
         self._cells[key] = cell
 
+    def delete(self, items: Sequence[Item]) -> None:
+        """Forget a key."""
+        key = tuple(items)
+        known = self._cells.pop(key, None)
+        if known is not None:
+            width = _WIDTHS.get(self.definition.kind)
+            size = key_bytes(key) + (BUCKET_BYTES * len(known) // width if width else 0)
+            self._used -= size
+            self._room.give(size)
+
     def close(self) -> None:
         """Forget all of it, and give its room back."""
         self._room.give(self._used)

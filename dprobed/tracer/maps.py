@@ -45,10 +45,11 @@ class TargetMaps:
         return [inserted.map_state(number, each) for number, each in taken]
 
     def write(self, request: protocol.SetMap) -> None:
-        """Set keys of a map of values and forget others, between hits: all of them, or it stays as
-        it is; raises RequestError."""
+        """Set keys of a map of values, or forget keys, between hits: all of that, or it stays as it
+        is; raises RequestError."""
         for each in self._of(request.program).executor.maps:
-            if each.definition.name == request.name and each.definition.kind == VALUE:
+            settable = each.definition.kind == VALUE or not request.entries
+            if each.definition.name == request.name and settable:
                 without = self._change(each, request)
                 if without is None:
                     raise RequestError(

@@ -216,7 +216,8 @@ class Maps(msgspec.Struct, tag=True, frozen=True):
 
 
 class SetMap(msgspec.Struct, tag=True, frozen=True):
-    """Set these keys of a map of values of ``program``, and forget those that are ``gone``."""
+    """Set these keys of a map of ``program``, which is one of values then, and forget those that
+    are ``gone``."""
 
     seq: int
     pid: int

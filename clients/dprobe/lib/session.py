@@ -13,7 +13,6 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.session_doubts import SessionDoubts
 from dprobe.lib.summary import Summary, SummaryEnd, summarize
-from dprobe.lib.told_maps import changed, forgotten
 from dprobed.printable import located
 from dprobed.wire import messages
 from dprobed.wire.notices import NoticeKind
@@ -199,18 +198,11 @@ class Session:
             for each in self._maps
         ]
 
-    def forget_maps(self, names: Sequence[str], *, keep_keys: bool) -> None:
-        """Forget what maps of these names had; ``keep_keys``: begin anew at each key."""
-        self._maps = forgotten(self._maps, names, keep_keys=keep_keys)
-
-    def change_maps(
-        self,
-        name: str,
-        entries: Sequence[messages.MapEntry],
-        gone: Sequence[Sequence[int | str]],
+    def retell_maps(
+        self, change: Callable[[list[messages.MapInfo]], list[messages.MapInfo]]
     ) -> None:
-        """Have these keys in a map of values, and not those that are ``gone``."""
-        self._maps = changed(self._maps, name, entries, gone)
+        """What maps had becomes what this makes of it."""
+        self._maps = change(self._maps)
 
     def detach(self) -> Summary:
         """Take the programs out of all processes and detach from them; the summary."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from dprobed.wire import messages
+
+
+class MapChange(msgspec.Struct, frozen=True):
+    """Keys of a map (of values) that were set, and those that are gone."""
+
+    name: str
+    entries: list[messages.MapEntry]
+    gone: list[list[int | str]]
 
 
 def forgotten(
@@ -23,18 +31,13 @@ def forgotten(
     return found
 
 
-def changed(
-    told: Iterable[messages.MapInfo],
-    name: str,
-    entries: Sequence[messages.MapEntry],
-    gone: Iterable[Sequence[int | str]],
-) -> list[messages.MapInfo]:
-    """With these keys of a map of values, and without those that are ``gone``."""
-    named = {tuple(key) for key in gone} | {tuple(each.key) for each in entries}
+def changed(told: Iterable[messages.MapInfo], change: MapChange) -> list[messages.MapInfo]:
+    """With the keys of a map that were set, and without those that are gone."""
+    named = {tuple(key) for key in change.gone} | {tuple(each.key) for each in change.entries}
     found = []
     for each in told:
-        if each.map == name:
+        if each.map == change.name:
             kept = [old for old in each.entries if tuple(old.key) not in named]
-            each = msgspec.structs.replace(each, entries=[*kept, *entries])
+            each = msgspec.structs.replace(each, entries=[*kept, *change.entries])
         found.append(each)
     return found

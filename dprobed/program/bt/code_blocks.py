@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dprobed.program.bt import bundle, kinds, tree
+from dprobed.program.bt import bundle, tree
 from dprobed.program.bt.code import ExpressionCode
 from dprobed.program.bt.code_log import log_action
 from dprobed.program.bt.emitter import Emitter
-from dprobed.program.bt.facts import kind_of
+from dprobed.program.bt.functions import log_key
 from dprobed.program.bt.infer import Inference
 from dprobed.program.bt.source import TextSpan
 from dprobed.program.bt.state import Firing, MapState, ScriptState
@@ -103,9 +103,9 @@ class BlockCode(ExpressionCode):
             log_action(self, bundle.Measure(known.number, to.local(slot)), [])
         else:
             keys = target.keys or []
-            values = tuple(kinds.value_of(self.types, kind_of(each)) for each in keys)
             has = isinstance(node, tree.Call)
-            log_action(self, bundle.Fetch(known.number, values, to.local(slot), has), keys)
+            fetch = bundle.Fetch(known.number, log_key(self, keys), to.local(slot), has)
+            log_action(self, fetch, keys)
         self.suspend(node.span)
         self._fetched[id(target)] = slot
 

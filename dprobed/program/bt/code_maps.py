@@ -14,6 +14,7 @@ from dprobed.program.bt.code_log import log_action
 from dprobed.program.bt.code_texts import emit_str
 from dprobed.program.bt.facts import has_effects, kind_of, order_matters, pure
 from dprobed.program.bt.folding import folded
+from dprobed.program.bt.functions import log_key
 from dprobed.program.bt.kinds import (
     Form,
     Kind,
@@ -21,7 +22,6 @@ from dprobed.program.bt.kinds import (
     Stack,
     String,
     Tuple,
-    value_of,
 )
 from dprobed.program.bt.protocols import Coding
 from dprobed.program.bt.state import MapState, VariableState
@@ -238,11 +238,11 @@ def delete_key(code: Coding, one: tree.MapValue) -> None:
     known: MapState = one.type
     if not known.is_value:
         keys = one.keys or []
-        values = tuple(value_of(code.types, kind_of(each)) for each in keys)
         if keys:
-            log_action(code, bundle.Delete(known.number, values), keys)
+            log_action(code, bundle.Delete(known.number, log_key(code, keys)), keys)
         else:
             log_action(code, bundle.Clear(known.number), [])
+        code.done_here(one.span)
         code.to.push(1)
         return
     held = once(code, one)

@@ -71,3 +71,11 @@ def read_format(inference: Inferring, one: tree.Text, read: Callable[[str], _Rea
         span = part_of_text(one.span, error.start, error.end)
         inference.wrong(span, str(error), error.hint)
         return None
+
+
+def log_key(code: Coding, keys: list[Any]) -> tuple[bundle.Value, ...]:
+    """How the key of an action is shown: of a tuple, its items."""
+    values = log_values(code, keys)
+    if len(values) == 1 and isinstance(values[0], bundle.Tuple) and not values[0].names:
+        return values[0].items
+    return values

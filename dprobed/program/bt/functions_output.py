@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from dprobed.program.bt import bundle, conversions, kinds, tree
 from dprobed.program.bt.code_log import log_action, log_join
-from dprobed.program.bt.functions import function, log_values, read_format
+from dprobed.program.bt.functions import function, log_key, log_values, read_format
 from dprobed.program.bt.kinds import (
     LITERAL,
     VOID,
@@ -183,7 +183,7 @@ class _Print:
                 code.done_here(call.span)
                 return
             if not known.is_value:
-                action = bundle.PrintEntry(known.number, log_values(code, first.keys))
+                action = bundle.PrintEntry(known.number, log_key(code, first.keys))
                 log_action(code, action, first.keys)
                 code.done_here(call.span)
                 return

@@ -86,16 +86,13 @@ class Inference(Expressions):
         """What goes round: until it is known what variables are when it comes round again."""
         self.loops += 1
         for _ in range(_MOST_TURNS):
-            before = self._kinds()
+            before = self.known_kinds()
             if condition is not None:
                 self.condition(condition)
             self.body(body)
-            if self._kinds() == before:
+            if self.known_kinds() == before:
                 break
         self.loops -= 1
-
-    def _kinds(self) -> list[Kind | None]:
-        return [each.kind for scope in self.scopes for each in scope.values()]
 
     def _for_range(self, one: tree.ForRange) -> None:
         for each in (one.low, one.high):

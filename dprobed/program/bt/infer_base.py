@@ -56,6 +56,10 @@ class Scopes:
                 return scope[name]
         return None
 
+    def known_kinds(self) -> list[Kind | None]:
+        """Of all variables that there are here."""
+        return [each.kind for scope in self.scopes for each in scope.values()]
+
     def set_variable(self, node: tree.Variable, kind: Kind) -> None:
         """A variable is given a value of a kind; a new one, if there is none of this name."""
         variable = self.lookup(node.name) or self.declare(node)
@@ -87,6 +91,9 @@ class Scopes:
         known = self.state.map(node.name, node.span)
         node.type = known
         given = tuple(self.expression(each) for each in node.keys or ())
+        if len(given) == 1 and isinstance(given[0], kinds.Tuple) and not given[0].names:
+            # The items of a tuple are those of the key, as where it is written there.
+            given = given[0].items
         self.keys(known, given, node.span, node.keys)
         return known
 

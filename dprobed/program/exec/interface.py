@@ -212,7 +212,7 @@ class KeyedMap(Protocol):
         ...
 
     def change(self, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]) -> int | None:
-        """Set these keys of a map of values and forget those; the others stay as they are.
+        """Set these keys (of a map of values) and forget those; the others stay as they are.
 
         Gives for how many there was no room; they are not set. No thread runs meanwhile that works
         on it: where one has stopped in the middle of it, None is given, and nothing is changed.

@@ -108,7 +108,9 @@ class HeldMap(ABC):
         """See KeyedMap."""
         for items in gone:
             key = _gathered(items)
-            if self.cells.pop(key, None) is not None:
+            if key in self.cells:
+                self._begin(key, [])  # which gives its buckets back
+                del self.cells[key]
                 self._give(self._bytes_of(key))
         before = self.lost
         for items, cell in entries:

@@ -204,9 +204,10 @@ class Maps(RequestMessage, frozen=True):
 
 
 class SetMap(RequestMessage, frozen=True):
-    """Set ``entries`` of a map of kind ``value`` of program ``number``, and forget the keys that
-    are ``gone``, in each process that it is in (``pid``: in that one); other keys stay. In each
-    either all of that is done, or nothing."""
+    """Set ``entries`` of a map of program ``number``, which is of kind ``value`` then, and forget
+    the keys that are ``gone`` (of any kind), in each process that it is in (``pid``: in that one),
+    and in what is kept of ended ones; other keys stay. In each process either all of that is done,
+    or nothing."""
 
     number: int
     name: Label

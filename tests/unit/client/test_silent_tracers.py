@@ -10,7 +10,7 @@ import pytest
 from dprobe.commands import insert, options
 from dprobe.lib.errors import UserError
 from dprobe.lib.script.deployed import Deployed
-from dprobe.lib.script.maps import MapChange
+from dprobe.lib.told_maps import MapChange
 from dprobe.main import main
 
 from dprobed.wire import messages

@@ -176,7 +176,7 @@ def test_what_cannot_be_set_is_refused(
         backend = await daemon.attach(client)
         number = await insert(daemon, client)
         requests = [messages.SetMap(id=6, number=number, name=name, entries=[entry])]
-        if entry.key:  # a key that there cannot be is not forgotten, either
+        if name == "seen" and entry.key:  # a key that there cannot be is not forgotten, either
             requests.append(messages.SetMap(id=7, number=number, name=name, gone=[entry.key]))
         for request in requests:
             with pytest.raises(Refusal, match=why):
@@ -246,6 +246,24 @@ def test_nothing_is_to_be_set_in_a_process_that_ends_meanwhile(run: Run) -> None
         pause.go.set()
         answer = await asked
         assert (answer.processes, answer.silent, answer.refused) == (0, [], {})
+
+    run(script)
+
+
+def test_keys_are_forgotten_in_ended_processes_too(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        other = await daemon.attach(client, PID + 1)
+        number, second = await insert(daemon, client), await insert(daemon, client, PID + 1)
+        other.maps = state(second, 3, b"ls")
+        ends(backend, PID, state(number, 7))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await read(daemon, client, name="calls") == {"cat": 7, "ls": 3}
+        request = messages.SetMap(id=6, number=number, name="calls", gone=[["cat"], ["none"]])
+        await daemon.ask(client, request, messages.MapListing)
+        assert await read(daemon, client, name="calls") == {"ls": 3}
 
     run(script)
 

@@ -124,6 +124,8 @@ class Blocks:
         if not arguments:
             # What loops were given stays until they have all ended: variables may have it.
             self._memory = bytearray()
+            # Blocks have their variables, and where they go on, in the same words.
+            self._executor.locals.reset()
         context = BlockContext(self._comm, self._memory)
         _give(context, arguments)
         entry = self._executor.entry(block.probe)

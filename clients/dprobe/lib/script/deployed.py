@@ -12,9 +12,8 @@ from typing import Final
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
-from dprobe.lib.script.maps import MapChange
 from dprobe.lib.script.processes import not_set
-from dprobe.lib.told_maps import changed, forgotten
+from dprobe.lib.told_maps import MapChange, changed, forgotten
 from dprobed.wire import messages
 
 
@@ -114,13 +113,15 @@ class Deployed:
     def put(self, changes: Sequence[MapChange]) -> None:
         """Change maps of values in each process, in those to come, and in what ended ones had."""
         for each in changes:
-            values = self._values.setdefault(each.name, {})
+            values = self._values.get(each.name, {})
             for key in each.gone:
                 values.pop(tuple(key), None)
-            values.update((tuple(entry.key), entry) for entry in each.entries)
+            if each.entries:
+                values.update((tuple(entry.key), entry) for entry in each.entries)
+                self._values[each.name] = values
             for number in () if self._over else self._numbers:
                 self._set(number, each, None)
-            self._last = changed(self._last, each.name, each.entries, each.gone)
+            self._last = changed(self._last, each)
 
     def settle(self) -> Sequence[int]:
         """Hand values over to processes that the programs came into since; none is to be learnt."""

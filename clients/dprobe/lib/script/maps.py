@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from dprobe.lib.script.decode import Decoder
 from dprobe.lib.script.values import (
     Average,
@@ -24,6 +22,7 @@ from dprobe.lib.script.values import (
     ShownMap,
 )
 from dprobe.lib.summary import definition_of
+from dprobe.lib.told_maps import MapChange
 from dprobed.program.bt import bundle as bt
 from dprobed.program.maps import (
     STACK_MARK,
@@ -43,14 +42,6 @@ if TYPE_CHECKING:
 
 #: Without keys these are there from the beginning, with nothing counted yet.
 _FROM_THE_START: Final = ("count", "sum", "avg", "stats", "min", "max")
-
-
-class MapChange(msgspec.Struct, frozen=True):
-    """Keys of a map of values that were set, and those that are gone."""
-
-    name: str
-    entries: list[messages.MapEntry]
-    gone: list[list[int | str]]
 
 
 class NotedCells(dict["KeyItems", object]):
@@ -178,6 +169,28 @@ class ScriptMaps:
             if part.name in self._held
             for change in _change(self._held[part.name])
         ]
+
+    def delete(
+        self, index: int, key: tuple[Shown, ...], infos: Sequence[messages.MapInfo]
+    ) -> list[MapChange]:
+        """Forget a key of the blocks' maps; what is to be changed in those of processes."""
+        script_map = self._bundle.maps[index]
+        changes = []
+        for part in script_map.parts:
+
+            def meant(items: Sequence[int | str], part: bt.Part = part) -> bool:
+                tokens = tuple(map(_token, items))
+                return self._decoder.key(script_map, part, tokens, self.whose) == key
+
+            held = self._held.get(part.name)
+            if held is not None:
+                there = [list(items) for items, _ in held.contents().entries]
+                held.change([], [each for each in there if meant(_key(each))])
+            entries = [each for info in infos if info.map == part.name for each in info.entries]
+            gone = {tuple(each.key): each.key for each in entries if meant(each.key)}
+            if gone:
+                changes.append(MapChange(part.name, [], list(gone.values())))
+        return changes
 
     def forget(self, index: int, *, keep_keys: bool) -> None:
         """Forget what the blocks have in a map; ``keep_keys``: begin anew at each key."""

@@ -8,8 +8,8 @@ from typing import Final
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
-from dprobe.lib.script.maps import MapChange
 from dprobe.lib.session import Session
+from dprobe.lib.told_maps import MapChange, changed, forgotten
 from dprobed.proc import procfs
 from dprobed.wire import messages
 
@@ -69,17 +69,19 @@ class SessionProcesses:
             # One ended meanwhile: it may be in the answer, and was told of besides.
         told = [each for each in self._session.maps if each.map in names]
         if reset:
-            self._session.forget_maps(names, keep_keys=reset == "zero")
+            self._session.retell_maps(
+                lambda told: forgotten(told, names, keep_keys=reset == "zero")
+            )
         return [*told, *found]
 
     def put(self, changes: Sequence[MapChange]) -> None:
-        """Change maps of values in each process, and in what ended ones had."""
+        """Change maps in each process, and in what ended ones had."""
         for each in changes:
             for number in self._session.numbers if self._session.alive else ():
                 for line in not_set(self._connection, number, each):
                     self._say(line)
             # In this order: a process that ends meanwhile is told of with what it had.
-            self._session.change_maps(each.name, each.entries, each.gone)
+            self._session.retell_maps(lambda told, each=each: changed(told, each))  # type: ignore[misc]
 
     def _asked(self, names: Sequence[str], reset: str) -> list[messages.MapInfo]:
         found: list[messages.MapInfo] = []

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from dprobe.lib.script.decode import Act, Decoder, Hit, Names, moment
-from dprobe.lib.script.maps import MapChange, ScriptMaps
+from dprobe.lib.script.maps import ScriptMaps
 from dprobe.lib.script.values import MapEntry, Shown, ShownMap
+from dprobe.lib.told_maps import MapChange
 from dprobed.program.bt import bundle as bt
 from dprobed.wire import messages
 
@@ -296,9 +297,10 @@ class Runner:
             case bt.Clear() | bt.Zero():
                 self._forget(act.action)
             case bt.Delete():
-                self._say_once(
-                    "delete() of an aggregation's key is not done: clear() it, or use a value"
-                )
+                index = act.action.map
+                changes = self._maps.delete(index, act.values, self._infos(index))
+                if changes:
+                    self._processes.put(changes)
             case bt.Exit():
                 word = act.values[0]
                 self.status = word & 0xFF if isinstance(word, int) else 0

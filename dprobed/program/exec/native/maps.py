@@ -242,10 +242,7 @@ class SharedMap:
         if any(self._word(self._slot(key)) & 1 for key in (*left, *(key for key, _ in put))):
             return None
         for key in left:
-            at = self._found(key)
-            if at:
-                self._put(at + WHAT, self._word(at + WHAT) & ~THERE)
-                self._put(self._layout.header + KEYS, len(self) - 1)
+            self._delete(key)
         without = 0
         for key, cell in put:
             at = self._found(key)
@@ -376,14 +373,30 @@ class SharedMap:
         layout = self._layout
         return layout.table + (_hash(key) & (layout.slots - 1)) * SLOT_BYTES
 
+    def _is_key(self, at: int, key: bytes) -> bool:
+        """Whether an entry is that of a key."""
+        what = self._word(at + WHAT)
+        there = what & THERE or not self._layout.is_value
+        same = there and what & LENGTH_MASK == len(key)
+        return bool(same) and self._view[at + KEY : at + KEY + len(key)] == key
+
     def _found(self, key: bytes) -> int:
-        """Where the entry of a key of a ``value`` is, 0: it has none."""
+        """Where the entry of a key is, 0: it has none."""
+        return next((at for at in self._chain(self._slot(key)) if self._is_key(at, key)), 0)
+
+    def _delete(self, key: bytes) -> None:
+        """Forget a key. The entry of a ``value`` is used again; that of others is left out: whoever
+        has stopped in it adds to what is forgotten, and whoever has stopped before it goes on."""
+        before = self._slot(key) + 8
         for at in self._chain(self._slot(key)):
-            what = self._word(at + WHAT)
-            same = what & THERE and what & LENGTH_MASK == len(key)
-            if same and self._view[at + KEY : at + KEY + len(key)] == key:
-                return at
-        return 0
+            if self._is_key(at, key):
+                if self._layout.is_value:
+                    self._put(at + WHAT, self._word(at + WHAT) & ~THERE)
+                else:
+                    self._put(before, self._word(at + NEXT))
+                self._put(self._layout.header + KEYS, len(self) - 1)
+                return
+            before = at + NEXT
 
     def _again(self, key: bytes, cell: Sequence[int]) -> bool:
         """Use an entry of its slot that was deleted for a key; whether there was one."""

@@ -68,6 +68,18 @@ def _run(script: str, form: str) -> list[str]:
          "@c[1]: 1\n@c[1]: 1\n"),
         ("BEGIN { @a[1] = 1; @a[2] = 2; for ($kv : @a) { print(@a[$kv.0]); @a[3] = $kv.1; "
          "print(@a, 1); } clear(@a); }", "1\n@a[2]: 2\n2\n@a[3]: 2\n"),
+        ('BEGIN { @c["a", 1] = count(); @c["b", 2] = count(); for ($kv : @c) { print(@c[$kv.0]); '
+         "print(@c[$kv.0] + 1); print(has_key(@c, $kv.0)); @d[$kv.0] = 1; } clear(@c); }",
+         "@c[a, 1]: 1\n2\ntrue\n@c[b, 2]: 1\n2\ntrue\n@d[a, 1]: 1\n@d[b, 2]: 1\n"),
+        ('BEGIN { @c["a", 1] = count(); @c["b", 2] = count(); delete(@c, ("a", 1)); print(@c); '
+         "delete(@c[\"b\", 2]); @h[comm] = hist(5); delete(@h, comm); delete(@h, comm); }",
+         "@c[b, 2]: 1\n"),
+        ("BEGIN { @a[1] = 1; print(len(@a)); } END { print(7); clear(@a); print(8); }",
+         "1\n7\n8\n"),
+        ("BEGIN { $x = 5; print($x); } END { let $y; if (@n == 5) { $y = 1; } print($y); }",
+         "5\n0\n"),
+        ("BEGIN { $t = (1, (2, 3)); @x[$t] = 1; @x[1, (2, 3)]++; print(@x[$t]); }",
+         "2\n@x[1, (2, 3)]: 2\n"),
         ("BEGIN { @x = 1; $y = 1 + { clear(@x); 2 }; print($y); }", "3\n"),
     ],
 )  # fmt: skip

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dprobe.lib.script.maps import MapChange
 from dprobe.lib.script.runner import Runner
-from dprobe.lib.told_maps import changed, forgotten
+from dprobe.lib.told_maps import MapChange, changed, forgotten
 from dprobe.view.script.output import ScriptOutput
 
 from dprobed.program.bt.compiler import compile_script
@@ -31,7 +30,7 @@ def cells(infos: list[messages.MapInfo]) -> list[dict[Any, list[int]]]:
 
 def test_keys_are_changed_in_each_process_and_others_stay() -> None:
     told = [info("v", {1: [5], 2: [6]}), info("v", {2: [7]}, 2), info("w", {1: [1]})]
-    found = changed(told, "v", [messages.MapEntry([3], [9])], [[2]])
+    found = changed(told, MapChange("v", [messages.MapEntry([3], [9])], [[2]]))
     assert cells(found) == [{1: [5], 3: [9]}, {3: [9]}, {1: [1]}]
 
 

@@ -7,21 +7,21 @@ import pytest
 from dprobed.program.exec.interface import KeyedMap
 from dprobed.program.exec.maps import held_maps
 from dprobed.program.exec.native.maps import SLOT_BYTES, begin, bytes_of, layouts, shared_maps
-from dprobed.program.maps import Item, MapContents, MapDefinition
+from dprobed.program.maps import Item, MapContents, MapDefinition, MapRoom
 
 DEFINITION = MapDefinition("v", "value", keys=1, size=4)
 KINDS = ["held", "shared"]
 
 
-def made(kind: str, **cells: int) -> KeyedMap:
+def made(kind: str, definition: MapDefinition = DEFINITION, **cells: int) -> KeyedMap:
     """A map with something in it."""
     one: KeyedMap
     if kind == "held":
-        (one,) = held_maps([DEFINITION], None)
+        (one,) = held_maps([definition], None)
     else:
-        view = memoryview(bytearray(bytes_of([DEFINITION])))
-        begin(view, [DEFINITION])
-        (one,) = shared_maps(view, [DEFINITION])
+        view = memoryview(bytearray(bytes_of([definition])))
+        begin(view, [definition])
+        (one,) = shared_maps(view, [definition])
     one.load(MapContents(0, [([key.encode()], [cell]) for key, cell in cells.items()]))
     return one
 
@@ -57,6 +57,38 @@ def test_a_key_that_comes_and_goes_takes_no_more_room(kind: str) -> None:
         assert one.change([], [[b"k"]]) == 0
     assert one.change([([b"k"], [3])], []) == 0
     assert (contents(one), one.lost) == ({b"a": 1, b"k": 3}, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "definition",
+    [
+        MapDefinition("c", "count", keys=1, size=4),
+        MapDefinition("h", "hist", (0,), keys=1, size=4),
+        MapDefinition("a", "stats", keys=1, size=4),
+    ],
+    ids=lambda each: each.kind,
+)
+def test_keys_of_all_kinds_are_forgotten(kind: str, definition: MapDefinition) -> None:
+    cell = {"count": [5], "hist": [1, 4, 2, 3], "stats": [1, 2, 0, 2, 2]}[definition.kind]
+    one = made(kind, definition)
+    for _ in range(3):
+        keys: list[list[Item]] = [[b"a"], [2], [b"long" * 9], [7]]
+        one.load(MapContents(0, [(key, cell) for key in keys]))
+        assert one.change([], [[2], [b"long" * 9], [b"none"]]) == 0
+        assert sorted(one.contents().entries, key=repr) == [([7], cell), ([b"a"], cell)]
+        assert len(one) == 2
+        assert one.change([], [[b"a"], [7]]) == 0
+        assert (one.contents().entries, len(one)) == ([], 0)
+
+
+def test_what_is_forgotten_gives_its_room_back() -> None:
+    room = MapRoom(1 << 20)
+    (one,) = held_maps([MapDefinition("h", "hist", (0,), keys=1)], room)
+    one.load(MapContents(0, [([1], [1, 4, 2, 3])]))
+    assert room.left < 1 << 20
+    one.change([], [[1]])
+    assert room.left == 1 << 20
 
 
 def test_nothing_is_changed_while_a_thread_is_in_the_middle() -> None:
