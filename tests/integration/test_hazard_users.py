@@ -318,6 +318,7 @@ def test_all_are_resumed_while_others_are_let_go(place: Place) -> None:
                     "type": "resumed",
                     "id": 4,
                     "tids": [],
+                    "silent": [],
                 }
 
 

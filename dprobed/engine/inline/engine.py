@@ -278,8 +278,7 @@ class InlineEngine:
         return self.placer.pages()
 
     def leave_code(self) -> bool:
-        """Bring all threads, which are stopped, out of our code; whether none is, or will be,
-        there."""
+        """Bring all threads, which are stopped, out of our code; whether none comes back."""
         return self._exits.leave_all()
 
     def unmap(self, thread: Thread) -> None:
