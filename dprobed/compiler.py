@@ -9,6 +9,7 @@ it: what it gives back is put into targets. What was compiled once is kept here.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import resource
 from collections.abc import Sequence
@@ -54,17 +55,24 @@ def compiled(unit: Unit) -> Blob | str:
         return str(refused)
     if not is_there():
         return "llvmlite is not installed, by which native code is made"
+    try:
+        found = _asked(unit)
+    except TimeoutError as error:
+        # The machine may have been busy. The helper does not try it again for a while.
+        return f"it could not be compiled: {error.strerror}"
     while len(_kept) >= _MOST_KEPT:
         del _kept[next(iter(_kept))]
-    # What took too long would do so at each insertion: it is not tried again.
-    found = _kept[unit] = _asked(unit)
+    _kept[unit] = found
     return found
 
 
 def _asked(unit: Unit) -> Blob | str:
+    """What the compiler says; raises TimeoutError where that takes too long."""
     try:
         values, _ = COMPILER.do(unit, _compile, [msgspec.msgpack.encode(unit)], (), PATIENCE)
     except SilentError as error:
+        if error.errno == errno.ETIMEDOUT:
+            raise TimeoutError(error.errno, error.strerror) from None
         return f"it could not be compiled: {error.strerror}"
     (answer,) = values
     if not isinstance(answer, bytes):
