@@ -178,7 +178,8 @@ class EndedMaps:
 
     def add(self, inserted: InsertedProgram) -> None:
         """A process has ended with this program in it, or it is out of that."""
-        if not inserted.maps:
+        definitions = inserted.program.header.map
+        if all(definitions[each.number].kind == VALUE for each in inserted.maps):
             return
         if inserted.number not in self._maps:
             room = self._rooms.setdefault(inserted.uid, MapRoom(_USER_BYTES))

@@ -19,7 +19,7 @@ from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.isa import WORD_MASK
-from dprobed.program.maps import PROGRAM_BYTES
+from dprobed.program.maps import PROGRAM_BYTES, VALUE
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
@@ -291,10 +291,11 @@ class InsertedProgram:
         return held
 
     def let_go_of_maps(self) -> None:
-        """What was in its maps is held elsewhere now."""
+        """What was counted in its maps is held elsewhere now; values are of its process alone."""
         if not self.readers:
-            self.maps = []
-            self._map_bytes = 0
+            definitions = self.program.header.map
+            self.maps = [each for each in self.maps if definitions[each.number].kind == VALUE]
+            self._map_bytes = sum(map(told.map_size, self.maps))
 
     def count_handler_drop(self, probe: int, handler: str) -> None:
         """Count a report of this probe that a handler had no room for."""
