@@ -35,6 +35,7 @@ def no_cpu_idle() -> Iterator[list[int]]:
 
 
 @both
+@EACH_ENGINE
 def test_another_thread_executes_while_one_forks(
     build_target: BuildTarget, start: Start, trace: Trace, follow: bool
 ) -> None:
