@@ -44,10 +44,10 @@ class Redis:
             stdout=subprocess.DEVNULL,
         )
         self.pid = self.process.pid
-        wait_until(self.socket.exists)
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.settimeout(20)
-        self._connection.connect(str(self.socket))
+        # It is there before it is listened at.
+        wait_until(lambda: self._connection.connect_ex(str(self.socket)) == 0)
         self._answers = self._connection.makefile("rb")
 
     def ask(self, command: str) -> str:
