@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 import traceback
 import weakref
@@ -171,13 +170,14 @@ class TracerProcess:
     @staticmethod
     def _live(uid: int, keep: list[int], main: Callable[[], None]) -> None:
         status = 1
+        # What is called stderr here, and the handlers that are there, write to what is closed now.
+        stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for number in set(range(3, 1024)) - set(keep):
                 with contextlib.suppress(OSError):
                     os.close(number)
-            # The handlers that are there write to what was just closed.
-            logging.root.handlers = [logging.StreamHandler(sys.stderr)]
+            logging.root.handlers = [logging.StreamHandler(stderr)]
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
@@ -185,7 +185,7 @@ class TracerProcess:
             main()
             status = 0
         except BaseException:
-            traceback.print_exc()
+            traceback.print_exc(file=stderr)
         finally:
             os._exit(status)
 
