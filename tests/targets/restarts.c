@@ -181,7 +181,7 @@ int main(void)
     for (int i = 0; i < 5; i++)
         CHECK(write(pipes[i][1], "x", 1) == 1);
     CHECK(send(pipes[5][1], "x", 1, 0) == 1);
-    word = timed_word = 1;
+    /* Unchanged: a wait that was begun again, because its thread was stopped, is one again. */
     while (syscall(SYS_futex, &word, FUTEX_WAKE, 9, 0, 0, 0) != 1)
         ;
     while (syscall(SYS_futex, &timed_word, FUTEX_WAKE, 9, 0, 0, 0) != 1)
