@@ -24,6 +24,7 @@ from dprobed.daemon.child_process import User
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.target import InsertedProgram
 from dprobed.proc import maps, procfs
+from dprobed.program.model import no_pattern
 from dprobed.resolver.addresses import data_address_of
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.files import KnownFiles, Steps, answer_of
@@ -139,7 +140,7 @@ class Doubts:
         if near:
             names = " and ".join(near)
             return f"no module `{name}` is mapped, but {names}: write name = {near[0]}"
-        return f"no module `{name}` is mapped; this fires when one is"
+        return f"no module `{name}` is mapped; this fires when one is{no_pattern(name)}"
 
     # -- a function that is called elsewhere -------------------------------------------------------
 

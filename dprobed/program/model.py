@@ -323,3 +323,10 @@ def limited(program: Program, max_hits: int) -> Program:
 def least(*limits: int) -> int:
     """The strictest of several limits of hits; 0 is none."""
     return min((limit for limit in limits if limit), default=0)
+
+
+def no_pattern(name: str) -> str:
+    """What to add where there is no module of this name, as if it were meant to match some."""
+    if not set(name) & {"*", "?"}:
+        return ""
+    return "; a name is no pattern: `*` and `?` stand for themselves"

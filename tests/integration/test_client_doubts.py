@@ -139,6 +139,7 @@ def test_run_tells_of_it_before_the_command_runs(tmp_path: Path) -> None:
         ("c", "libc.so.6: write name = libc.so.6"),
         ("/nowhere/libc.so.6", "/libc.so.6: write name = /"),
         ("libnothing.so.7", "no module `libnothing.so.7` is mapped"),
+        ("libnothing-*.so", "when one is; a name is no pattern: `*` and `?` stand for themselves"),
     ],
 )
 def test_a_module_that_is_not_mapped(
@@ -157,6 +158,8 @@ def test_near_names_at_run_and_attach(target: Cat, tmp_path: Path) -> None:
     assert "no module `libc` is mapped at the start, but libc.so.6" in done.stderr.splitlines()[0]
     with attached(target.pid, path) as lines:
         assert any("no module `libc` is mapped, but libc.so.6" in line for line in lines)
+    done = dprobe("run", at(tmp_path, "libnothing-*.so", "write"), "--", "true")
+    assert "a name is no pattern" in done.stderr.splitlines()[0]
 
 
 def test_what_was_counted_before_an_exec_hides_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dprobe.lib.programs import Loaded
 from dprobed.binary.errors import LocationError
 from dprobed.binary.relocations import exports
 from dprobed.binary.suggest import similar
+from dprobed.program.model import no_pattern
 
 
 def of_command(programs: Sequence[Loaded], mapped: Mapped) -> Iterator[str]:
@@ -48,7 +49,8 @@ def _unmapped(name: str, files: Sequence[File]) -> str:
             f"no module `{name}` is mapped at the start, but {' and '.join(near)}: write name = "
             f"{near[0]}"
         )
-    return f"no module `{name}` is mapped at the start; its probes fire when one is"
+    fires = "its probes fire when one is"
+    return f"no module `{name}` is mapped at the start; {fires}{no_pattern(name)}"
 
 
 def _interposed(loaded: Loaded, order: Sequence[File], meant: File) -> Iterator[str]:
