@@ -37,6 +37,8 @@ class Enforcement:
         self._tasks: Final = tasks
         #: Programs that are not allowed any more, and not out yet.
         self._denied: Final[set[InsertedProgram]] = set()
+        #: Targets whose tracer has not heard how they are to be treated, and will.
+        self._unheard: Final[set[Target]] = set()
         #: A check of all targets is scheduled.
         self._soon = False
 
@@ -126,13 +128,18 @@ class Enforcement:
                 )
             )
         except NoAnswer as refusal:
-            _log.warning("%s; the policies are applied when it does", refusal)
-            self._tasks.start(self._adjust_later(target))
+            if target not in self._unheard:
+                self._unheard.add(target)
+                _log.warning("%s; the policies are applied when it does", refusal)
+                self._tasks.start(self._adjust_later(target))
         except Refusal:
             pass  # The target is about to end.
 
     async def _adjust_later(self, target: Target) -> None:
         """When its tracer answers again: by what is decided then."""
         assert target.tracer is not None
-        await target.tracer.backend.heard()
+        try:
+            await target.tracer.backend.heard()
+        finally:
+            self._unheard.discard(target)
         await self._check(target, anew=True)

@@ -328,12 +328,17 @@ def test_policies_are_applied_to_others_at_once_and_to_it_later(
         await insertion
         pause = silent.pause(protocol.Adjust)
         silent.hurry = 0.01
-        for target in daemon.app.core.targets.by_pid.values():
-            await enforcement._check(target, anew=True)
-        assert len(other.of(protocol.Adjust)) == 1
+        for _ in range(3):
+            for target in daemon.app.core.targets.by_pid.values():
+                await enforcement._check(target, anew=True)
+        assert len(other.of(protocol.Adjust)) == 3
         silent.hurry = None
         pause.go.set()
+        # Once more, however often it was to be done.
         await until(lambda: len(silent.of(protocol.Adjust)) == 2)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(silent.of(protocol.Adjust)) == 2
 
     run(script)
 
