@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import time
@@ -70,9 +71,7 @@ class StopTheWorld:
 
     @staticmethod
     def _resume(thread: Thread) -> None:
-        if thread.listen:
-            thread.state = State.LISTENING
-            ptrace.listen(thread.tid)
+        if thread.listen and _listens(thread):
             return
         thread.state = State.RUNNING
         if thread.siginfo is not None:
@@ -225,3 +224,17 @@ class StopTheWorld:
             else:
                 running.append(thread)
         return asleep, running
+
+
+def _listens(thread: Thread) -> bool:
+    """Leave a thread in its group-stop; raises Gone. False: it has been brought out of that for
+    something else, and is at a stop of another kind; it goes back there when it runs."""
+    thread.state = State.LISTENING
+    try:
+        ptrace.listen(thread.tid)
+    except ptrace.PtraceError as error:
+        if error.errno != errno.EIO:
+            raise
+        thread.listen, thread.relisten = False, True
+        return False
+    return True
