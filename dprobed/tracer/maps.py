@@ -109,6 +109,8 @@ def _all_or_none(
     held: KeyedMap, entries: Sequence[Entry], gone: Sequence[Sequence[Item]]
 ) -> int | None:
     """See KeyedMap.change; where there is no room for a key, all is as it was."""
+    if not entries:
+        return held.change(entries, gone)
     named = {tuple(key) for key, _ in entries} | {tuple(key) for key in gone}
     before = [each for each in held.contents().entries if tuple(each[0]) in named]
     without = held.change(entries, gone)

@@ -229,42 +229,9 @@ def test_what_the_last_block_sets_is_shown(work: Path) -> None:
     )
 
 
-def test_the_last_block_of_a_script_in_several_processes(worker: Cat, work: Path) -> None:
-    script = (
-        f'uprobe:{work}:inner {{ printf("%d %d\\n", pid, arg0); @n[arg0]++; @c[arg0] = count(); '
-        '@v[pid] = arg0; } END { printf("end %d %d\\n", @n[1], len(@v)); zero(@n); clear(@c); '
-        'for ($kv : @v) { delete(@v, $kv.0); } @v[1] = 8; } interval:ms:20 { printf(".\\n"); } '
-        f"uprobe:{work}:outer {{ @d[arg0] = count(); @e[arg0] = hist(arg0); }} "
-        "END { delete(@d, 0); delete(@d, 2); print(@d); clear(@d); delete(@e, 0); clear(@e); }"
-    )
-    with cat((work, "3")) as other:
-        traced = started("bpftrace", "-q", "-e", script)
-        assert traced.stdout is not None
-        lines: list[str] = []
-        while {f"{worker.pid} 2\n", f"{other.pid} 2\n"} - {*lines}:
-            lines.append(traced.stdout.readline())
-            assert lines[-1]
-            if lines[-1] == ".\n":
-                worker.say("go")
-                other.say("go")
-        traced.send_signal(signal.SIGINT)
-        # Not by communicate(): some of it has been read into memory already.
-        out = traced.stdout.read()
-        assert traced.wait(PATIENCE) == 0
-    hits, end, shown = ("".join(lines) + out).partition("end ")
-    assert end
-    total = int(shown.split()[0])
-    assert total == hits.count(" 1\n") >= 2
-    assert shown == f"{total} 2\n@d[1]: {total}\n\n\n@n[0]: 0\n@n[1]: 0\n@n[2]: 0\n@v[1]: 8\n"
-
-
-def test_values_that_several_processes_had_at_last(worker: Cat, work: Path) -> None:
-    script = (
-        f"uprobe:{work}:inner {{ @v[pid, arg0] = @v[pid, arg0] + 1; "
-        'printf("%d %d\\n", pid, arg0); } '
-        'END { for ($kv : @v) { printf("%d %d: %d\\n", $kv.0.0, $kv.0.1, $kv.1); } clear(@v); } '
-        'interval:ms:20 { printf(".\\n"); }'
-    )
+def of_two(script: str, worker: Cat, work: Path) -> list[str]:
+    """The lines of a script in all processes, while two of them call; it prints of each call in
+    which process and with what, and a dot now and then."""
     with cat((work, "3")) as other:
         traced = started("bpftrace", "-q", "-e", script)
         assert traced.stdout is not None
@@ -279,8 +246,35 @@ def test_values_that_several_processes_had_at_last(worker: Cat, work: Path) -> N
             worker.say("go")
             other.say("go")
         traced.send_signal(signal.SIGINT)
+        # Not by communicate(): some of it has been read into memory already.
         lines += traced.stdout.readlines()
         assert traced.wait(PATIENCE) == 0
+    return lines
+
+
+def test_the_last_block_of_a_script_in_several_processes(worker: Cat, work: Path) -> None:
+    script = (
+        f'uprobe:{work}:inner {{ printf("%d %d\\n", pid, arg0); @n[arg0]++; @c[arg0] = count(); '
+        '@v[pid] = arg0; } END { printf("end %d %d\\n", @n[1], len(@v)); zero(@n); clear(@c); '
+        'for ($kv : @v) { delete(@v, $kv.0); } @v[1] = 8; } interval:ms:20 { printf(".\\n"); } '
+        f"uprobe:{work}:outer {{ @d[arg0] = count(); @e[arg0] = hist(arg0); }} "
+        "END { delete(@d, 0); delete(@d, 2); print(@d); clear(@d); delete(@e, 0); clear(@e); }"
+    )
+    hits, end, shown = "".join(of_two(script, worker, work)).partition("end ")
+    assert end
+    total = int(shown.split()[0])
+    assert total == hits.count(" 1\n") >= 2
+    assert shown == f"{total} 2\n@d[1]: {total}\n\n\n@n[0]: 0\n@n[1]: 0\n@n[2]: 0\n@v[1]: 8\n"
+
+
+def test_values_that_several_processes_had_at_last(worker: Cat, work: Path) -> None:
+    script = (
+        f"uprobe:{work}:inner {{ @v[pid, arg0] = @v[pid, arg0] + 1; "
+        'printf("%d %d\\n", pid, arg0); } '
+        'END { for ($kv : @v) { printf("%d %d: %d\\n", $kv.0.0, $kv.0.1, $kv.1); } clear(@v); } '
+        'interval:ms:20 { printf(".\\n"); }'
+    )
+    lines = of_two(script, worker, work)
     hits = Counter(line.strip() for line in lines if line.count(" ") == 1 and ":" not in line)
     assert dict(line.strip().split(": ") for line in lines if ": " in line) == {
         key: str(count) for key, count in hits.items()

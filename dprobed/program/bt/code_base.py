@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
@@ -34,7 +35,7 @@ from dprobed.program.types import ArrayType, Member
 _SIGN: Final = 1 << 63
 
 
-class CodeBase:
+class CodeBase(ABC):
     """Makes the code of one probe at one of its places."""
 
     #: By the type of an expression: its code.
@@ -233,45 +234,45 @@ class CodeBase:
 
     # -- what is made elsewhere ---------------------------------------------------------------
 
+    @abstractmethod
     def block(self, statements: list[Any]) -> None:
         """Statements, one after the other."""
-        raise NotImplementedError
 
+    @abstractmethod
     def condition(self, one: Any, no: Label) -> None:
         """Go on if a condition holds, else to ``no`` with one word more on the stack."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scaled(self, operator: str, pointer: Kind, number: Kind) -> None:
         """A number that is added to a pointer counts what that points to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def operate(self, operator: str, left: Kind, right: Kind) -> None:
         """An operation on the two words on top."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self) -> None:
         """Go to the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_by(self, key: str, operand: str | None) -> None:
         """End by an instruction that hands the record over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def least(self, most: int) -> None:
         """The lesser of the number on top and this one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def done_here(self, span: TextSpan) -> None:
         """In a block: what was logged is done before it goes on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fetched(self, one: tree.MapValue, has: bool = False) -> None:
         """Push what was fetched of a map."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measured(self, one: tree.MapValue) -> None:
         """Push how many keys a map has."""
-        raise NotImplementedError
 
 
 def arguments(kind: Kind) -> int:
