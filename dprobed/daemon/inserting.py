@@ -182,7 +182,8 @@ class Inserting:
                 await self._place(entry)
                 entries.append(entry)
         except Refusal as refusal:
-            await self._undo(target, entries, replaced, late=isinstance(refusal, NoAnswer))
+            late = isinstance(refusal, NoAnswer) and refusal.asked
+            await self._undo(target, entries, replaced, late=late)
             raise
         self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
         return entries

@@ -291,6 +291,30 @@ def test_what_goes_in_together_is_out_together(run: Run) -> None:
     run(script)
 
 
+def test_what_was_never_asked_has_nothing_to_be_undone(run: Run) -> None:
+    """However often somebody tries to insert while nobody answers."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one, silent, _, _ = await two(daemon)
+        pause = silent.pause(protocol.Query)
+        silent.hurry = 0.01
+        await daemon.query(one)
+        await until(lambda: silent.is_silent)
+        for _ in range(5):
+            with pytest.raises(NoAnswer):
+                await daemon.insert(one)
+        asked = len(silent.of(protocol.Query))
+        silent.hurry = None
+        pause.go.set()
+        await until(lambda: not silent.is_silent)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(silent.of(protocol.Query)) == asked
+        assert silent.of(protocol.Insert) == []
+
+    run(script)
+
+
 def test_its_client_goes_meanwhile(run: Run) -> None:
     """What it had in is taken out when that can be done."""
 
