@@ -186,9 +186,10 @@ class Borrower:
     def _collect(self, thread: Thread) -> None:
         while is_pending(thread.tid, SYNCHRONOUS_SET):
             ptrace.cont(thread.tid)
+            # Whatever it stops at next, and however late: it is in no group-stop any more.
+            thread.listen = False
             stop = self._next_stop(thread)
             thread.in_syscall = False
-            thread.listen = False
             if stop.kind is Kind.TRAP:
                 self._handler.serve_trap(thread)
                 break
