@@ -89,6 +89,7 @@ demo | hunt | install | deb) ;;
     need systemd test -x /lib/systemd/systemd-journald
     need systemd-container command -v systemd-nspawn
     need mmdebstrap command -v mmdebstrap
+    need golang-go command -v go
     need strace command -v strace
     need bpftrace command -v bpftrace
     need libjemalloc2 test -e /usr/lib/x86_64-linux-gnu/libjemalloc.so.2

@@ -20,6 +20,7 @@ from dprobed.arch.x86_64.argument import MOST, Argument, ArgumentError, parse
 from dprobed.binary.boundary import Boundary
 from dprobed.binary.errors import SIMILAR, LocationError
 from dprobed.binary.file import Binary
+from dprobed.binary.go import is_go, stack_check
 from dprobed.binary.numbers import number_of
 from dprobed.binary.relocations import imports
 from dprobed.binary.suggest import similar
@@ -61,6 +62,8 @@ class Place(NamedTuple):
     source file of a local symbol) are empty if unknown.
     ``semaphore``: the address of the word that counts who is told of a static probe; 0: it has
     none. ``arguments``: where those of a static probe are, or why that is not known.
+    ``goroutine``: it is in Go's code, whose runtime moves stacks while functions run on them.
+    ``symbol_offset`` of a function of Go's is 0 behind its look at the stack, too: see ``go``.
     """
 
     file_offset: int
@@ -76,6 +79,7 @@ class Place(NamedTuple):
     spec: str = ""
     semaphore: int = 0
     arguments: tuple[Argument | str, ...] = ()
+    goroutine: bool = False
 
 
 def resolve(elf: Binary, spec: str) -> list[Place]:
@@ -98,7 +102,8 @@ def resolve(elf: Binary, spec: str) -> list[Place]:
     if line:
         return _at_line(elf, line["file"], number_of(line["line"].lstrip("0") or "0"))
     symbol, addend = _find(elf, spec, code=True)
-    return [_code_place(elf, symbol, addend)]
+    place = _code_place(elf, symbol, addend)
+    return [_in_go(elf, place, symbol) if is_go(elf) else place]
 
 
 def resolve_data(elf: Binary, spec: str) -> Place:
@@ -471,6 +476,17 @@ def _code_place(elf: Binary, symbol: Symbol, addend: int) -> Place:
     if ifunc:
         return place._replace(file_offset=offset - addend, vaddr=symbol.value)
     return place if not addend else _checked(elf, place)
+
+
+def _in_go(elf: Binary, place: Place, symbol: Symbol) -> Place:
+    """A place in Go's code; the entry of a function is where its stack has room."""
+    skipped = 0 if place.symbol_offset else stack_check(elf, place.vaddr, symbol.size)
+    return place._replace(
+        file_offset=place.file_offset + skipped,
+        vaddr=place.vaddr + skipped,
+        name=_named(symbol, place.symbol_offset + skipped),
+        goroutine=True,
+    )
 
 
 def _checked(elf: Binary, place: Place) -> Place:

@@ -32,6 +32,7 @@ class Location(msgspec.Struct, frozen=True):
     and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code. ``size``: bytes
     of the function that begins there, 0 where that is not known. ``semaphore``: to be counted up
     for as long as a probe is there; 0: none. ``arguments``: what reads those of a static probe.
+    ``goroutine``: it is in Go's code, whose runtime moves stacks while functions run on them.
     """
 
     address: int
@@ -45,6 +46,7 @@ class Location(msgspec.Struct, frozen=True):
     size: int = 0
     semaphore: int = 0
     arguments: tuple[Reader, ...] = ()
+    goroutine: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -44,7 +44,7 @@ class Spot(msgspec.Struct, frozen=True):
 
     ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``size``: of
     the function that begins there. ``semaphore`` and ``arguments``: of a static probe, the address
-    of the one, and what reads the others.
+    of the one, and what reads the others. ``goroutine``: see ``wire.resolver.Place``.
     """
 
     address: int
@@ -56,6 +56,7 @@ class Spot(msgspec.Struct, frozen=True):
     size: int = 0
     semaphore: int = 0
     arguments: tuple[Reader, ...] = ()
+    goroutine: bool = False
 
 
 class Unplaced(msgspec.Struct, frozen=True):
@@ -340,6 +341,7 @@ class Placement:
                         size=there.size,
                         semaphore=_in_memory(there, there.semaphore, address),
                         arguments=_readers(there, address),
+                        goroutine=there.goroutine,
                     )
                 )
         if not spots:

@@ -51,6 +51,7 @@ class Wanted(msgspec.Struct, frozen=True):
             spot.code,
             size=spot.size,
             semaphore=spot.semaphore,
+            goroutine=spot.goroutine,
             arguments=spot.arguments,
         )
 

@@ -54,7 +54,7 @@ class Place(NamedTuple):
     """Where a probe goes, in one file; see ``binary.places.Place``.
 
     ``code``: what the file has there, as long as the longest instruction or up to its end; of code
-    only. ``semaphore`` and ``arguments``: of a static probe.
+    only. ``semaphore`` and ``arguments``: of a static probe. ``goroutine``: it is Go's.
     """
 
     file_offset: int
@@ -70,6 +70,7 @@ class Place(NamedTuple):
     spec: str = ""
     semaphore: int = 0
     arguments: tuple[Argument | str, ...] = ()
+    goroutine: bool = False
     code: bytes = b""
 
 

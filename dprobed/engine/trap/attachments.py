@@ -27,13 +27,17 @@ class SiteAttachment(Attachment):
 
 
 class EntryAttachment(SiteAttachment):
-    """A place of a return probe: at the entry of a function. ``size``: bytes of its code."""
+    """A place of a return probe: at the entry of a function. ``size``: bytes of its code.
 
-    __slots__ = ("_leaves_by_jump", "size")
+    ``goroutine``: it is in Go's code.
+    """
+
+    __slots__ = ("_leaves_by_jump", "goroutine", "size")
 
     def __init__(self, probe: Probe, location: Location, site: Site) -> None:
         super().__init__(probe, location, site)
         self.size: Final = location.size
+        self.goroutine: Final = location.goroutine
         self._leaves_by_jump: bool | None = None
 
     def leaves_by_jump(self, sites: Sites) -> bool:
@@ -81,15 +85,16 @@ def attach_twins(
             new = twin(old)
             if new is None or there is None:
                 continue  # it does not follow, or is a debugger's
-            size = old.size if isinstance(old, EntryAttachment) else 0
+            entered = old if isinstance(old, EntryAttachment) else None
             location = Location(
                 old.address,
                 new[1],
                 old.place,
                 old.module_key,
-                size=size,
+                size=entered.size if entered else 0,
                 semaphore=old.semaphore,
                 arguments=old.arguments,
+                goroutine=entered is not None and entered.goroutine,
             )
             found[old] = attach(new[0], location, there)
     return found

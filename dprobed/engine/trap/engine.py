@@ -118,7 +118,7 @@ class TrapEngine:
     def forget(self, thread: Thread) -> None:
         """See Engine."""
         self.stops.notes.forget(thread)
-        self.stops.returns.calls.ended(thread.tid)
+        self.stops.returns.calls.ended(thread.tid, last=not thread.group.threads)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""

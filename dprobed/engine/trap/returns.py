@@ -140,12 +140,9 @@ class Returns:
     def entered(self, thread: Thread, site: Site, now: int) -> bool:
         """A thread is about to run the function at this site, for which ``is_ready`` was asked;
         whether its registers were altered. Raises Gone."""
-        frame, address = self._words[RSP], self._address
-        calls, tid = self.calls, thread.tid
+        address, calls = self._address, self.calls
         target = self.armed.get(address)
-        among = calls.by_tid.get(tid)
-        if frame in calls.by_frame or (among and among[-1].frame < frame):
-            calls.look(thread, entering=address)
+        tid, frame = self._caller(thread, site, address)
         altered = False
         for attachment in site.entered:
             probe = attachment.probe
@@ -166,6 +163,20 @@ class Returns:
         if self._runner.metered:
             self._runner.charge(site.entered, now)
         return altered
+
+    def _caller(self, thread: Thread, site: Site, address: int) -> tuple[int, int]:
+        """Who enters the function at this site, and the frame of the call; what is seen by it to
+        have been unwound is noted."""
+        calls, frame = self.calls, self._words[RSP]
+        if any(isinstance(each, EntryAttachment) and each.goroutine for each in site.entered):
+            goroutine, place = calls.goroutine(frame)
+            if goroutine:
+                calls.enter_in_go(place, site.entered)
+                return goroutine, place
+        among = calls.by_tid.get(thread.tid)
+        if frame in calls.by_frame or (among and among[-1].frame < frame):
+            calls.look(thread, entering=address)
+        return thread.tid, frame
 
     # --- at a return ---
 

@@ -10,6 +10,10 @@
   its thread that is above it on the thread's own stack. On other stacks (of coroutines, for
   signals) what is above may be another stack: there it shows when its frame is used again, or its
   return address is overwritten. At the end of its thread the number is right at the latest.
+* Go's runtime moves the stack of a goroutine while functions run on it, and a goroutine from thread
+  to thread. So in Go's code a goroutine stands for the thread, and a frame is counted from the
+  upper end of its stack, as that is what the runtime keeps (``copystack``, runtime/stack.go). Calls
+  that a goroutine left by ``panic`` or ``Goexit`` show when their frame is used again.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.arch.x86_64.registers import FS_BASE, RSP
+from dprobed.arch.x86_64.registers import FS_BASE, R14, RSP
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
 from dprobed.engine.remote_calls import mappings
@@ -36,7 +40,10 @@ _LOOKS: Final = 8
 
 
 class RunningCall(msgspec.Struct, eq=False, gc=False):
-    """A call of a probed function. ``kept``: what the entry part has left."""
+    """A call of a probed function. ``kept``: what the entry part has left.
+
+    In Go's code ``tid`` and ``frame`` are negative: see ``RunningCalls.goroutine``.
+    """
 
     attachment: Attachment
     tid: int
@@ -52,6 +59,7 @@ class RunningCalls:
     def __init__(self, registers: Registers, sites: Sites) -> None:
         """``registers``: of the thread that stops."""
         self.count = 0
+        self._has_goroutines = False
         self._sites = sites
         self._there = sites.space.memory.word
         self._words: Final = registers.words
@@ -104,6 +112,8 @@ class RunningCalls:
                 among.pop()
             else:
                 among.remove(call)
+            if call.tid < 0 and not among:
+                del self.by_tid[call.tid]  # a goroutine, whose end nobody tells
             self.count -= 1
 
     def drop_of(self, gone: Collection[Attachment]) -> None:
@@ -116,7 +126,7 @@ class RunningCalls:
         frame = self._words[RSP] - 8
         calls = self.by_frame.get(frame)
         if calls is None:
-            return []
+            return self._returning_in_go(thread, address) if self._has_goroutines else []
         call = calls[-1]
         if call.returns_to != address or call.tgid != thread.tgid:
             return []
@@ -139,6 +149,37 @@ class RunningCalls:
         self.count -= 1
         return calls
 
+    def _returning_in_go(self, thread: Thread, address: int) -> list[RunningCall]:
+        """``returning``, where a thread runs a goroutine."""
+        _, frame = self.goroutine(self._words[RSP] - 8)
+        calls = self.by_frame.get(frame, [])
+        if not calls or calls[-1].returns_to != address or calls[-1].tgid != thread.tgid:
+            return []
+        found = calls[::-1]
+        self.drop(found)
+        return found
+
+    def goroutine(self, address: int) -> tuple[int, int]:
+        """The goroutine on whose stack this address is, and the address itself: two negative
+        numbers that stay the same wherever it is run, and its stack is moved to; 0, 0: on none.
+
+        r14 is the goroutine (Go's internal ABI); before Go 1.17 it is in the thread's own memory
+        only. Its first two words are from where to where its stack is (runtime2.go).
+        """
+        there = self._there
+        for own in (self._words[R14], there(self._words[FS_BASE] - 8)):
+            if own and there(own) <= address < (high := there(own + 8)):
+                return -own, -(own << 32 | high - address)
+        return 0, 0
+
+    def enter_in_go(self, frame: int, entered: Collection[Attachment]) -> None:
+        """A goroutine enters a function with these probes: who has its frame has ended, unless that
+        is another function, which leaves it its frame (Go's wrappers of methods do)."""
+        self._has_goroutines = True
+        calls = self.by_frame.get(frame)
+        if calls and calls[-1].attachment in entered:
+            self.unwind(list(calls))
+
     def _word(self, thread: Thread, address: int) -> int:
         data = self._sites.space.memory.read_partial(thread.tid, address, 8)
         return int.from_bytes(data, "little") if len(data) == 8 else 0
@@ -151,12 +192,14 @@ class RunningCalls:
             call.attachment.probe.unwound += 1
         self.drop(calls)
 
-    def ended(self, tid: int) -> None:
-        """A thread ended, or has another address space now."""
+    def ended(self, tid: int, *, last: bool = False) -> None:
+        """A thread ended, or has another address space now. ``last``: no other is there."""
         self.unwind(list(self.by_tid.get(tid, ())))
         self.by_tid.pop(tid, None)
         self._of_children.pop(tid, None)
         self._stacks.pop(tid, None)
+        if last:
+            self.unwind(list(self))  # of goroutines, which are no thread's
 
     def look(self, thread: Thread, entering: int = 0) -> None:
         """Note what calls of a thread were unwound, now that its registers are these: none where

@@ -202,6 +202,12 @@ class Expressions(Operators):
         for number, each in enumerate(parameters):
             if each.name != one.name:
                 continue
+            if each.language:
+                return self.wrong(
+                    one.span,
+                    f"`{one.name}` is passed as {each.language} does, in other registers than C's",
+                    f"write `{one.name}` alone: where debug information says that it is",
+                )
             found = kinds.of_type(self.types, self.types.take(each.type))
             if found is None or isinstance(found, Object):
                 return self.wrong(one.span, f"`{one.name}` is passed in a way that is not read yet")

@@ -22,10 +22,11 @@ class Typed(msgspec.Struct, frozen=True):
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A parameter of a function, and its type."""
+    """A parameter of a function, and its type. ``language``: where it is not passed as C's are."""
 
     name: str
     type: Typed
+    language: str = ""
 
 
 class ProgramVariable(msgspec.Struct, frozen=True):

@@ -213,6 +213,12 @@ A call that is left without returning (by `longjmp`, an exception that is thrown
 that ends by calling another one in its place (a tail call) returns when that one does. A call that
 was running when the probe went in is not known, and no hit.
 
+In a program of Go's a function's entry is behind the look at the stack with which it begins, where
+registers and stack are as at its first instruction: so a call is one hit, also where the runtime
+made the stack larger and began the function again. Returns are found wherever the goroutine's stack
+was moved to, and in whatever thread it goes on. `a,n` are the arguments of C's functions; Go's are
+in other registers (by debug information: the script language, the argument's name alone).
+
 `push a,n` pushes the n-th integer or pointer argument, counted from 0, of the function at whose
 entry the probe is: six of them are in registers, further ones on the stack (a structure that is
 passed by value may take several of either). `push f,n` pushes the low word of the n-th floating

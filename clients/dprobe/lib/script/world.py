@@ -103,8 +103,9 @@ class FileWorld(NoWorld):
             return None
         one, types = found
         places = [place for place in one.places if not place.inlined] or list(one.places)
+        language = "Go" if one.language == "go" else ""
         return [
-            Parameter(each.name, Typed(types, each.type))
+            Parameter(each.name, Typed(types, each.type), language)
             for each in (places[0].parameters if places else ())
         ]
 
