@@ -96,6 +96,7 @@ demo | hunt | install | deb) ;;
     need zsh command -v zsh
     need fish command -v fish
     need btrfs-progs command -v mkfs.btrfs
+    need nodejs command -v node
     need nginx test -x /usr/sbin/nginx
     need redis-server test -x /usr/bin/redis-server
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'

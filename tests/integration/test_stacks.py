@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,3 +280,24 @@ def test_as_a_user_sees_them(tmp_path: Path, build_target: BuildTarget) -> None:
     first = item["ustack"][0]
     assert (first["function"], first["plus"], first["exact"]) == ("marked", 0, True)
     assert (first["module"], first["file"], first["line"]) == (str(program), str(where), 20)
+
+
+def test_functions_of_a_just_in_time_compiler(tmp_path: Path) -> None:
+    """Node's, by the map that it keeps; the stacks are shown when the process has ended."""
+    program = tmp_path / "writes.js"
+    program.write_text(
+        "const fs = require('fs');\n"
+        "function inner() { fs.writeSync(1, 'x'); }\n"
+        "function outer() { for (let i = 0; i < 3; i++) inner(); }\n"
+        "for (let i = 0; i < 500; i++) outer();\n"
+    )
+    script = "uprobe:libc:write /arg0 == 1/ { @[ustack] = count(); @pid = max(pid) }"
+    node = ["node", "--perf-basic-prof", "--interpreted-frames-native-stack", program]
+    done = dprobe("run", "-e", script, "--", *node, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pid = re.search(r"@pid: (\d+)", done.stderr)
+    assert pid is not None
+    Path(f"/tmp/perf-{pid[1]}.map").unlink()
+    found = re.findall(r"@\[\n(.*?)\]: (\d+)", done.stderr, re.DOTALL)
+    assert sum(int(count) for _, count in found) == 1500
+    assert all("write+0" in stack and "outer /" in stack for stack, _ in found), done.stderr

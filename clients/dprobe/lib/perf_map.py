@@ -3,7 +3,8 @@
 Format: the kernel's tools/perf/Documentation/jit-interface.txt: lines of start, size (both
 hexadecimal) and name. It is a file of whoever runs the process, in its own file system and under
 the process id that it has there: it is opened without following a link, bounded, and what is no
-such line is passed over.
+such line is passed over. Of a process that has ended it is looked for here, as perf does: it must be
+ours or root's then, since anybody may make a file of that name.
 """
 
 from __future__ import annotations
@@ -55,16 +56,21 @@ class PerfMap:
         return (start, text_of(name[:_LONGEST])) if address < end else None
 
     def _read(self) -> None:
+        ended = not self._path and not os.path.exists(f"/proc/{self._pid}/root/")
         try:
-            self._path = self._path or _path_of(self._pid)
+            if not ended:
+                self._path = self._path or _path_of(self._pid)
+            path = f"/tmp/perf-{self._pid}.map" if ended else self._path
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(self._path, flags)
+            descriptor = os.open(path, flags)
         except (OSError, ValueError):
             return
         try:
             status = os.fstat(descriptor)
             known = status.st_ino, status.st_size
             if not stat.S_ISREG(status.st_mode) or known == self._known:
+                return
+            if ended and status.st_uid not in (0, os.geteuid()):
                 return
             with open(os.dup(descriptor), "rb", buffering=0) as file:
                 data = file.read(_MOST) or b""

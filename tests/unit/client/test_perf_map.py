@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,18 @@ def test_what_is_no_plain_file_is_not_read(path: Path, kind: str) -> None:
     else:
         path.mkdir()
     assert PerfMap(7).at(0x1000) is None
+
+
+def test_a_process_that_has_ended(tmp_path: Path) -> None:
+    """Its map is the one here, if nobody else may have made it."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    path = Path(f"/tmp/perf-{ended.pid}.map")
+    try:
+        path.write_text("1000 20 made\n")
+        assert PerfMap(ended.pid).at(0x1000) == (0x1000, "made")
+        if not os.geteuid():
+            os.chown(path, 65534, 65534)
+            assert PerfMap(ended.pid).at(0x1000) is None
+    finally:
+        path.unlink()

@@ -359,7 +359,7 @@ class Runner:
 
 
 def _has_symbols(bundle: bt.Bundle) -> bool:
-    """Whether addresses are shown by name."""
+    """Whether addresses, or stacks, are shown by name."""
     found = [value for each in bundle.maps for value in (*each.key, each.value)]
     for action in bundle.actions:
         if isinstance(action, bt.Printf):
@@ -368,7 +368,7 @@ def _has_symbols(bundle: bt.Bundle) -> bool:
             found.append(action.argument)
     while found:
         value = found.pop()
-        if isinstance(value, bt.Symbol):
+        if isinstance(value, bt.Symbol | bt.Stack):
             return True
         if isinstance(value, bt.Tuple):
             found += value.items
