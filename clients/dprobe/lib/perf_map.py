@@ -3,8 +3,8 @@
 Format: the kernel's tools/perf/Documentation/jit-interface.txt: lines of start, size (both
 hexadecimal) and name. It is a file of whoever runs the process, in its own file system and under
 the process id that it has there: it is opened without following a link, bounded, and what is no
-such line is passed over. Of a process that has ended it is looked for here, as perf does: it must be
-ours or root's then, since anybody may make a file of that name.
+such line is passed over. Of a process that has ended it is looked for here, as perf does: it must
+be ours or root's then, since anybody may make a file of that name.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PerfMap:
         return (start, text_of(name[:_LONGEST])) if address < end else None
 
     def _read(self) -> None:
-        ended = not self._path and not os.path.exists(f"/proc/{self._pid}/root/")
+        ended = not self._path and not Path(f"/proc/{self._pid}/root/").exists()
         try:
             if not ended:
                 self._path = self._path or _path_of(self._pid)
