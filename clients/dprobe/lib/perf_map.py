@@ -24,7 +24,7 @@ _MOST: Final = 64 << 20
 _LONGEST: Final = 1024
 _AGAIN: Final = 0.5
 _LINE: Final = re.compile(
-    rb"^(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,8}) (.+)$", re.MULTILINE
+    rb"^(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (.+)$", re.MULTILINE
 )
 
 

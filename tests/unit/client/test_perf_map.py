@@ -20,7 +20,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names_by_address(path: Path) -> None:
-    path.write_text("1000 20 first one\n0x2000 0x10 second\n")
+    # As node and Java write it.
+    path.write_text("1000 20 first one\n0x0000000000002000 0x0000000000000010 second\n")
     known = PerfMap(7)
     assert known.at(0x0FFF) is None
     assert known.at(0x1000) == known.at(0x101F) == (0x1000, "first one")
