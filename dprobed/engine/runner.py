@@ -52,7 +52,7 @@ class ProgramRunner:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
         self.registers: Final = registers
         self.affinity: Final = affinity
-        self.context: Final = HitContext(registers)
+        self.context: Final = HitContext(registers, listener.user_stack)
         #: Hits whose programs ran.
         self.served = 0
         #: Whether any probe has a budget.
