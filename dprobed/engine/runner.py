@@ -18,6 +18,7 @@ from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, EXIT, REM
 from dprobed.program.isa import KEPT_WORDS
+from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -62,6 +63,11 @@ class ProgramRunner:
         self._listener: Final = listener
         self._add: Final = listener.records.add
         self._latest: Final = listener.records.latest
+
+    def use(self, memory: Memory) -> None:
+        """Serve hits in another address space, whose threads are others, too."""
+        self.context.memory = memory
+        self.facts.clear()
 
     def facts_of(self, thread: Thread) -> Facts:
         """The cached facts about a thread."""

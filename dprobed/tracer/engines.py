@@ -42,7 +42,7 @@ class Engines(EngineViews):
         """Start in an address space that has none of our changes."""
         for engine in self._all:
             engine.use(space)
-        self._began()
+        self.runner.use(space.memory)
 
     def adopt(self) -> None:
         """Take over what a tracer that was killed has left here; no stop was served yet.
@@ -68,7 +68,7 @@ class Engines(EngineViews):
         for engine in self._all:
             if engine is not self._trap:
                 engine.use(sites.space)
-        self._began()
+        self.runner.use(sites.space.memory)
         self._classify()
 
     def take_over_copy(self, parent: Engines) -> None:
@@ -93,10 +93,6 @@ class Engines(EngineViews):
     def is_fork_copy(self, thread: Thread) -> bool:
         """See TrapEngine."""
         return self._trap.is_fork_copy(thread)
-
-    def _began(self) -> None:
-        self.runner.context.memory = self.space.memory
-        self.runner.facts.clear()
 
     # --- putting in ---
 
