@@ -65,7 +65,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
                        "dprobed.program.rpn", "dprobed.proc", "dprobed.wire",
                        "dprobed.wire.messages"),
-    "dprobed.engine": ("dprobed.change_journal", "dprobed.rate_limit", "dprobed.compiler",
+    # what all mechanisms share, then each of them: none knows another
+    "dprobed.engine": ("dprobed.change_journal", "dprobed.rate_limit",
                        "dprobed.program", "dprobed.program.exec",
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.proc",
                        "dprobed.arch.x86_64", "dprobed.tracee"),
@@ -75,6 +76,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.engine.watch": ("dprobed.change_journal",
                              "dprobed.engine", "dprobed.wire", "dprobed.wire.protocol",
                              "dprobed.arch.x86_64", "dprobed.tracee"),
+    "dprobed.engine.inline": ("dprobed.change_journal", "dprobed.compiler",
+                              "dprobed.engine", "dprobed.program", "dprobed.program.exec",
+                              "dprobed.wire", "dprobed.wire.protocol", "dprobed.proc",
+                              "dprobed.arch.x86_64", "dprobed.tracee"),
     # a child of the tracer, which writes one core
     "dprobed.tracer.dump.dumper": ("dprobed.systemd_journal", "dprobed.program", "dprobed.proc",
                                    "dprobed.resolver.image", "dprobed.corefile"),
@@ -83,6 +88,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee",
                        "dprobed.engine", "dprobed.engine.trap", "dprobed.engine.watch",
+                       "dprobed.engine.inline",
                        "dprobed.resolver", "dprobed.corefile", "dprobed.tracer.dump.dumper"),
     "dprobed.backend": ("dprobed.wire.protocol",),
     # the device of the kernel's module
@@ -119,7 +125,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
                     "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
-    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc", "dprobe.lib",
+    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc",
                            "dprobe.lib.script", "dprobe.view"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.program.bt", "dprobed.record",

@@ -41,6 +41,14 @@ def find(elf: ElfFile) -> ElfFile | None:
     return _by_link(elf)
 
 
+def with_section(elf: ElfFile, name: str) -> ElfFile | None:
+    """The file itself or its separate debug file, whichever has this section; None: neither."""
+    if elf.section(name) is not None:
+        return elf
+    found = find(elf)
+    return found if found is not None and found.section(name) is not None else None
+
+
 def of_symbols(elf: ElfFile) -> ElfFile | None:
     """Where the symbols of a stripped file are: its separate debug file, or what is in itself."""
     found = find(elf)

@@ -388,10 +388,8 @@ class LineCache:
         """The line tables of a file, or of its separate debug file; what to add to addresses."""
         if self._tables is not None:
             return self._tables
-        source: ElfFile | None = elf
-        if elf.section(".debug_line") is None:
-            source = debug_files.find(elf)
-        if source is None or source.section(".debug_line") is None:
+        source = debug_files.with_section(elf, ".debug_line")
+        if source is None:
             raise LocationError(
                 f"{elf.path}: it has no line numbers",
                 "compile with -g, or install its debug symbols; or use a symbol",

@@ -10,14 +10,9 @@ from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Reader
 from dprobed.program.exec.interface import Registers as Words
-from dprobed.program.user_stack import StackEnd, UserStack
+from dprobed.program.user_stack import UserStack
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.ptrace import FixedBuffer, Registers
-
-
-def no_stack(context: HitContext, depth: int) -> UserStack:
-    """The walk where nobody can: no frames."""
-    return UserStack(StackEnd.NONE, (), ())
 
 
 class Facts:
@@ -55,6 +50,7 @@ class HitContext:
 
     __slots__ = (
         "_fpregs",
+        "_walk",
         "arguments",
         "facts",
         "fp_dirty",
@@ -65,14 +61,13 @@ class HitContext:
         "pid",
         "regs",
         "tid",
-        "walk",
     )
 
-    def __init__(self, registers: Registers) -> None:
+    def __init__(self, registers: Registers, walk: Callable[[HitContext, int], UserStack]) -> None:
+        """``walk``: see ``Listener.user_stack``."""
         #: Of the present address space.
         self.memory = memory.Memory.closed()
-        #: Walks the stack of the thread that hit, in the present address space.
-        self.walk: Callable[[HitContext, int], UserStack] = no_stack
+        self._walk: Callable[[HitContext, int], UserStack] = walk
         self.regs: Words = registers.words
         # Set at each hit by who serves it, since a call would cost more than all of this.
         #: See Context: the thread that hit, and what is known of it.
@@ -152,7 +147,7 @@ class HitContext:
 
     def user_stack(self, depth: int) -> UserStack:
         """See Context."""
-        return self.walk(self, depth)
+        return self._walk(self, depth)
 
     def read(self, address: int, length: int) -> bytes:
         """See Context."""

@@ -9,15 +9,17 @@ whose stop it is leaves the thread with a plan. What an engine notes of a thread
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
+from dprobed.engine.context import HitContext
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc.procfs import Status
 from dprobed.program.exec.interface import Outcome, Reader
+from dprobed.program.user_stack import UserStack
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -117,6 +119,10 @@ class Listener(Protocol):
         """Where records go."""
         ...
 
+    def user_stack(self, context: HitContext, depth: int) -> UserStack:
+        """The stack of the thread that hit, ``depth`` frames at most."""
+        ...
+
     def at_hit(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> int:
         """A program ended by ``exit dump`` or ``exit debugger``: the exit that its record gets,
         which comes after this.
@@ -212,6 +218,20 @@ class Engine(Protocol):
         """Their module was unmapped: what is there now is not ours to touch."""
         ...
 
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of its own in the target."""
+        ...
+
+    def changed(self) -> dict[int, int]:
+        """The original of each byte of text that it has changed, by address."""
+        ...
+
+    def unmap(self, thread: Thread) -> None:
+        """After ``disarm_all``, before a detach: have a borrowed thread unmap its pages, and put
+        back what else it has changed in the process; all are stopped. Raises SpaceError and Gone.
+        """
+        ...
+
     def lost(self) -> list[Loss]:
         """Places that stops since the last call have shown to be impossible."""
         ...
@@ -232,6 +252,10 @@ class Engine(Protocol):
         """Serve a SIGTRAP stop, registers loaded; false: not this engine's. Raises Gone."""
         ...
 
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered: its handler must not see our code."""
+        ...
+
     def leave(self, registers: Registers) -> bool:
         """Move loaded registers from our code to the equivalent original place; false: they were
         not in our code."""
@@ -246,6 +270,36 @@ class Engine(Protocol):
         returns their attachments."""
         ...
 
+    def release_child(self, thread: Thread) -> None:
+        """Undo its changes in a ``fork`` child that is not followed, whose memory is a copy.
+
+        Raises Gone, and SpaceError when there is no way into its memory.
+        """
+        ...
+
+    # --- what happens without a stop (``AtStops``: nothing) ---
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether to look often at what happens without a stop."""
+        ...
+
+    def sync(self, *, final: bool = False) -> None:
+        """Take over what was counted without us, and records.
+
+        ``final``: no thread runs any more.
+        """
+        ...
+
+    def tick(self) -> None:
+        """The same now and then, as far as other work allows."""
+        ...
+
+    def leave_code(self) -> bool:
+        """Bring all threads, which are stopped, out of programs that run without us; whether none
+        is, or comes back, there."""
+        ...
+
     def exec(self) -> None:
         """The address space is gone."""
         ...
@@ -253,3 +307,22 @@ class Engine(Protocol):
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """Remove everything; all threads are stopped but those ``unstoppable``."""
         ...
+
+
+class AtStops:
+    """That part of an ``Engine`` whose programs run in the tracer: nothing happens without a stop.
+
+    See Engine for each.
+    """
+
+    is_polled: Final = False
+
+    def sync(self, *, final: bool = False) -> None:
+        """See Engine."""
+
+    def tick(self) -> None:
+        """See Engine."""
+
+    def leave_code(self) -> bool:
+        """See Engine."""
+        return True

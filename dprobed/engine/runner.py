@@ -18,6 +18,7 @@ from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, EXIT, REM
 from dprobed.program.isa import KEPT_WORDS
+from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -52,7 +53,7 @@ class ProgramRunner:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
         self.registers: Final = registers
         self.affinity: Final = affinity
-        self.context: Final = HitContext(registers)
+        self.context: Final = HitContext(registers, listener.user_stack)
         #: Hits whose programs ran.
         self.served = 0
         #: Whether any probe has a budget.
@@ -62,6 +63,11 @@ class ProgramRunner:
         self._listener: Final = listener
         self._add: Final = listener.records.add
         self._latest: Final = listener.records.latest
+
+    def use(self, memory: Memory) -> None:
+        """Serve hits in another address space, whose threads are others, too."""
+        self.context.memory = memory
+        self.facts.clear()
 
     def facts_of(self, thread: Thread) -> Facts:
         """The cached facts about a thread."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.sites import Sites
 from dprobed.engine.trap.slots import give_back_mask
 from dprobed.tracee.ptrace import Gone
 
@@ -32,7 +33,7 @@ def adopt(trap: TrapEngine, inline: Callable[[], InlineEngine]) -> None:
     """
     space = trap.sites.space
     found = space.changes.adopt()
-    trap.adopt(found)
+    _take_over_sites(trap.sites, found)
     if any(change.kind in (Kind.JUMP, Kind.CODE) for change in found):
         inline().adopt(found)
     if not found:
@@ -56,6 +57,22 @@ def adopt(trap: TrapEngine, inline: Callable[[], InlineEngine]) -> None:
 
                 reap_lost(trap.group, space, thread, change)
         trap.sigtrap.adopt(thread, lost)
+
+
+def _take_over_sites(sites: Sites, found: list[Change]) -> None:
+    """Of these sites none has a probe: ``disarm_all`` takes them out, and every thread."""
+    order = {Kind.AREA: 0, Kind.GUARD: 1, Kind.SITE: 2}
+    for change in sorted(found, key=lambda each: order.get(each.kind, 3)):
+        size = int.from_bytes(change.data[:8], "little")
+        match change.kind:
+            case Kind.AREA:
+                sites.space.resident.adopt(change.address, size)
+            case Kind.GUARD:
+                sites.guard.adopt(change.address, size)
+            case Kind.SITE:
+                sites.adopt(change)
+            case _:
+                continue
 
 
 def _give_back_masks(trap: TrapEngine, found: list[Change]) -> None:

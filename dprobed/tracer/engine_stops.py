@@ -7,13 +7,13 @@ is watched, or a watchpoint on execution behind a one-byte breakpoint stops at i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.siginfo import code_of
-from dprobed.engine.interface import TrapStop
+from dprobed.engine.interface import Engine, TrapStop
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee import ptrace
@@ -28,14 +28,14 @@ class EngineStops:
         self,
         trap: TrapEngine,
         watch: WatchEngine,
+        last_first: Callable[[], Iterable[Engine]],
         registers: Registers,
-        before_signal: Callable[[Thread], None],
     ) -> None:
-        """``registers`` are those of all targets of this tracer; ``before_signal``: called before
-        the trap engine is told of a signal that is about to be delivered."""
+        """``last_first``: see ``EngineViews``; ``registers`` are those of all targets of this
+        tracer."""
         self._trap: Final = trap
         self._watch: Final = watch
-        self._before_signal: Final = before_signal
+        self._last_first: Final = last_first
         self._registers: Final = registers
         #: The hot way, and what else only the trap engine does: see ``TrapStops``.
         self.serve_hit: Final = trap.stops.serve_hit
@@ -47,9 +47,9 @@ class EngineStops:
         self.calls: Final = trap.stops.returns.calls
 
     def deliver(self, thread: Thread) -> None:
-        """``thread.signal`` is about to be delivered: its handler must not see our code."""
-        self._before_signal(thread)
-        self._trap.stops.deliver(thread)
+        """See Engine."""
+        for engine in self._last_first():
+            engine.deliver(thread)
 
     def serve(self, thread: Thread) -> None:
         """Serve a SIGTRAP stop: breakpoint, watchpoint, handler's entry, or the target's own."""

@@ -3,7 +3,7 @@ they have in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from dprobed.engine.address_space import AddressSpace
@@ -16,8 +16,8 @@ from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.view import OriginalView
 from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee.ptrace import Registers
-from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.engines import INLINE
 
 if TYPE_CHECKING:
     from dprobed.engine.inline.engine import InlineEngine
@@ -52,9 +52,16 @@ class EngineViews:
             self._all.append(made)
         return self._inline
 
-    def _before_signal(self, thread: Thread) -> None:
-        if self._inline is not None:
-            self._inline.deliver(thread)
+    def _named(self, name: str) -> Engine:
+        """The engine of that name, made if it is not there yet."""
+        if name == INLINE:
+            return self._needed_inline()
+        return next(engine for engine in self._all if engine.name == name)
+
+    def _last_first(self) -> Iterator[Engine]:
+        """All engines, the one made last first: a thread is out of its code before the others look
+        where that is, and the first one closes what all have used."""
+        return reversed(self._all)
 
     def _is_displaced(self, address: int, length: int) -> bool:
         return self.view.displaces(address, length)
@@ -66,13 +73,8 @@ class EngineViews:
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
-        guard = self._trap.sites.guard.mappings()
         areas = [(area.start, area.end) for area in self.space.resident.whole()]
-        guards = [(start, start + size) for start, size in guard]
-        return areas + guards + self._inline_pages()
-
-    def _inline_pages(self) -> list[tuple[int, int]]:
-        return self._inline.pages() if self._inline is not None else []
+        return areas + [each for engine in self._all for each in engine.pages()]
 
     @property
     def sigtrap(self) -> Sigtrap:
@@ -98,8 +100,7 @@ class EngineViews:
 
     def changed(self) -> dict[int, int]:
         """The original of each byte of text that engines have changed, by address."""
-        jumps = self._inline.changed() if self._inline is not None else {}
-        return self.view.breakpoints() | jumps
+        return dict(each for engine in self._all for each in engine.changed().items())
 
     def displaces(self, address: int, length: int) -> bool:
         """Whether what runs there is a copy of ours."""

@@ -36,13 +36,13 @@ class Engines(EngineViews):
     ) -> None:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
         super().__init__(group, listener, registers, affinity)
-        self.stops: Final = EngineStops(self._trap, self._watch, registers, self._before_signal)
+        self.stops: Final = EngineStops(self._trap, self._watch, self._last_first, registers)
 
     def use(self, space: AddressSpace) -> None:
         """Start in an address space that has none of our changes."""
         for engine in self._all:
             engine.use(space)
-        self._began()
+        self.runner.use(space.memory)
 
     def adopt(self) -> None:
         """Take over what a tracer that was killed has left here; no stop was served yet.
@@ -68,7 +68,7 @@ class Engines(EngineViews):
         for engine in self._all:
             if engine is not self._trap:
                 engine.use(sites.space)
-        self._began()
+        self.runner.use(sites.space.memory)
         self._classify()
 
     def take_over_copy(self, parent: Engines) -> None:
@@ -86,17 +86,13 @@ class Engines(EngineViews):
 
         Raises Gone, and SpaceError when there is no way into its memory.
         """
-        if self._inline is not None:
-            self._inline.release_child(thread)
-        self._trap.release_child(thread)
+        for engine in self._last_first():
+            engine.release_child(thread)
+        self.group.detach(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
         """See TrapEngine."""
         return self._trap.is_fork_copy(thread)
-
-    def _began(self) -> None:
-        self.runner.context.memory = self.space.memory
-        self.runner.facts.clear()
 
     # --- putting in ---
 
@@ -134,26 +130,26 @@ class Engines(EngineViews):
 
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted without us; ``final``: no thread runs any more."""
-        if self._inline is not None:
-            self._inline.sync(final=final)
+        for engine in self._all:
+            engine.sync(final=final)
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
         """All threads are stopped within; whether none is, or comes back, where programs run
         without us."""
         with self.group.stopped() as unstoppable:
-            left = self._inline is None or self._inline.leave_code()
-            yield left and not unstoppable
+            left = [engine.leave_code() for engine in self._all]
+            yield all(left) and not unstoppable
 
     def tick(self) -> None:
         """The same now and then, as far as other work allows."""
-        if self._inline is not None:
-            self._inline.tick()
+        for engine in self._all:
+            engine.tick()
 
     @property
     def is_polled(self) -> bool:
         """Whether to look often at what happens without a stop."""
-        return self._inline is not None and self._inline.is_polled
+        return any(engine.is_polled for engine in self._all)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""
@@ -260,14 +256,10 @@ class Engines(EngineViews):
         """
         self.disarm_all(unstoppable)
         space = self.space
-        pages = space.resident.areas or self._trap.sites.guard.base or self._inline_pages()
-        if not unstoppable and pages:
+        if not unstoppable and (space.resident.areas or any(each.pages() for each in self._all)):
             lender = self.group.borrower.lender(space.tgid)
-            if self._inline is not None:
-                self._inline.unmap(lender)
-            self._trap.sigtrap.remove_guard(lender)
-            self._trap.sigtrap.restore(lender)
-            self._trap.sites.guard.unmap(self.group, lender)
+            for engine in self._last_first():
+                engine.unmap(lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
         if not any(each.unfinished is not None for each in unstoppable):
@@ -298,12 +290,9 @@ class Engines(EngineViews):
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found = [
-            *self._trap.forked(child._trap, twin),
-            *self._watch.forked(child._watch, twin),
-        ]
-        if self._inline is not None:
-            found += self._inline.forked(child._needed_inline(), twin)
+        found: list[Attachment] = []
+        for engine in self._all:
+            found += engine.forked(child._named(engine.name), twin)
         keep_up(child.space, found)
         return found
 

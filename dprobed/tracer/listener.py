@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from dprobed.engine.budget import Account
+from dprobed.engine.context import HitContext
 from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import DEBUGGER, DUMP, NO_DEBUGGER, NO_DUMP
+from dprobed.program.user_stack import UserStack
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger
 from dprobed.tracer.probed_target import ProbedTarget
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire.notices import NoticeKind
 
@@ -47,6 +50,11 @@ class ListeningTarget(ProbedTarget, Protocol):
         ...
 
     @property
+    def stacks(self) -> TargetStacks:
+        """Walks the stacks of its threads."""
+        ...
+
+    @property
     def throttle(self) -> Throttle:
         """Keeps its budgets."""
         ...
@@ -62,6 +70,10 @@ class EngineListener:
         self._target: Final = target
         self._deferred: Final = deferred
         self._context: Final = context
+
+    def user_stack(self, context: HitContext, depth: int) -> UserStack:
+        """See Listener."""
+        return self._target.stacks.walk(context, depth)
 
     def at_hit(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> int:
         """See Listener."""

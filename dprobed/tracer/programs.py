@@ -30,7 +30,6 @@ from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.maps import TargetMaps
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
-from dprobed.tracer.stacks.tables import Tables
 from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
 from dprobed.wire.engines import ENGINES, INLINE
@@ -64,14 +63,15 @@ class Programs:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
-        tables: Tables,
+        stacks: TargetStacks,
         tell: Callable[[NoticeKind, str], None],
     ) -> None:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
         self.maps: Final = TargetMaps(self.inserted, engines.quiet)
-        stacks, own = TargetStacks(pid, engines, tables), self.inserted
-        self.places: Final = Places(pid, group, engines, reporter, resolver, stacks, own, tell)
+        self.places: Final = Places(
+            pid, group, engines, reporter, resolver, stacks, self.inserted, tell
+        )
         #: Fork children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.

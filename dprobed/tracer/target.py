@@ -30,6 +30,7 @@ from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.listener import DeferredWork, EngineListener
 from dprobed.tracer.namespace_init import NamespaceInit
 from dprobed.tracer.programs import Programs
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
@@ -60,13 +61,13 @@ class TracedProcess:
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.stops.serve_hit
         self.rewind: Final = self.engines.stops.rewind
-        reporter, resolver, tables = context.reporter, context.resolver, context.tables
+        reporter, resolver = context.reporter, context.resolver
+        self.stacks: Final = TargetStacks(pid, self.engines, context.tables)
         self.programs: Final = Programs(
-            pid, self.group, self.engines, reporter, resolver, tables, self.tell
+            pid, self.group, self.engines, reporter, resolver, self.stacks, self.tell
         )
         callbacks = TracerCallbacks(reporter.send, self.programs.places.remove)
-        self.debugger: Final = Debugger(self.engines, pid, callbacks)
-        self.debugger.limit = options.hold_limit
+        self.debugger: Final = Debugger(self.engines, pid, callbacks, options.hold_limit)
         self.suspended: Final = SuspendedThreads(self.group, self.debugger.control)
         self.inheritance: Final = Inheritance(
             self, context.child_targets, context.reporter, self.debugger.new_image

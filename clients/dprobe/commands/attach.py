@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.connection import Connection
 from dprobe.lib.programs import Choice, load_programs
-from dprobe.lib.waker import Waker
+from dprobe.lib.waker import LONGEST, StopRequest, Waker
 from dprobe.private import running_or_private
 from dprobed.durations import text
 
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 _LATE = 5.0
 #: How often is looked whether a process still stands, in seconds.
 _LOOK = 0.5
-#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
-_LONGEST = 2_000_000
-#: Signals at which it ends.
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(
@@ -147,7 +142,7 @@ def _attach(
 
     ``output``: the format, and the file; None: standard output.
     """
-    stop = _Stop()
+    stop = StopRequest()
     with running_or_private(socket, options.complain, alone=private) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
@@ -170,7 +165,7 @@ def _attach(
         count = session.insert(uploads, launch=False, check_opcode=check_opcode)
         for line in untaken(connection, loaded):
             complain(line)
-        with Waker({number: stop.handler(number) for number in _ENDS}) as waker:
+        with Waker(stop.handlers()) as waker:
             _announce(count, pids, choice.seconds, connection)
             _show(session, connection, shown, waker, stop, choice.seconds)
             if session.spent and not session.over and not session.timed:
@@ -194,7 +189,7 @@ def _show(
     connection: Connection,
     shown: Output,
     waker: Waker,
-    stop: _Stop,
+    stop: StopRequest,
     seconds: float | None,
 ) -> None:
     """Show what is reported until the end of the session, or what ends it first."""
@@ -208,7 +203,7 @@ def _show(
         if left <= 0 or (session.spent and not waits):
             break
         left = min(left, session.doubts.next_look - time.monotonic())
-        if waker.wait(connection, max(0.0, min(left, _LOOK if waits else _LONGEST))):
+        if waker.wait(connection, max(0.0, min(left, _LOOK if waits else LONGEST))):
             session.receive()
             shown.flush()
         session.look()
@@ -224,20 +219,3 @@ def _announce(
     probes = "1 probe" if count == 1 else f"{count} probes"
     where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
     note(f"{probes} in {where}, until {until}, through {connection.through}")
-
-
-class _Stop:
-    """The first signal ends the session in good order, a second one at once."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def handler(self, number: signal.Signals) -> Callable[[], None]:
-        """The function for a signal."""
-
-        def stop() -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        return stop

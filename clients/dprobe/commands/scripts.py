@@ -41,7 +41,7 @@ from dprobe.lib.script.world import FileWorld
 from dprobe.lib.session import Session
 from dprobe.lib.stopped import stopped
 from dprobe.lib.summary import Summary
-from dprobe.lib.waker import Waker
+from dprobe.lib.waker import LONGEST, StopRequest, Waker
 from dprobe.private import running_or_private
 from dprobe.view.output import complain, note
 from dprobe.view.script.output import ScriptOutput
@@ -52,12 +52,8 @@ from dprobed.proc.helper import SilentError
 from dprobed.program.bt.bundle import Bundle
 from dprobed.wire import messages
 
-#: Signals at which a script ends, as at ``exit()``.
-_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: What is special in a glob (policies.md).
 _GLOB: Final = frozenset("*?[]{}\\")
-#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
-_LONGEST: Final = 2_000_000
 
 
 class ScriptOptions(msgspec.Struct, frozen=True):
@@ -256,23 +252,6 @@ def _refuse_missing(programs: list[Loaded], files: list[File]) -> None:
 # -- attach -----------------------------------------------------------------------------------
 
 
-class StopRequest:
-    """The first signal ends a script in good order, a second one at once."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def handler(self, number: signal.Signals) -> Callable[[], None]:
-        """The function for a signal."""
-
-        def stop() -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        return stop
-
-
 def attach_script(
     socket: Path | None,
     script: Script,
@@ -408,10 +387,10 @@ def watch(
 
     ``poll``: nothing comes when it is over.
     """
-    handlers = {number: stop.handler(number) for number in _ENDS} | _own(show)
+    handlers = stop.handlers() | _own(show)
     with Waker(handlers) as waker:
         while not (show.ended or stop.signal or over()):
-            left: float = _LONGEST
+            left: float = LONGEST
             if poll:
                 left = 1.0
             if show.next_time is not None:

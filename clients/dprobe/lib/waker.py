@@ -7,12 +7,35 @@ import os
 import select
 import signal
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from dprobe.lib.connection import Connection
+
+
+#: Signals at which what goes on without an end of its own ends.
+ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Seconds that can be waited for at most: `poll` takes milliseconds in 32 bits, which is 24 days.
+LONGEST: Final = 2_000_000
+
+
+class StopRequest:
+    """The first signal asks for the end in good order, a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def handlers(self) -> dict[signal.Signals, Callable[[], None]]:
+        """What each of ``ENDS`` does, as a ``Waker`` takes it."""
+        return {number: partial(self._come, number) for number in ENDS}
+
+    def _come(self, number: signal.Signals) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
 
 
 class Waker:

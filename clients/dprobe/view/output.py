@@ -69,6 +69,60 @@ def write_all(descriptor: int, data: bytes) -> None:
             poll.poll()
 
 
+class Sink:
+    """Where what is shown goes: the file ``path``, or an open descriptor (``-``: standard output).
+
+    After a failed write a line says so, and that ``no_more`` comes: nothing is written from then
+    on. Raises UserError when the file cannot be made.
+    """
+
+    def __init__(self, path: str | None, descriptor: int, no_more: str) -> None:
+        self.broken = False
+        #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
+        self.status = 0
+        #: -1: the file is open in another process.
+        self.descriptor = 1 if path == "-" else descriptor
+        self._no_more: Final = no_more
+        self._file: BinaryIO | None = None
+        names = {1: "standard output", 2: "standard error"}
+        self._name = names.get(self.descriptor, "output")
+        if path is not None and path != "-":
+            self._name = path
+            try:
+                self._file = far.open_writing(path)
+            except OSError as error:
+                raise UserError(f"{path}: {os_error_text(error)}") from None
+            self.descriptor = -1
+            with contextlib.suppress(io.UnsupportedOperation):  # no file of this process's
+                self.descriptor = self._file.fileno()
+
+    def write(self, data: bytes) -> None:
+        """Write all of it, if nothing has failed yet."""
+        if self.broken:
+            return
+        try:
+            if self._file is not None and self.descriptor < 0:
+                self._file.write(data)
+            else:
+                write_all(self.descriptor, data)
+        except OSError as error:
+            self.broken = True
+            self.status = 141 if isinstance(error, BrokenPipeError) else 1
+            if not isinstance(error, BrokenPipeError):
+                complain(f"{self._name}: {os_error_text(error)}; {self._no_more}")
+
+    def close(self) -> None:
+        """Close a file of our own; a disk that is full only then says so."""
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except OSError as error:
+            self.broken = True
+            self.status = 1
+            complain(f"{self._name}: {os_error_text(error)}")
+
+
 class Output:
     """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
 
@@ -98,29 +152,24 @@ class Output:
         self._apart = summary if form == "text" else None
         #: What was counted, until it is written.
         self._unwritten: Summary | None = None
-        self._own = path is not None and path != "-"
-        self._descriptor = 1 if path == "-" else descriptor
-        names = {1: "standard output", 2: "standard error"}
-        self._name = path if path and self._own else names.get(self._descriptor, "output")
+        self._sink: Final = Sink(path, descriptor, "no further records are written")
         self._lines: list[bytes] = []
         self._decode = msgspec.json.Decoder(messages.Record).decode
-        self.broken = False
-        #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
-        self.status = 0
         self._holds: Final = holds
         self._stamp: Final = stamp
         #: When more is to be written though nothing came, and whether no more is wanted: never.
         self.next_time: float | None = None
         self.ended = False
-        self._file: BinaryIO | None = None
-        if path is not None and self._own:
-            try:
-                self._file = far.open_writing(path)
-            except OSError as error:
-                raise UserError(f"{path}: {os_error_text(error)}") from None
-            self._descriptor = -1
-            with contextlib.suppress(io.UnsupportedOperation):  # no file of this process's
-                self._descriptor = self._file.fileno()
+
+    @property
+    def broken(self) -> bool:
+        """Whether something could not be written."""
+        return self._sink.broken
+
+    @property
+    def status(self) -> int:
+        """The exit status for that; 0 where all was written."""
+        return self._sink.status
 
     def record(self, line: bytes) -> None:
         """A record, as the daemon's line."""
@@ -170,16 +219,7 @@ class Output:
         self._lines.append(b"")
         data = b"\n".join(self._lines)
         self._lines.clear()
-        try:
-            if self._file is not None and self._descriptor < 0:
-                self._file.write(data)
-            else:
-                write_all(self._descriptor, data)
-        except OSError as error:
-            self.broken = True
-            self.status = 141 if isinstance(error, BrokenPipeError) else 1
-            if not isinstance(error, BrokenPipeError):
-                complain(f"{self._name}: {os_error_text(error)}; no further records are written")
+        self._sink.write(data)
 
     def summary(self, summary: Summary) -> None:
         """The last line, or the table at the end; where it cannot be written, on standard error:
@@ -191,7 +231,7 @@ class Output:
                 fields["maps"] = [plain(each) for each in summary.maps]
             self._lines.append(tables.encoded("summary", fields).encode())
         else:
-            where = self._descriptor if self._apart is None else self._apart
+            where = self._sink.descriptor if self._apart is None else self._apart
             text = summary_text(summary, tables.width_of(where)).encode(errors="replace")
             if self._apart is not None:
                 self.flush()
@@ -206,7 +246,7 @@ class Output:
 
     def _rescue(self) -> None:
         """Write what was counted to standard error, where a file has no room for it."""
-        if self._unwritten is not None and self._descriptor != 2 and self.status == 1:
+        if self._unwritten is not None and self._sink.descriptor != 2 and self.status == 1:
             text = summary_text(self._unwritten, tables.width_of(2)).encode(errors="replace")
             with contextlib.suppress(OSError):
                 write_all(2, text + b"\n")
@@ -214,16 +254,10 @@ class Output:
 
     def close(self) -> None:
         """Close a file of our own; a disk that is full only then says so."""
-        if self._own:
-            self._own = False
-            try:
-                if self._file is not None:
-                    self._file.close()
-            except OSError as error:
-                self.broken = True
-                self.status = 1
-                complain(f"{self._name}: {os_error_text(error)}")
-                self._rescue()
+        was_broken = self.broken
+        self._sink.close()
+        if self.broken and not was_broken:
+            self._rescue()
 
 
 _COLUMNS = tuple(

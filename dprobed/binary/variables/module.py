@@ -17,7 +17,6 @@ from dprobed.binary.dwarf.expressions import FramePlace, location, steps_of
 from dprobed.binary.dwarf.lists import LocationList
 from dprobed.binary.dwarf.types import TypeBuilder, qualified_name
 from dprobed.binary.dwarf.units import DebugEntry, DebugUnit
-from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.lines import Lines
@@ -31,10 +30,8 @@ class ModuleDebug:
     def __init__(self, elf: Binary) -> None:
         """Find it; raises LocationError where there is none."""
         self.elf = elf
-        source: ElfFile | None = elf
-        if elf.section(".debug_info") is None:
-            source = debug_files.find(elf)
-        if source is None or source.section(".debug_info") is None:
+        source = debug_files.with_section(elf, ".debug_info")
+        if source is None:
             raise LocationError(
                 f"{elf.path}: it has no debug information",
                 "compile with -g, or install its debug symbols; without it there are arguments by "

@@ -215,7 +215,7 @@ class InlineEngine:
 
     @property
     def is_polled(self) -> bool:
-        """Whether to look often: for records, budgets, filters of system calls, or the clock."""
+        """See Engine: for records, budgets, filters of system calls, or the clock."""
         return (
             self.has_records
             or self.placer.told_clock is not None
@@ -223,11 +223,11 @@ class InlineEngine:
         )
 
     def sync(self, *, final: bool = False) -> None:
-        """Take over what was counted, and records; ``final``: no thread runs any more."""
+        """See Engine."""
         self._counting.sync(self.placer, self._reader, final=final)
 
     def tick(self) -> None:
-        """The same now and then, as far as other work allows."""
+        """See Engine."""
         if self._counting.is_rested:
             self.sync()
 
@@ -264,26 +264,25 @@ class InlineEngine:
         self.placer.sites.original(address, data)
 
     def changed(self) -> dict[int, int]:
-        """The original of each byte of text that was changed, by address."""
+        """See Engine."""
         return self.placer.sites.changed()
+
+    def deliver(self, thread: Thread) -> None:
+        """See Engine."""
+        self._exits.deliver(thread)
+
+    def leave_code(self) -> bool:
+        """See Engine."""
+        return self._exits.leave_all()
 
     # --- other address spaces ---
 
-    def deliver(self, thread: Thread) -> None:
-        """``thread.signal`` is about to be delivered: its handler must not see our code."""
-        self._exits.deliver(thread)
-
     def pages(self) -> list[tuple[int, int]]:
-        """Start and end of each mapping of ours in the target."""
+        """See Engine."""
         return self.placer.pages()
 
-    def leave_code(self) -> bool:
-        """Bring all threads, which are stopped, out of our code; whether none comes back."""
-        return self._exits.leave_all()
-
     def unmap(self, thread: Thread) -> None:
-        """Have a borrowed thread unmap what is ours, with all stopped, unless one may get there.
-        Raises SpaceError and Gone."""
+        """See Engine; pages stay where a thread may get there."""
         # What a jump that is still there leads to stays.
         left = self._exits.leave_all() and not self.placer.sites.by_address
         self.sync(final=left)
@@ -302,7 +301,7 @@ class InlineEngine:
                 self._exits.may_come_back = True
 
     def release_child(self, thread: Thread) -> None:
-        """Undo our changes in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
+        """See Engine."""
         if self.placer.sites.pages.areas:
             undo_in_copy(self.placer, thread, unmap=not self._exits.may_come_back)
 

@@ -12,10 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.interface import (
+    AtStops,
+    Listener,
+    Location,
+    Loss,
+    Plan,
+    Refusal,
+    TrapStop,
+    Twin,
+)
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
@@ -41,7 +49,7 @@ from dprobed.wire.protocol import State as ProbeState
 _COST_NS: Final = 17_000
 
 
-class TrapEngine:
+class TrapEngine(AtStops):
     """The trap engine of one target."""
 
     name: Final = TRAP
@@ -70,24 +78,6 @@ class TrapEngine:
         self.view = OriginalView(sites)
         self._removal.not_freed.clear()
         self._released.clear()
-
-    def adopt(self, found: Iterable[Change]) -> None:
-        """Take over what another tracer left here when it was killed, before any stop is served.
-
-        Of its sites none has a probe: ``disarm_all`` takes them out, and every thread.
-        """
-        order = {Kind.AREA: 0, Kind.GUARD: 1, Kind.SITE: 2}
-        for change in sorted(found, key=lambda each: order.get(each.kind, 3)):
-            size = int.from_bytes(change.data[:8], "little")
-            match change.kind:
-                case Kind.AREA:
-                    self.sites.space.resident.adopt(change.address, size)
-                case Kind.GUARD:
-                    self.sites.guard.adopt(change.address, size)
-                case Kind.SITE:
-                    self.sites.adopt(change)
-                case _:
-                    continue
 
     # --- threads and their stops ---
 
@@ -119,6 +109,10 @@ class TrapEngine:
         """See Engine."""
         self.stops.notes.forget(thread)
         self.stops.returns.calls.ended(thread.tid, last=not thread.group.threads)
+
+    def deliver(self, thread: Thread) -> None:
+        """See Engine."""
+        self.stops.deliver(thread)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
@@ -274,6 +268,20 @@ class TrapEngine:
             site_of(attachment).gone = True
         self._released.update(self.stops.returns.forget_overwritten())
 
+    def pages(self) -> list[tuple[int, int]]:
+        """See Engine: the guard. Areas with slots belong to the address space."""
+        return [(start, start + size) for start, size in self.sites.guard.mappings()]
+
+    def changed(self) -> dict[int, int]:
+        """See Engine."""
+        return self.view.breakpoints()
+
+    def unmap(self, thread: Thread) -> None:
+        """See Engine."""
+        self.sigtrap.remove_guard(thread)
+        self.sigtrap.restore(thread)
+        self.sites.guard.unmap(self.group, thread)
+
     def lost(self) -> list[Loss]:
         """See Engine."""
         lost, self.stops.exits.lost = self.stops.exits.lost, []
@@ -315,16 +323,12 @@ class TrapEngine:
         return list(found.values())
 
     def release_child(self, thread: Thread) -> None:
-        """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
-
-        Raises Gone, and SpaceError when there is no way into its memory.
-        """
+        """See Engine."""
         try:
             copy = copies.undone(self.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
         self._removal.clean_child(thread, copy, self.sigtrap)
-        self.group.detach(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
         """Whether an unknown process's memory is a fork copy of the target's."""

@@ -16,7 +16,16 @@ from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.change_journal import Changes, Kind
 from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.interface import (
+    AtStops,
+    Listener,
+    Location,
+    Loss,
+    Plan,
+    Refusal,
+    TrapStop,
+    Twin,
+)
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
@@ -41,7 +50,7 @@ def _why_unnoted(error: OSError) -> str:
     return f"its undo cannot be noted: {error.strerror}"
 
 
-class WatchEngine:
+class WatchEngine(AtStops):
     """The watch engine of one target."""
 
     name: Final = WATCH
@@ -136,6 +145,17 @@ class WatchEngine:
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine: nothing of ours is in memory."""
+
+    def pages(self) -> list[tuple[int, int]]:
+        """See Engine: nothing of ours is in memory."""
+        return []
+
+    def changed(self) -> dict[int, int]:
+        """See Engine."""
+        return {}
+
+    def unmap(self, thread: Thread) -> None:
+        """See Engine."""
 
     def lost(self) -> list[Loss]:
         """See Engine: a restartable sequence was met, maybe by several threads, and maybe at the
@@ -239,8 +259,11 @@ class WatchEngine:
             self._areas[tid] = ptrace.rseq_address(tid)
         return restartable.abort_address(self._peek, self._areas[tid], address)
 
-    def leave(self, registers: Registers) -> bool:
+    def deliver(self, thread: Thread) -> None:
         """See Engine: no thread runs code of this engine's."""
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
         return False
 
     def original(self, address: int, data: bytearray) -> None:
@@ -260,6 +283,9 @@ class WatchEngine:
                         followed[0].set(ProbeState.FAILED, _why_unnoted(error))
                 return []
         return list(child._registers.take_over(self._registers, twin))
+
+    def release_child(self, thread: Thread) -> None:
+        """See Engine: the kernel gives a new process none of the registers."""
 
     def exec(self) -> None:
         """See Engine; the kernel has cleared the registers of the thread that is left."""

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from dprobed.tracer.debug.entrance import Entrance
     from dprobed.tracer.debug.stub import Session
 
-#: Seconds that a process is held without a debugger.
-LIMIT: Final = 600.0
 #: Seconds between two looks at the debugger's socket while the target runs: SIGIO says when a
 #: packet has come, but that can be just before the tracer begins to wait.
 TICK: Final = 0.25
@@ -59,9 +57,11 @@ class TracerCallbacks(msgspec.Struct, frozen=True):
 class Debugger:
     """Holds one target for debuggers."""
 
-    def __init__(self, engines: Engines, pid: int, callbacks: TracerCallbacks) -> None:
-        #: Seconds that the target is held without a debugger.
-        self.limit = LIMIT
+    def __init__(
+        self, engines: Engines, pid: int, callbacks: TracerCallbacks, limit: float
+    ) -> None:
+        """``limit``: seconds that the target is held without a debugger."""
+        self._limit: Final = limit
         #: Without a debugger only the thread that hit is held, and the others run.
         self.holds_thread = False
         #: How often that limit was reached.
@@ -203,7 +203,7 @@ class Debugger:
                 self._end_session()
         elif self._held_at and time.monotonic() >= self._deadline:
             self.expired += 1
-            why = f"none connected within {self.limit:g} s: process {self._pid} is resumed"
+            why = f"none connected within {self._limit:g} s: process {self._pid} is resumed"
             self._send(protocol.NoDebugger(self._pid, self._pid, why))
             self.release()
         if not self.control.holds and not self.control.is_ready:
@@ -211,7 +211,7 @@ class Debugger:
 
     def _begin_hold(self) -> None:
         self._held_at = time.monotonic()
-        self._deadline = self._held_at + self.limit
+        self._deadline = self._held_at + self._limit
         if self._session is not None:
             return
         try:

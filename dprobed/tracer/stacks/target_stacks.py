@@ -23,7 +23,6 @@ class TargetStacks:
         self._walker: Walker | None = None
         #: Of the address space that the walker is for.
         self._memory: Memory | None = None
-        engines.runner.context.walk = self.walk
 
     def forget(self) -> None:
         """Something was mapped or unmapped: what was where is not known any more."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 import pytest
 from dprobe.commands import insert, options
 from dprobe.lib.errors import UserError
 from dprobe.lib.script.deployed import Deployed
+from dprobe.lib.script.processes import SessionProcesses
 from dprobe.lib.told_maps import MapChange
 from dprobe.main import main
 
@@ -163,6 +165,15 @@ def test_what_stays_where_others_are_done(
     said = capfd.readouterr()
     assert " ".join(said.err.split()) == f"dprobe: {text}"
     assert said.out
+
+
+def test_what_a_process_of_a_session_does_not_say_is_told_once(daemon: Daemon) -> None:
+    said: list[str] = []
+    session = mock.Mock(alive=[ONE, OTHER], numbers=[3], maps=[])
+    processes = SessionProcesses(daemon, session, said.append)  # type: ignore[arg-type]
+    for _ in range(2):
+        processes.maps(["calls"])
+    assert said == [f"process {ONE}: its tracer does not answer; what it has in maps is left out"]
 
 
 def test_what_is_left_out_of_a_script_is_told_once(daemon: Daemon) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
-from dprobe.lib.script.processes import not_set
+from dprobe.lib.script.processes import Once, asked, not_set
 from dprobe.lib.told_maps import MapChange, changed, forgotten
 from dprobed.wire import messages
 
@@ -27,9 +27,8 @@ class Deployed:
         say: Callable[[str], None],
     ) -> None:
         self._connection: Final = connection
-        self._say: Final = say
+        self._say: Final = Once(say)
         self._numbers: list[int] = []
-        self._told: set[str] = set()
         self._last: list[messages.MapInfo] = []
         #: What blocks have set: a process gets it when the programs come into it.
         self._values: dict[str, dict[tuple[int | str, ...], messages.MapEntry]] = {}
@@ -70,7 +69,7 @@ class Deployed:
                 found += answer.deployments
                 self._last += answer.maps
                 for why in answer.stays.values():
-                    self._tell(f"{why}; what it counted at last is left out")
+                    self._say(f"{why}; what it counted at last is left out")
         self._over = True
         return sum(each.dropped for each in found), list(dict.fromkeys(_gaps(found)))
 
@@ -85,20 +84,7 @@ class Deployed:
             return found
         found = []
         for number in self._numbers:
-            for name in names:
-                with contextlib.suppress(UserError):  # no process has it yet
-                    answer = self._connection.request(
-                        lambda request, n=number, m=name: messages.Maps(  # type: ignore[misc]
-                            id=request,
-                            select=messages.Select(number=n),
-                            name=m,
-                            reset=reset,  # type: ignore[arg-type]
-                        ),
-                        messages.MapListing,
-                    )
-                    found += answer.maps
-                    for pid in answer.silent:
-                        self._tell(f"{_silent(pid)}; what it has in maps is left out")
+            found += asked(self._connection, number, names, reset, self._say)
         return found
 
     def _begin_anew(self, names: Sequence[str], *, keep_keys: bool) -> None:
@@ -134,25 +120,16 @@ class Deployed:
 
     def _set(self, number: int, change: MapChange, pid: int | None) -> None:
         for line in not_set(self._connection, number, change, pid):
-            self._tell(line)
+            self._say(line)
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._new |= {probe.pid for probe in report.probes if probe.state == "active"}
             for probe in report.probes:
                 if probe.state not in ("active", "pending", "disabled", "removed"):
-                    self._tell(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
+                    self._say(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
         elif isinstance(report, messages.Notice) and report.kind not in ("exec",):
-            self._tell(report.text)
-
-    def _tell(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._say(text)
-
-
-def _silent(pid: int) -> str:
-    return f"process {pid}: its tracer does not answer"
+            self._say(report.text)
 
 
 def _gaps(infos: Sequence[messages.DeploymentInfo]) -> Iterator[str]:

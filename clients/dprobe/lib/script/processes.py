@@ -14,6 +14,20 @@ from dprobed.proc import procfs
 from dprobed.wire import messages
 
 
+class Once:
+    """Says each text once, however often it comes up."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say: Final = say
+        self._said: Final[set[str]] = set()
+
+    def __call__(self, text: str) -> None:
+        """Say it, unless it was said."""
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
+
 def not_set(
     connection: Connection, number: int, change: MapChange, pid: int | None = None
 ) -> Iterator[str]:
@@ -43,6 +57,31 @@ def not_set(
             yield f"process {refusing}: the values of {name} are not set: {reason}"
 
 
+def asked(
+    connection: Connection,
+    number: int,
+    names: Sequence[str],
+    reset: str,
+    say: Callable[[str], None],
+) -> Iterator[messages.MapInfo]:
+    """Maps of a program in each process, then reset as asked; those that no process has (yet, or
+    any more) are passed over, and ``say`` is told of processes that did not answer."""
+    for name in names:
+        with contextlib.suppress(UserError):
+            answer = connection.request(
+                lambda request, name=name: messages.Maps(  # type: ignore[misc]
+                    id=request,
+                    select=messages.Select(number=number),
+                    name=name,
+                    reset=reset,  # type: ignore[arg-type]
+                ),
+                messages.MapListing,
+            )
+            yield from answer.maps
+            for pid in answer.silent:
+                say(f"process {pid}: its tracer does not answer; what it has in maps is left out")
+
+
 class SessionProcesses:
     """The maps of programs in the processes of a session: those that go on, which are asked, and
     those that have ended, of which the session was told. ``say`` is told of what the user should
@@ -53,7 +92,7 @@ class SessionProcesses:
     ) -> None:
         self._connection: Final = connection
         self._session: Final = session
-        self._say: Final = say
+        self._say: Final = Once(say)
 
     def settle(self) -> Sequence[int]:
         """Those that go on."""
@@ -84,18 +123,8 @@ class SessionProcesses:
             self._session.retell_maps(lambda told, each=each: changed(told, each))  # type: ignore[misc]
 
     def _asked(self, names: Sequence[str], reset: str) -> list[messages.MapInfo]:
-        found: list[messages.MapInfo] = []
-        for number in self._session.numbers:
-            for name in names:
-                with contextlib.suppress(UserError):  # it is in no process any more
-                    answer = self._connection.request(
-                        lambda request, n=number, m=name: messages.Maps(  # type: ignore[misc]
-                            id=request,
-                            select=messages.Select(number=n),
-                            name=m,
-                            reset=reset,  # type: ignore[arg-type]
-                        ),
-                        messages.MapListing,
-                    )
-                    found += answer.maps
-        return found
+        return [
+            each
+            for number in self._session.numbers
+            for each in asked(self._connection, number, names, reset, self._say)
+        ]

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import BinaryIO, Final
+from typing import Final
 
-from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.script.values import Shown, ShownMap
-from dprobe.view.output import complain, write_all
+from dprobe.view.output import Sink, write_all
 from dprobe.view.script import maps, values
 from dprobe.view.script.formats import formatted
 from dprobed.proc import far
@@ -55,24 +53,21 @@ class ScriptOutput:
         self._mode: Final = mode
         self._warnings: Final = warnings
         self._cat_bytes: Final = cat_bytes
-        self._descriptor = 1 if path == "-" else descriptor
-        self._name = path if path not in (None, "-") else "output"
+        self._sink: Final = Sink(path, descriptor, "nothing further is written")
         #: What comes before it is said how many probes are in is printed after that.
         self._held = True
         self._parts: list[str] = []
         self._size = 0
-        self.broken = False
-        #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
-        self.status = 0
-        self._file: BinaryIO | None = None
-        if path is not None and path != "-":
-            try:
-                self._file = far.open_writing(path)
-            except OSError as error:
-                raise UserError(f"{path}: {os_error_text(error)}") from None
-            self._descriptor = -1
-            with contextlib.suppress(io.UnsupportedOperation):  # no file of this process's
-                self._descriptor = self._file.fileno()
+
+    @property
+    def broken(self) -> bool:
+        """Whether something could not be written."""
+        return self._sink.broken
+
+    @property
+    def status(self) -> int:
+        """The exit status for that; 0 where all was written."""
+        return self._sink.status
 
     # -- what scripts do ------------------------------------------------------------------------
 
@@ -184,29 +179,13 @@ class ScriptOutput:
         data = encoded("".join(self._parts))
         self._parts.clear()
         self._size = 0
-        try:
-            if self._file is not None and self._descriptor < 0:
-                self._file.write(data)
-            else:
-                write_all(self._descriptor, data)
-        except OSError as error:
-            self.broken = True
-            self.status = 141 if isinstance(error, BrokenPipeError) else 1
-            if not isinstance(error, BrokenPipeError):
-                complain(f"{self._name}: {os_error_text(error)}; nothing further is written")
+        self._sink.write(data)
 
     def close(self) -> None:
         """Write the rest, and close a file of our own; a full disk says so only then."""
         self._held = False
         self._flush()
-        if self._file is not None:
-            file, self._file = self._file, None
-            try:
-                file.close()
-            except OSError as error:
-                self.broken = True
-                self.status = 1
-                complain(f"{self._name}: {os_error_text(error)}")
+        self._sink.close()
 
 
 def _of_c(text: str) -> str:
