@@ -393,8 +393,10 @@ class TracerProcesses:
             work = [task for _, task in self._undoing()]
             if not work and all(tracer.is_asleep for tracer in self._running.values()):
                 break
-            gone = [tracer.gone for tracer in self._running.values()]
-            await asyncio.wait([*gone, *work], timeout=min(left, _LOOK))
+            if gone := [tracer.gone for tracer in self._running.values()]:
+                await asyncio.wait(gone, timeout=min(left, _LOOK))
+            else:
+                await asyncio.wait(work, timeout=min(left, _LOOK))
         self.resolvers.stop()
         if self._looking is not None:
             self._looking.cancel()
