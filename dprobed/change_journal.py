@@ -147,6 +147,17 @@ def read(descriptor: int) -> Iterator[tuple[int, Change]]:
             return
 
 
+def names(descriptor: int) -> bool:
+    """Whether anything stands in the table of a journal, besides who writes it; raises OSError."""
+    for first in range(RECORD, MOST * RECORD, _CHUNK * RECORD):
+        data = os.pread(descriptor, min(_CHUNK * RECORD, MOST * RECORD - first), first)
+        if data.strip(b"\0"):
+            return True
+        if not data:
+            break
+    return False
+
+
 def boot() -> bytes:
     """This boot of the machine; start times are of one."""
     try:

@@ -442,7 +442,7 @@ def build_public(
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
     adopting = Adopting(
-        core.targets.kept,
+        core.targets,
         core.programs,
         traced.inserting,
         core.removal,

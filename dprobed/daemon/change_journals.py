@@ -61,6 +61,15 @@ class ChangeJournalFile:
         except OSError:
             return True
 
+    @property
+    def is_done_with(self) -> bool:
+        """Whether nothing is left to be undone of what its tracer changed, and that has ended."""
+        try:
+            with self.opened() as descriptor:
+                return not change_journal.names(descriptor) and not self.living_writer()
+        except OSError:
+            return False
+
     def may_name(self, owner: int) -> bool:
         """Whether processes of a user may be in it."""
         return self.owner == owner or (self.owner < 0 and self.user[0] in (os.geteuid(), owner))
@@ -154,7 +163,11 @@ class ChangeJournalFiles:
             journal.remove()
 
     def close(self) -> None:
-        """Remove the folder, where nothing is left in it."""
-        if self.folder is not None:
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+        """Remove what names nothing that is left, and the folder, where nothing else is in it."""
+        if self.folder is None:
+            return
+        with contextlib.suppress(OSError):
+            for journal in self.found():
+                if journal.is_done_with:
+                    journal.remove()
+            self.folder.rmdir()

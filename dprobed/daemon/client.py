@@ -15,6 +15,10 @@ from dprobed.wire import messages
 class Refusal(Exception):
     """A request is refused; the text says why, and what to do."""
 
+    def add(self, text: str) -> None:
+        """Say more."""
+        self.args = (f"{self}; {text}",)
+
 
 class Forbidden(Refusal):
     """A refusal because of who asks, which is noted (audit.py).

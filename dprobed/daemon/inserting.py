@@ -11,11 +11,11 @@ import msgspec
 from dprobed.backend import LONG_PATIENCE
 from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.client import Client, NoAnswer, Refusal
-from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.detaching import LATER, Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.history import moment, some
+from dprobed.daemon.history import History, moment, some
 from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from dprobed.daemon.kernel_target import KernelTarget
 
 _log = logging.getLogger("dprobed")
+
+
+class _Done(msgspec.Struct, frozen=True):
+    """What was put into a target, and what was taken out for it; ``rights``: that it uses."""
+
+    target: Target
+    entries: list[InsertedProgram]
+    replaced: list[InsertedProgram]
+    rights: str
 
 
 class Inserting:
@@ -65,28 +74,59 @@ class Inserting:
         self._kernel: Final = kernel
 
     async def insert(self, client: Client, request: messages.Insert) -> messages.Inserted:
-        """Insert programs into a target that ``client`` holds: all of them, or none."""
-        self._targets.held(client, request.pid)
+        """Insert programs into targets that ``client`` holds: all of them into each, or none."""
+        pids = list(dict.fromkeys([request.pid, *request.also]))
+        for pid in pids:
+            self._targets.held(client, pid)
         programs = await self._programs.decode_all(request.programs)
-        # It may have been detached from, and attached to anew, meanwhile.
-        target = self._targets.held(client, request.pid)
-        with self._quota.room_for(client, [program for _, program in programs]):
-            async with target.lock:
-                self._check_held(client, target)
-                rights: frozenset[Right] = frozenset()
-                for upload, program in programs:
-                    rights |= self._gate.allow(client, target.pid, upload.label, program)
-                    await asyncio.sleep(0)
-                entries = await self._insert(client, target, request, programs)
-        self._note(client, entries, words(rights), pid=request.pid)
+        done: list[_Done] = []
+        with self._quota.room_for(client, [program for _, program in programs] * len(pids)):
+            try:
+                for pid in pids:
+                    done.append(await self._insert_into(client, pid, request, programs))
+            except Refusal as refusal:
+                if len(pids) > 1:
+                    refusal.add(await self._undo_all(done))
+                raise
+        for each in done:
+            self._note_done(client, each)
+        entries = [entry for each in done for entry in each.entries]
         # What is mapped before its `exec` says nothing.
-        asked = [] if target.launched else entries
-        doubts = await self._doubts.infos(asked)
+        early = [entry for entry in entries if entry.target.launched]
+        doubts = await self._doubts.infos([entry for entry in entries if entry not in early])
         return messages.Inserted(
             id=request.id,
             programs=[entry.info() for entry in entries],
-            probes=doubts or [info for entry in entries for info in entry.probe_infos()],
+            probes=[*doubts, *(info for entry in early for info in entry.probe_infos())],
         )
+
+    async def _insert_into(
+        self,
+        client: Client,
+        pid: int,
+        request: messages.Insert,
+        programs: list[tuple[messages.Upload, Program]],
+    ) -> _Done:
+        """``insert`` into one of the targets."""
+        # It may have been detached from, and attached to anew, meanwhile.
+        target = self._targets.held(client, pid)
+        async with target.lock:
+            self._check_held(client, target)
+            rights: frozenset[Right] = frozenset()
+            for upload, program in programs:
+                rights |= self._gate.allow(client, pid, upload.label, program)
+                await asyncio.sleep(0)
+            return await self._insert(client, target, request, programs, words(rights))
+
+    async def _undo_all(self, done: list[_Done]) -> str:
+        """Have all targets as they were before; what is said of that."""
+        stays: list[str] = []
+        for each in reversed(done):
+            async with each.target.lock:
+                stays += await self._undo(each.target, each.entries, each.replaced)
+        if not stays:
+            return "nothing was put into the others"
+        return f"what was put into others before stays there: {'; '.join(stays)}"
 
     async def insert_kernel(
         self, client: Client, request: messages.InsertKernel
@@ -96,46 +136,26 @@ class Inserting:
         for upload, program in programs:
             self._gate.allow_kernel(client, upload.label, program)
         with self._quota.room_for(client, [program for _, program in programs]):
-            entries = await self._insert_kernel(client, request, programs)
-        self._note(client, entries, "")
+            done = await self._insert_kernel(client, request, programs)
+        self._note_done(client, done)
         return messages.Inserted(
             id=request.id,
-            programs=[entry.info() for entry in entries],
-            probes=[info for entry in entries for info in entry.probe_infos()],
+            programs=[entry.info() for entry in done.entries],
+            probes=[info for entry in done.entries for info in entry.probe_infos()],
         )
 
-    def _note(
-        self, client: Client, entries: list[InsertedProgram], rights: str, **fields: object
-    ) -> None:
-        """Who inserted what where, with which rights, until when."""
-        names, target = some(entry.label for entry in entries), entries[0].target
-        ends = [entry.until for entry in entries]
-        until = moment(None if None in ends else max(each for each in ends if each is not None))
-        text = f"{target.what}: user {client.uid} inserted {names}"
-        if rights not in ("", Right.OBSERVE):
-            text += f", with the right to {rights}"
-        if until:
-            text += f", until {until}"
-        self._gate.history.note(
-            client.uid,
-            text,
-            "inserted",
-            by_pid=client.pid,
-            comm=printable(target.comm),
-            program=names,
-            number=", ".join(str(entry.number) for entry in entries[:5]),
-            probes=sum(len(entry.probes) for entry in entries),
-            rights=rights,
-            until=until,
-            **fields,
-        )
+    def _note_done(self, client: Client, done: _Done) -> None:
+        """Note who inserted what where, and what that took out."""
+        why = f"user {client.uid} replaced it"
+        self._detaching.note(done.target, done.replaced, why, client)
+        _note(self._gate.history, client, done)
 
     async def _insert_kernel(
         self,
         client: Client,
         request: messages.InsertKernel,
         programs: list[tuple[messages.Upload, Program]],
-    ) -> list[InsertedProgram]:
+    ) -> _Done:
         assert self._kernel is not None
         while True:
             target = await self._kernel.hold(client)
@@ -155,7 +175,8 @@ class Inserting:
         target: Target,
         request: messages.Insert | messages.InsertKernel,
         programs: list[tuple[messages.Upload, Program]],
-    ) -> list[InsertedProgram]:
+        rights: str = "",
+    ) -> _Done:
         """``insert`` while the target is locked: what is allowed now stays so until all are in."""
         replaced = [
             entry
@@ -185,8 +206,7 @@ class Inserting:
             late = isinstance(refusal, NoAnswer) and refusal.asked
             await self._undo(target, entries, replaced, late=late)
             raise
-        self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
-        return entries
+        return _Done(target, entries, replaced, rights)
 
     async def _undo(
         self,
@@ -195,17 +215,20 @@ class Inserting:
         replaced: list[InsertedProgram],
         *,
         late: bool = False,
-    ) -> None:
+    ) -> list[str]:
         """Remove what was inserted and insert again what it replaced, as far as possible; again
-        when the tracer answers, if it does not, or has (``late``) something to do yet."""
+        when the tracer answers, if it does not, or has (``late``) something to do yet. Why it is
+        not as it was."""
         if target.finished.is_set():
-            return
+            return []
+        stays: dict[str, None] = {}
         for entry in entries:
             try:
                 if entry.is_in:
                     await self._detaching.take_out(target, entry)
             except Refusal as refusal:
                 late |= isinstance(refusal, NoAnswer)
+                stays[str(refusal)] = None
                 _log.warning("%s: %s stays: %s", target.what, entry.label, refusal)
         for entry in replaced:
             try:
@@ -213,9 +236,12 @@ class Inserting:
                     await self._place(entry)
             except Refusal as refusal:
                 late |= isinstance(refusal, NoAnswer)
+                stays[f"{entry.label} is out: {refusal}"] = None
                 _log.warning("%s: %s is out: %s", target.what, entry.label, refusal)
         if late:
             self._detaching.when_answers(target, lambda: self._undo(target, entries, replaced))
+            return ["; ".join([*stays, LATER])] if stays else []
+        return list(stays)
 
     @staticmethod
     def _check_held(client: Client, target: Target) -> None:
@@ -333,3 +359,30 @@ def _is_in_the_way(
             "for that module first"
         )
     return request.present == "replace"
+
+
+def _note(history: History, client: Client, done: _Done) -> None:
+    """Who inserted what where, with which rights, until when."""
+    entries, target, rights = done.entries, done.target, done.rights
+    names = some(entry.label for entry in entries)
+    ends = [entry.until for entry in entries]
+    until = moment(None if None in ends else max(each for each in ends if each is not None))
+    text = f"{target.what}: user {client.uid} inserted {names}"
+    if rights not in ("", Right.OBSERVE):
+        text += f", with the right to {rights}"
+    if until:
+        text += f", until {until}"
+    where = {} if target.pid == messages.KERNEL else {"pid": target.pid}
+    history.note(
+        client.uid,
+        text,
+        "inserted",
+        by_pid=client.pid,
+        comm=printable(target.comm),
+        program=names,
+        number=", ".join(str(entry.number) for entry in entries[:5]),
+        probes=sum(len(entry.probes) for entry in entries),
+        rights=rights,
+        until=until,
+        **where,
+    )

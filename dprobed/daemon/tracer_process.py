@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -43,6 +44,8 @@ _LOOK_AT_STOPPED: Final = 1.0
 
 #: Seconds in which tracers that have lost their daemon have detached, unless a target sleeps.
 _DETACHED: Final = 30.0
+#: Seconds for which such tracers are waited for when the daemon ends.
+_ENDING: Final = 3.0
 
 _log = logging.getLogger("dprobed")
 
@@ -216,6 +219,7 @@ class TracerProcesses:
         self._recoveries: Final[dict[ChangeJournalFile, asyncio.Task[None]]] = {}
         #: Until when tracers of the daemon before this one are waited for, too.
         self._patient_until = 0.0
+        self._is_stopping = False
         #: Those that were stopped at the last look, and since when.
         self._stopped: Final[dict[int, float]] = {}
         self._looking: asyncio.TimerHandle | None = None
@@ -235,8 +239,10 @@ class TracerProcesses:
         """A tracer without targets yet; it runs with the rights of ``uid`` and ``gid``.
 
         ``owner``: whose processes it is to have.
-        Raises OSError when the machine has no room for one more process.
+        Raises OSError when the machine has no room for one more process, and at the daemon's end.
         """
+        if self._is_stopping:
+            raise OSError(errno.ESHUTDOWN, "the daemon is ending")
         ahead = self._taken((uid, gid), owner)
         if ahead is not None:
             return await self._start(on_event, ahead.journal, ahead)
@@ -323,12 +329,16 @@ class TracerProcesses:
 
     def recoveries(self, owner: int) -> Collection[asyncio.Future[None]]:
         """See Backends."""
+        return [task for journal, task in self._undoing() if journal.may_name(owner)]
+
+    def _undoing(self) -> list[tuple[ChangeJournalFile, asyncio.Task[None]]]:
+        """What is being undone, or is so soon."""
         is_patient = time.monotonic() < self._patient_until
         return [
-            task
+            (journal, task)
             for journal, task in self._recoveries.items()
             # A tracer that lives on has something that sleeps; who attaches to that is refused.
-            if journal.may_name(owner) and (is_patient or not journal.living_writer())
+            if is_patient or not journal.living_writer()
         ]
 
     async def _recover_killed(self, journal: ChangeJournalFile) -> None:
@@ -373,15 +383,20 @@ class TracerProcesses:
 
         Those end by themselves: from a target in uninterruptible sleep they can detach only later.
         """
-        end = time.monotonic() + patience
+        self._is_stopping = True
+        begin = time.monotonic()
+        self._patient_until = min(self._patient_until, begin + _ENDING)
         # In a loop: one may have been starting.
-        while self._running and (left := end - time.monotonic()) > 0:
+        while (left := begin + patience - time.monotonic()) > 0:
             for tracer in self._running.values():
                 tracer.close()
-            if all(tracer.is_asleep for tracer in self._running.values()):
+            work = [task for _, task in self._undoing()]
+            if not work and all(tracer.is_asleep for tracer in self._running.values()):
                 break
-            gone = [tracer.gone for tracer in self._running.values()]
-            await asyncio.wait(gone, timeout=min(left, _LOOK))
+            if gone := [tracer.gone for tracer in self._running.values()]:
+                await asyncio.wait(gone, timeout=min(left, _LOOK))
+            else:
+                await asyncio.wait(work, timeout=min(left, _LOOK))
         self.resolvers.stop()
         if self._looking is not None:
             self._looking.cancel()

@@ -26,6 +26,8 @@ from dprobed.wire.protocol import RawRecord
 
 #: Bytes of events after which a packet ends, if nothing else is said.
 _PACKET_BYTES: Final = 128 << 10
+#: By how much the clock of a processor may be ahead of ours, in ns.
+_AHEAD: Final = 1_000_000_000
 #: Shapes that a probe may have at one place before its further logs are written undivided.
 _SHAPES: Final = 64
 
@@ -127,16 +129,20 @@ class Stream:
         self._full: list[RecordBlock] = []
 
     def add(self, records: Sequence[RawRecord]) -> None:
-        """Encode records; their time never goes back (a reader would refuse the stream)."""
+        """Encode records; their time never goes back (a reader would refuse the stream), nor is it
+        one that is yet to come, which a tracer can only have made up."""
         plain = self._plain
         pack = EVENT.pack
         packet_bytes = self._trace.packet_bytes
         last = self._last
+        latest = time.monotonic_ns() + _AHEAD
         for record in records:
             (
                 program, probe, place, pid, tid, comm, uid, cpu, when, hit, exit_, major, minor,
                 log, raw, exception,
             ) = _astuple(record)  # fmt: skip
+            if when > latest:
+                when = latest
             if when < last:
                 when = last
             last = when

@@ -11,7 +11,7 @@ Codec only: nothing here opens a socket.
 # one when a decoder is made, which takes four times as long.
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,6 +19,14 @@ from dprobed.wire.engines import AUTO
 from dprobed.wire.framing import ProtocolError, frame
 from dprobed.wire.limits import Limits
 from dprobed.wire.notices import NoticeKind
+
+#: Numbers as they come from a tracer, which may send anything: what is out of range is no message.
+#: So whoever packs them may trust their width. (None is above 64 bits in msgpack.)
+U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+I32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]
+#: Runs of words in a log: two numbers each.
+_Runs = Annotated[tuple[U64, ...], msgspec.Meta(max_length=(1 << 16) - 2)]
 
 
 class State(StrEnum):
@@ -85,52 +93,52 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     calls that were left without returning, of a return probe.
     """
 
-    program: int
-    probe: int
+    program: U32
+    probe: U32
     state: State
     module: str
     place: str
     reason: str
-    hits: int
-    ran: int
-    missed: int
-    dropped: int
-    faulted: int
-    addresses: list[int]
+    hits: U64
+    ran: U64
+    missed: U64
+    dropped: U64
+    faulted: U64
+    addresses: list[U64]
     engine: str = ""
-    asleep_ns: int = 0
-    present_ns: int = 0
-    dumped: int = 0
-    no_dumps: dict[str, int] = {}
-    uncounted_ns: int = 0
-    unwound: int = 0
+    asleep_ns: U64 = 0
+    present_ns: U64 = 0
+    dumped: U64 = 0
+    no_dumps: dict[str, U64] = {}
+    uncounted_ns: U64 = 0
+    unwound: U64 = 0
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
     """Those of a program in this target: its words, and what they were when a ``fork`` made it."""
 
-    program: int
-    words: list[int]
-    inherited: list[int] = []
+    program: U32
+    words: list[U64]
+    inherited: list[U64] = []
 
 
 class MapState(msgspec.Struct, frozen=True, array_like=True):
     """Map ``number`` of a program's header in this target: keys and cells (``program.maps``), and
     the updates that found no room."""
 
-    program: int
-    number: int
-    lost: int
+    program: U32
+    number: U32
+    lost: U64
     entries: list[tuple[list[int | bytes], list[int]]]
 
 
 class MapUse(msgspec.Struct, frozen=True, array_like=True):
     """How full map ``number`` of a program is in this target."""
 
-    program: int
-    number: int
-    keys: int
-    lost: int
+    program: U32
+    number: U32
+    keys: U64
+    lost: U64
 
 
 class Counted(msgspec.Struct, frozen=True, array_like=True):
@@ -138,11 +146,11 @@ class Counted(msgspec.Struct, frozen=True, array_like=True):
     after it. ``start``: with ``pid`` it identifies the process. ``globals``: empty where they are
     there already. ``maps``: empty where they are ``large``."""
 
-    pid: int
-    start: int
+    pid: U32
+    start: U64
     probes: list[ProbeStatus]
     variables: list[LocalVariables]
-    globals: list[int] = []
+    globals: list[U64] = []
     maps: list[MapState] = []
     large: bool = False
 
@@ -285,10 +293,10 @@ class DumpStatus(msgspec.Struct, frozen=True, array_like=True):
     or ``stopped``; ``pause_ns``: how long the target stood still for it."""
 
     path: str
-    bytes: int
-    size: int
+    bytes: U64
+    size: U64
     how: str
-    pause_ns: int
+    pause_ns: U64
     seconds: float
 
 
@@ -297,11 +305,11 @@ class DebuggerStatus(msgspec.Struct, frozen=True, array_like=True):
     connects, empty if none was ever invited; ``attached``: one is there; ``seconds``: since when
     the process is held; ``expired``: how often none came in time."""
 
-    held: list[int]
+    held: list[U32]
     socket: str
     attached: bool
     seconds: float
-    expired: int
+    expired: U64
 
 
 class Ok(msgspec.Struct, tag=True, frozen=True):
@@ -314,10 +322,10 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
 
     seq: int
     probes: list[ProbeStatus] = []
-    words: list[int] = []
-    tids: list[int] = []
-    suspended: list[int] = []
-    overhead_ns: int = 0
+    words: list[U64] = []
+    tids: list[U64] = []
+    suspended: list[U64] = []
+    overhead_ns: U64 = 0
     debugger: DebuggerStatus | None = None
     dump: DumpStatus | None = None
     variables: list[LocalVariables] = []
@@ -345,22 +353,22 @@ class RawRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     where in ``log`` words without prefix lie.
     """
 
-    program: int
-    probe: int
-    place: int
-    pid: int
-    tid: int
+    program: U32
+    probe: U32
+    place: U64
+    pid: U32
+    tid: U32
     comm: bytes
-    uid: int
-    cpu: int
-    time: int
-    hit: int
-    exit: int
-    major: int
-    minor: int
+    uid: U32
+    cpu: U32
+    time: U64
+    hit: U64
+    exit: I32
+    major: U64
+    minor: U64
     log: bytes
-    raw: tuple[int, ...]
-    exception: tuple[int, int, int] | None
+    raw: _Runs
+    exception: tuple[U64, U64, U64] | None
 
 
 class Records(msgspec.Struct, tag=True, frozen=True):
@@ -373,7 +381,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     """``pid``: the target, also where the record's own ``pid`` is a child that shares its memory;
     ``module``: a path; ``place`` reads ``symbol+0xN``."""
 
-    pid: int
+    pid: U32
     module: str
     place: str
 
@@ -381,13 +389,13 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 class Places(msgspec.Struct, tag=True, frozen=True):
     """What ``RawRecord.place`` means, sent before the first record that uses it."""
 
-    places: dict[int, Place]
+    places: dict[U64, Place]
 
 
 class Changed(msgspec.Struct, tag=True, frozen=True):
     """Probes whose state changed by itself (library mapped, unmapped, max_hits, rem, exec)."""
 
-    pid: int
+    pid: U32
     probes: list[ProbeStatus]
 
 
@@ -396,16 +404,16 @@ class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     below."""
 
     kind: NoticeKind
-    pid: int
-    tid: int
+    pid: U32
+    tid: U32
     text: str
 
 
 class Dumped(msgspec.Struct, tag=True, frozen=True):
     """A core was written, for which a hit of a thread had asked."""
 
-    pid: int
-    tid: int
+    pid: U32
+    tid: U32
     path: str
 
 
@@ -413,18 +421,18 @@ class NotDumped(msgspec.Struct, tag=True, frozen=True):
     """There is no core, for which a hit of a thread had asked. ``reason``: one line. ``refused``:
     how many there are not, for this reason."""
 
-    pid: int
-    tid: int
+    pid: U32
+    tid: U32
     reason: str
-    refused: int
+    refused: U64
 
 
 class NoDebugger(msgspec.Struct, tag=True, frozen=True):
     """A thread does not stand, or no longer, for whose hit a debugger was to come. ``reason``: one
     line."""
 
-    pid: int
-    tid: int
+    pid: U32
+    tid: U32
     reason: str
 
 
@@ -432,9 +440,9 @@ class DebuggerCame(msgspec.Struct, tag=True, frozen=True):
     """A process, and its user, came to the debugger's socket, and is in or was turned away. Not
     told to clients."""
 
-    pid: int
-    by: int
-    uid: int
+    pid: U32
+    by: U32
+    uid: U32
     admitted: bool
 
 
@@ -444,8 +452,8 @@ class Forked(msgspec.Struct, tag=True, frozen=True):
     Sent before anything else about it.
     """
 
-    pid: int
-    parent: int
+    pid: U32
+    parent: U32
     probes: list[ProbeStatus]
 
 
@@ -454,11 +462,11 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     error in the tracer). ``status``: code or signal. ``maps``: what was in them, if it was not told
     of already in the answer to Detach."""
 
-    pid: int
+    pid: U32
     how: str
-    status: int
+    status: I32
     probes: list[ProbeStatus]
-    overhead_ns: int
+    overhead_ns: U64
     variables: list[LocalVariables] = []
     maps: list[MapState] = []
 

@@ -185,8 +185,12 @@ class FakeBackend:
     def pause(self, kind: type[protocol.Request]) -> Pause:
         """Have the next request of a type wait."""
         pause = Pause()
-        self._pauses.setdefault(kind, []).append(pause)
+        self.pauses(kind, pause)
         return pause
+
+    def pauses(self, kind: type[protocol.Request], pause: Pause) -> None:
+        """As ``pause``, by one that is there."""
+        self._pauses.setdefault(kind, []).append(pause)
 
     def refuse(self, kind: type[protocol.Request], reason: str) -> None:
         """Have the next request of a type refused."""
@@ -218,13 +222,25 @@ class FakeBackends:
         self.pids: frozenset[int] = frozenset()
         #: By the owner of the processes.
         self.recovering: dict[int, list[asyncio.Future[None]]] = {}
+        self._next: tuple[type[protocol.Request], Pause] | None = None
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> FakeBackend:
         """One more."""
         backend = FakeBackend(on_event, (uid, gid))
         self.made.append(backend)
+        if self._next is not None:
+            kind, pause = self._next
+            self._next = None
+            backend.hurry = 0.01
+            backend.pauses(kind, pause)
         await asyncio.sleep(0)
         return backend
+
+    def pause_next(self, kind: type[protocol.Request]) -> Pause:
+        """Have the first request of a type to the next one wait, and nobody for long for it."""
+        pause = Pause()
+        self._next = kind, pause
+        return pause
 
     def recoveries(self, owner: int) -> list[asyncio.Future[None]]:
         """Those that the test has made."""

@@ -13,6 +13,7 @@ import msgspec
 
 from dprobe.commands import options
 from dprobe.commands import pids as processes
+from dprobe.commands.waiting import Waiting
 from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection
 from dprobe.lib.ending import endings
@@ -296,17 +297,33 @@ def _warn_of_executable(exe: str) -> None:
 
 def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks: bool) -> None:
     """Put programs into processes: into all of them, or none."""
-    inserted: list[messages.ProbeInfo] = []
     for pid in pids:
         try:
-            inserted += _insert_into(daemon, pid, how, follow_forks=follow_forks)
+            daemon.request(
+                lambda number, pid=pid: messages.Attach(  # type: ignore[misc]
+                    id=number, pid=pid, follow_forks=follow_forks
+                ),
+                messages.Attached,
+            )
         except UserError as error:
-            stays = _take_out(daemon, inserted)
             several = "; nothing was put into the others" if len(pids) > 1 else ""
-            if stays:
-                several = f"; what was put into others before stays there: {'; '.join(stays)}"
             raise UserError(f"{error}{several}") from None
-    _show(inserted, how)
+    with Waiting("what is put in stays: waiting to see what that is") as waiting:
+        answer = daemon.request(
+            lambda number: messages.Insert(
+                id=number,
+                pid=pids[0],
+                also=list(pids[1:]),
+                programs=how.programs,
+                keep=True,
+                check_opcode=how.check_opcode,
+                present=how.present,
+            ),
+            messages.Inserted,
+        )
+        _show(answer.probes, how)
+        if waiting.is_over:
+            complain("interrupted when it was in; `dprobe remove` takes it out")
 
 
 def _insert_into_kernel(daemon: Connection, how: _How) -> None:
@@ -330,56 +347,6 @@ def _show(inserted: Sequence[messages.ProbeInfo], how: _How) -> None:
     probes.explain_probes(inserted)
     for line in endings(inserted):
         note(line)
-
-
-def _insert_into(
-    daemon: Connection, pid: int, how: _How, *, follow_forks: bool
-) -> list[messages.ProbeInfo]:
-    """Put programs into one process."""
-    daemon.request(
-        lambda number: messages.Attach(id=number, pid=pid, follow_forks=follow_forks),
-        messages.Attached,
-    )
-    answer = daemon.request(
-        lambda number: messages.Insert(
-            id=number,
-            pid=pid,
-            programs=how.programs,
-            keep=True,
-            check_opcode=how.check_opcode,
-            present=how.present,
-        ),
-        messages.Inserted,
-    )
-    return answer.probes
-
-
-def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> list[str]:
-    """Take programs out again, where they are still in; why some stay."""
-    stays: dict[str, None] = {}
-    for number, pid in dict.fromkeys((probe.number, probe.pid) for probe in inserted):
-        select = messages.Select(number=number, pid=pid)
-        try:
-            answer = daemon.request(
-                lambda request, select=select: messages.Remove(id=request, select=select),  # type: ignore[misc]
-                messages.Removed,
-            )
-            stays.update(dict.fromkeys(answer.stays.values()))
-        except UserError as error:
-            if _is_in(daemon, select):
-                stays[str(error)] = None
-    return list(stays)
-
-
-def _is_in(daemon: Connection, select: messages.Select) -> bool:
-    """Whether a program is still where it was put; a daemon that has ended takes it out."""
-    try:
-        there = daemon.request(
-            lambda request: messages.Programs(id=request, select=select), messages.Listing
-        )
-    except UserError:
-        return False
-    return any(not each.ended for each in there.programs)
 
 
 def _deploy(

@@ -26,6 +26,7 @@ from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs
+from dprobed.program.isa import WORD_MASK
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
 
@@ -134,6 +135,7 @@ class Deployment:
     def kept_now(self) -> KeptDeployment:
         """What a restarted daemon goes on with."""
         excluded = {pid: procfs.start_time(pid) or 0 for pid in self.excluded}
+        sums = {**self._sums.as_dict(), _OVERHEAD: self._overhead_ns}
         return KeptDeployment(
             kept_insertion(self.insertion, self.uid, self.gid),
             self.selector.selection,
@@ -143,7 +145,8 @@ class Deployment:
             self._entered - len(self.instances),
             self.missed,
             self.unseen,
-            {**self._sums.as_dict(), _OVERHEAD: self._overhead_ns},
+            # A tracer may tell any numbers, and no file takes their sums beyond 64 bits.
+            {name: min(count, WORD_MASK) for name, count in sums.items()},
             self._variables.words,
             self._variables.processes,
             excluded,

@@ -69,8 +69,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Insert(RequestMessage, frozen=True):
-    """Insert programs into ``pid``, all of them or none; an ``attach`` of this connection comes
-    first.
+    """Insert programs into ``pid``, and into the processes ``also``: all of them into each, or none
+    into any. An ``attach`` of this connection comes first.
 
     ``keep`` leaves them in when the connection ends, until they are removed. Without
     ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``. ``present``:
@@ -84,6 +84,7 @@ class Insert(RequestMessage, frozen=True):
     keep: bool = False
     check_opcode: bool = True
     present: Present = "merge"
+    also: Annotated[list[Pid], msgspec.Meta(max_length=1000)] = []
 
 
 class InsertKernel(RequestMessage, frozen=True):

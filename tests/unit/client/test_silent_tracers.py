@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from dprobe.commands import insert, options
+from dprobe.commands import options
 from dprobe.lib.errors import UserError
 from dprobe.lib.script.deployed import Deployed
 from dprobe.lib.script.processes import SessionProcesses
@@ -22,12 +22,10 @@ SILENT = f"process {ONE}: its tracer does not answer, for 15 s; it is done when 
 
 
 class Daemon:
-    """Of two processes the first one's tracer stops to answer; the other cannot be probed."""
+    """Of two processes the first one's tracer stops to answer."""
 
     def __init__(self) -> None:
         self.asked: list[messages.Request] = []
-        #: Whether the first process still has the program that it got.
-        self.is_in = True
         #: What is removed elsewhere.
         self.elsewhere = False
 
@@ -47,15 +45,6 @@ class Daemon:
         request = make(len(self.asked) + 1)
         self.asked.append(request)
         match request:
-            case messages.Attach():
-                return messages.Attached(id=request.id, pid=request.pid)
-            case messages.Insert() if request.pid == ONE:
-                return messages.Inserted(id=request.id, programs=[], probes=[_probe()])
-            case messages.Insert():
-                raise UserError(f"process {OTHER}: no room for it")
-            case messages.Programs():
-                there = [_program()] if self.is_in else []
-                return messages.Listing(id=request.id, programs=there)
             case messages.Remove() if self.elsewhere:
                 return messages.Removed(
                     id=request.id, probes=[_probe()], overhead_ns=0, stays={ONE: SILENT}
@@ -93,22 +82,6 @@ def _probe() -> messages.ProbeInfo:
     )
 
 
-def _program() -> messages.ProgramInfo:
-    return messages.ProgramInfo(
-        number=3,
-        program="x",
-        program_id=0,
-        pid=ONE,
-        module="libc.so.6",
-        major=0,
-        probes=1,
-        vars=0,
-        gvars=0,
-        kept=True,
-        uid=0,
-    )
-
-
 def _deployment() -> messages.DeploymentInfo:
     none: dict[str, Any] = dict.fromkeys(
         ("program_id", "major", "uid", "waiting", "missed", "unseen"), 0
@@ -137,17 +110,6 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     made = Daemon()
     monkeypatch.setattr(options, "running", lambda socket: made)
     return made
-
-
-@pytest.mark.parametrize("is_in", [True, False])
-def test_what_stays_in_one_of_several_processes_is_told(daemon: Daemon, is_in: bool) -> None:
-    daemon.is_in = is_in
-    how = insert._How([], check_opcode=True, present="merge", json=False)
-    with pytest.raises(UserError) as refusal:
-        insert._insert(daemon, [ONE, OTHER], how, follow_forks=False)  # type: ignore[arg-type]
-    text = f"process {OTHER}: no room for it; "
-    stays = f"what was put into others before stays there: {SILENT}"
-    assert str(refusal.value) == text + (stays if is_in else "nothing was put into the others")
 
 
 @pytest.mark.parametrize(

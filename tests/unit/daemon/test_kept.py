@@ -237,3 +237,31 @@ def test_what_was_over_meanwhile_is_taken_out(tmp_path: Path, folder: Path) -> N
         assert list(folder.glob("program-*")) == []
 
     run(tmp_path, Kept(folder), script)
+
+
+def test_what_a_tracer_does_not_answer_in_time_is_put_in_later(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Slow files, a machine that is busy as it starts: nothing is lost of what was kept."""
+    write(folder, ONE)
+
+    async def main() -> None:
+        daemon = FakeDaemon(Config(tmp_path / "policies.d"), kept=Kept(folder))
+        assert daemon.app.public is not None
+        pause = daemon.backends.pause_next(protocol.Insert)
+        await daemon.app.public.adopting.begin(0.1)
+        await pause.came.wait()
+        while "does not answer" not in caplog.text:
+            await asyncio.sleep(0)
+        assert [each.number for each in (await daemon.query(FakeClient(UID))).kept] == [3]
+        assert [each.name for each in folder.glob("program-*")] == [f"program-3-{PID}"]
+        pause.go.set()
+        while not (await daemon.query(FakeClient(UID))).probes:
+            await asyncio.sleep(0)
+        status = await daemon.query(FakeClient(UID))
+        assert [(each.number, each.state) for each in status.probes] == [(3, "active")]
+        assert status.kept == []
+        assert [each.name for each in folder.glob("program-*")] == [f"program-3-{PID}"]
+        await daemon.app.stop(1)
+
+    asyncio.run(asyncio.wait_for(main(), 60))

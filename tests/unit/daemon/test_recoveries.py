@@ -141,3 +141,30 @@ def test_a_tracer_that_lives_on_is_waited_for_a_while(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(work(), 60))
     assert writer.stdin is not None
     writer.stdin.close()
+
+
+def test_nothing_is_left_of_a_tracer_that_ends_with_the_next_daemon(tmp_path: Path) -> None:
+    """It has lost its daemon, and takes the last of its changes back when the next one ends."""
+    journals = ChangeJournalFiles(tmp_path / "changes")
+    journals.open()
+    user = os.geteuid(), os.getegid()
+    writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    start = procfs.start_time(writer.pid)
+    assert start is not None
+    with journals.make(user, user[0]).opened() as descriptor:
+        changes = Changes(ChangeJournal(descriptor, writer.pid, start), 1, 2)
+        changes.note(Kind.RAW, 3)
+
+        async def work() -> None:
+            tracers = TracerProcesses(lambda sock, mailbox, changes: None, journals=journals)
+            await tracers.recover_orphans(0)
+            changes.clear()
+            writer.kill()
+            writer.wait()
+            await tracers.stop(60)
+            await ended(tracers.resolvers)
+
+        asyncio.run(asyncio.wait_for(work(), 60))
+    assert writer.stdin is not None
+    writer.stdin.close()
+    assert list(tmp_path.iterdir()) == []

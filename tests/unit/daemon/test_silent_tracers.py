@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -18,7 +19,16 @@ from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 from dprobed.wire.notices import NoticeKind
-from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, facts, status
+from tests.fakes.backend import (
+    PID,
+    PROGRAM,
+    FakeBackend,
+    FakeClient,
+    FakeDaemon,
+    Pause,
+    facts,
+    status,
+)
 
 Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
 
@@ -287,6 +297,46 @@ def test_what_goes_in_together_is_out_together(run: Run) -> None:
         await until(lambda: list(silent.programs[PID]) == [kept.number])
         await until(lambda: not daemon.app.core.targets.by_pid[PID].in_doubt)
         assert [probe.number for probe in (await daemon.query(one)).probes] == [kept.number]
+
+    run(script)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_into_several_processes_or_none(run: Run, is_silent: bool) -> None:
+    """What was replaced comes back, and what stays in one of them, and why, is told."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        one = FakeClient()
+        first, second = await daemon.attach(one), await daemon.attach(one, PID + 1)
+        (kept,) = (await daemon.insert(one, keep=True)).programs
+        second.refuse(protocol.Insert, f"process {PID + 1}: no room for it")
+        # Of the first one that is asked to take out what it had, it answers in time.
+        answered, pause = first.pause(protocol.Remove), Pause()
+        answered.go.set()
+        if is_silent:
+            first.pauses(protocol.Remove, pause)
+        first.hurry = 0.05
+        with pytest.raises(Refusal) as refusal:
+            await daemon.insert(one, keep=True, present="replace", also=[PID + 1])
+        first.hurry = None
+        text = re.sub(r"for \d+ s", "for a while", str(refusal.value))
+        silent = f"process {PID}: its tracer does not answer, for a while"
+        assert text == f"process {PID + 1}: no room for it; " + (
+            f"what was put into others before stays there: {silent}; x0 is out: {silent}; it is "
+            "done when that answers"
+            if is_silent
+            else "nothing was put into the others"
+        )
+        pause.go.set()
+        await until(lambda: list(first.programs[PID]) == [kept.number])
+        assert second.programs[PID + 1] == {}
+        await until(lambda: not daemon.app.core.targets.by_pid[PID].in_doubt)
+        assert [probe.number for probe in (await daemon.query(one)).probes] == [kept.number]
+        # And all of them, where nothing is in the way.
+        done = await daemon.insert(one, keep=True, present="replace", also=[PID + 1, PID])
+        assert [each.pid for each in done.programs] == [PID, PID + 1]
+        assert kept.number not in first.programs[PID]
+        assert [len(each) for each in (first.programs[PID], second.programs[PID + 1])] == [1, 1]
 
     run(script)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import pack
@@ -12,6 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dprobed.daemon.insertion import Insertion
 from dprobed.daemon.records.dispatcher import Dispatcher
@@ -167,3 +170,62 @@ def test_more_chunks_than_files_can_be_open(tmp_path: Path) -> None:
         assert hits(tmp_path) == list(range(100))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+_WORDS = st.integers(0, (1 << 64) - 1)
+_HALVES = st.integers(0, (1 << 32) - 1)
+ANYTHING = st.builds(
+    raw,
+    st.binary(max_size=64),
+    st.lists(st.integers(0, 9) | _WORDS, max_size=5).map(tuple),
+    pid=_HALVES,
+    tid=_HALVES,
+    uid=_HALVES,
+    cpu=_HALVES,
+    comm=st.binary(max_size=40),
+    time=_WORDS,
+    hit=_WORDS,
+    exit=st.integers(-(1 << 31), (1 << 31) - 1),
+    major=_WORDS,
+    minor=_WORDS,
+    exception=st.none() | st.tuples(_WORDS, _WORDS, _WORDS),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(ANYTHING, max_size=20))
+@pytest.mark.parametrize("form", ["ctf", "json", "text", "chrome"])
+def test_whatever_a_tracer_may_say_is_written(
+    tmp_path_factory: pytest.TempPathFactory, form: Any, said: list[RawRecord]
+) -> None:
+    """Of a session of root's no record of another user makes an end."""
+    folder = str(tmp_path_factory.mktemp("said") / "t")
+
+    def work() -> None:
+        fed = Fed(TraceStart(id=1, name="t", folder=folder, format=form, everything=True))
+        fed.feed(iter(said))
+        info = fed.stop()
+        assert (info.records, info.written, info.dropped, info.problem) == (
+            len(said),
+            len(said),
+            0,
+            "",
+        )
+
+    run(work)
+
+
+def test_a_time_that_is_yet_to_come_does_not_stop_the_clock(tmp_path: Path) -> None:
+    """That of a record which a tracer made up: no reader has it overflow, and later ones keep
+    theirs."""
+
+    def work() -> None:
+        fed = Fed(TraceStart(id=1, name="t", folder=str(tmp_path / "t")))
+        for when in (5, (1 << 64) - 1, time.monotonic_ns() + 2_000_000_000):
+            fed.feed(records(1))
+            fed.feed(iter([raw(b"", (), time=when)]))
+        fed.stop()
+
+    run(work)
+    (chunk,) = open_all(tmp_path / "t")
+    assert max(each.time for each in chunk.records()) < time.monotonic_ns() + 2_000_000_000

@@ -153,3 +153,36 @@ def test_what_is_no_request(body: bytes) -> None:
 def test_what_is_no_answer(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_from_tracer(body)
+
+
+WIDE = 1 << 32
+LONG_RUNS = (0, 1) * (1 << 15)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"program": -1},
+        *({name: wrong} for name in ("pid", "tid", "uid", "cpu") for wrong in (-1, WIDE)),
+        *({name: -1} for name in ("place", "time", "hit", "major", "minor")),
+        {"exit": 1 << 31},
+        {"exit": -(1 << 31) - 1},
+        {"raw": (-1, 1)},
+        {"raw": LONG_RUNS},
+        {"exception": (0, -1, 0)},
+    ],
+    ids=str,
+)
+def test_a_record_with_numbers_out_of_range_is_no_message(changed: dict[str, object]) -> None:
+    """Its tracer runs as its user: whoever writes records down trusts their width."""
+    lying = protocol.Records([RECORD, msgspec.structs.replace(RECORD, **changed)])
+    with pytest.raises(ProtocolError, match="records"):
+        decode_from_tracer(pack(lying)[HEADER_SIZE:])
+
+
+@pytest.mark.parametrize("changed", [{"hits": -1}, {"probe": WIDE}, {"addresses": [-1]}], ids=str)
+def test_counters_out_of_range_are_no_message(changed: dict[str, object]) -> None:
+    lying = msgspec.structs.replace(STATUS, **changed)
+    for message in (protocol.Ok(1, [lying]), protocol.Changed(1234, [lying])):
+        with pytest.raises(ProtocolError, match="probes"):
+            decode_from_tracer(pack(message)[HEADER_SIZE:])
