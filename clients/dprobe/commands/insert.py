@@ -29,6 +29,7 @@ from dprobed.policy.links import real
 from dprobed.printable import readable
 from dprobed.proc.helper import SilentError
 from dprobed.wire import messages
+from dprobed.wire.engines import KERNEL
 
 if TYPE_CHECKING:
     from dprobe.lib.script.source import Script
@@ -54,6 +55,7 @@ examples:
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
   dprobe insert alloc.rpn -p 1234 --for 1h --max-hits 1000
   dprobe insert opens.rpn                    # its modtype is kernel: there
+  dprobe insert starts.rpn --all --engine kernel  # from each process's first instruction
   dprobe insert -e 'uprobe:libc:malloc { @ = hist(arg0); }' --exe nginx
 """,
 )
@@ -105,7 +107,9 @@ def insert_command(
     python3.11).
 
     A program with modtype = kernel or kmod goes into the kernel, as root; it needs the module
-    dprobes.
+    dprobes. So does --all --engine kernel: the kernel itself then has the probes in the one file
+    that the program's module is here, for every process that maps it, from its first instruction
+    on; none is traced.
 
     Of a script (.bt, or -e) its maps stay: `dprobe maps` shows them. One that prints, or has blocks
     (BEGIN, interval), needs somebody who shows it: `dprobe attach`.
@@ -127,6 +131,9 @@ def insert_command(
         raise click.UsageError("name at least one of PROGRAMS", ctx)
     loaded = load_programs(programs, choice) if script is None else _of_script(script, choice)
     kernel = _for_kernel(loaded)
+    files = choice.engine == KERNEL and not kernel
+    if files and (limit is not None or follow_forks):
+        raise click.UsageError("--engine kernel goes with --all alone: it traces no process", ctx)
     if kernel and (chosen or limit is not None or follow_forks):
         raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
     if not kernel and not chosen:
@@ -139,6 +146,10 @@ def insert_command(
     with options.running(ctx.obj) as daemon:
         if kernel:
             _insert_into_kernel(daemon, how)
+        elif files:
+            if missing == "refuse":
+                _check_files(None, loaded)
+            _insert_into_kernel(daemon, how, [_file_of(each) for each in loaded])
         elif pids:
             for line in stopped(pids):
                 complain(line)
@@ -309,8 +320,19 @@ def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks:
     _show(inserted, how)
 
 
-def _insert_into_kernel(daemon: Connection, how: _How) -> None:
-    """Put programs into the kernel: all of them, or none."""
+def _file_of(loaded: Loaded) -> str:
+    """The file that a program's module is on this machine; raises UserError."""
+    from dprobe.lib import loader, reading
+
+    found = reading.real(loader.find_module(loaded.program.header.name))
+    if not is_regular(found):
+        raise UserError(f"{loaded.upload.label}: {found}: there is no such file")
+    return found
+
+
+def _insert_into_kernel(daemon: Connection, how: _How, files: Sequence[str] = ()) -> None:
+    """Put programs into the kernel: all of them, or none. ``files``: where it is to place each that
+    is for processes."""
     answer = daemon.request(
         lambda number: messages.InsertKernel(
             id=number,
@@ -318,6 +340,7 @@ def _insert_into_kernel(daemon: Connection, how: _How) -> None:
             keep=True,
             check_opcode=how.check_opcode,
             present=how.present,
+            files=list(files),
         ),
         messages.Inserted,
     )
