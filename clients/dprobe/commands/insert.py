@@ -132,12 +132,9 @@ def insert_command(
     loaded = load_programs(programs, choice) if script is None else _of_script(script, choice)
     kernel = _for_kernel(loaded)
     files = choice.engine == KERNEL and not kernel
-    if files and (limit is not None or follow_forks):
-        raise click.UsageError("--engine kernel goes with --all alone: it traces no process", ctx)
-    if kernel and (chosen or limit is not None or follow_forks):
-        raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
     if not kernel and not chosen:
         raise click.UsageError(_WHICH, ctx)
+    _check_kernel(ctx, kernel=kernel, files=files, chosen=chosen)
     if follow_forks and not pids:
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
     uploads = [each.upload for each in loaded]
@@ -147,9 +144,7 @@ def insert_command(
         if kernel:
             _insert_into_kernel(daemon, how)
         elif files:
-            if missing == "refuse":
-                _check_files(None, loaded)
-            _insert_into_kernel(daemon, how, [_file_of(each) for each in loaded])
+            _insert_into_files(daemon, how, loaded, missing)
         elif pids:
             for line in stopped(pids):
                 complain(line)
@@ -164,6 +159,16 @@ def insert_command(
                 _tell_of_first(daemon, made, exe, limit)
         for line in untaken(daemon, loaded):
             complain(line)
+
+
+def _check_kernel(ctx: click.Context, *, kernel: bool, files: bool, chosen: int) -> None:
+    """Raise UsageError for what does not go with programs that the kernel gets, for itself or
+    (``files``) for what processes map."""
+    narrower = ctx.params["limit"] is not None or ctx.params["follow_forks"]
+    if files and narrower:
+        raise click.UsageError("--engine kernel goes with --all alone: it traces no process", ctx)
+    if kernel and (chosen or narrower):
+        raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
 
 
 def _askable(exe: str) -> str:
@@ -328,6 +333,15 @@ def _file_of(loaded: Loaded) -> str:
     if not is_regular(found):
         raise UserError(f"{loaded.upload.label}: {found}: there is no such file")
     return found
+
+
+def _insert_into_files(
+    daemon: Connection, how: _How, loaded: Sequence[Loaded], missing: str
+) -> None:
+    """Have the kernel place programs in the files that they are for: all of them, or none."""
+    if missing == "refuse":
+        _check_files(None, loaded)
+    _insert_into_kernel(daemon, how, [_file_of(each) for each in loaded])
 
 
 def _insert_into_kernel(daemon: Connection, how: _How, files: Sequence[str] = ()) -> None:
