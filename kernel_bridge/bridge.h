@@ -189,9 +189,11 @@ struct dpb_program {
 /**
  * struct dp_env - what the interpreter sees of a hit
  * @regs: at the probe
+ * @process: it is one of a process: its memory is there, the kernel's is not
  */
 struct dp_env {
 	struct pt_regs *regs;
+	bool process;
 };
 
 /* main.c */

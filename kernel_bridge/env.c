@@ -23,11 +23,18 @@ static bool dpb_read_page(u64 address, void *to, u32 size)
 }
 NOKPROBE_SYMBOL(dpb_read_page);
 
+/* Whether a hit has the memory there: of a process none of the kernel. */
+static bool dpb_has(const struct dp_env *env, u64 address)
+{
+	return !env->process || address < TASK_SIZE_MAX;
+}
+NOKPROBE_SYMBOL(dpb_has);
+
 u32 dp_env_read(struct dp_env *env, u64 address, void *to, u32 size)
 {
 	u32 done = 0;
 
-	while (done < size) {
+	while (done < size && dpb_has(env, address + done)) {
 		u32 left = PAGE_SIZE - offset_in_page(address + done);
 		u32 part = min(left, size - done);
 
@@ -74,7 +81,7 @@ bool dp_env_write(struct dp_env *env, u64 address, const void *from, u32 size)
 {
 	if (address < TASK_SIZE_MAX)
 		return !copy_to_user_nofault((void __user *)address, from, size);
-	return dpb_write_kernel((void *)address, from, size);
+	return !env->process && dpb_write_kernel((void *)address, from, size);
 }
 NOKPROBE_SYMBOL(dp_env_write);
 

@@ -59,7 +59,7 @@ static void dpb_run_part(struct dp_machine *machine, struct dpb_place *place,
 {
 	struct dpb_program *program = place->program;
 	struct dpb_cpu *cpu = program->cpus[raw_smp_processor_id()];
-	struct dp_env env = { regs };
+	struct dp_env env = { regs, place->kind == DPROBES_FILE };
 
 	machine->kept = kept;
 	dp_run(machine, &program->program, place->index, part, &cpu->buffers,

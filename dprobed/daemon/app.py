@@ -135,8 +135,9 @@ class Core:
         """Clients that follow the log."""
         return self.log.followers if self.log is not None else ()
 
-    def connect(self, watch: Watch | None, doubts: Doubts) -> Traced:
+    def connect(self, watch: Watch | None, resolvers: Resolvers) -> Traced:
         """Make the parts that start tracers; records also go to the log and ``watch``."""
+        doubts = Doubts(resolvers)
         routing = Routing(self.gate, self.dispatcher, self.log, watch)
         events = TracerEvents(
             self.backends,
@@ -161,10 +162,11 @@ class Core:
         )
         kernel = None
         if self.kernel is not None:
+            from dprobed.daemon.kernel_files import KernelFiles
             from dprobed.daemon.kernel_target import KernelTarget
 
             device = TracerPool(self.kernel, events.on_event, events.on_gone)
-            kernel = KernelTarget(self.targets, device)
+            kernel = KernelTarget(self.targets, device, KernelFiles(resolvers))
         inserting = Inserting(
             self.gate,
             self.targets,
@@ -346,7 +348,7 @@ def build_private(
     """The daemon of a single command."""
     core = Core(backends, gate, hold_limit=HOLD_LIMIT)
     table = RequestTable(gate.commands, _NOT_PRIVATE)
-    traced = core.connect(None, Doubts(resolvers))
+    traced = core.connect(None, resolvers)
     deployments = DeploymentsOnDemand(
         lambda: _deployments(core, traced, resolvers, backends), core.removal
     )
@@ -423,7 +425,7 @@ def build_public(
     )
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
-    traced = core.connect(traces.see, Doubts(resolvers))
+    traced = core.connect(traces.see, resolvers)
     deployments = _deployments(core, traced, resolvers, backends)
     enforcement, store = core.enforcement, gate.store
     service = ServiceManager({}) if service is None else service

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -31,6 +33,9 @@ from dprobed.wire import messages, protocol
 
 if TYPE_CHECKING:
     from dprobed.daemon.kernel_target import KernelTarget
+
+#: For each program its file; None: it is placed elsewhere.
+Files = Sequence[protocol.FilePlaces | None]
 
 _log = logging.getLogger("dprobed")
 
@@ -135,8 +140,10 @@ class Inserting:
         programs = await self._programs.decode_all(request.programs, kernel=True)
         for upload, program in programs:
             self._gate.allow_kernel(client, upload.label, program)
+        assert self._kernel is not None
+        files = await self._kernel.files.find(client, request, programs)
         with self._quota.room_for(client, [program for _, program in programs]):
-            done = await self._insert_kernel(client, request, programs)
+            done = await self._insert_kernel(client, request, programs, files)
         self._note_done(client, done)
         return messages.Inserted(
             id=request.id,
@@ -155,6 +162,7 @@ class Inserting:
         client: Client,
         request: messages.InsertKernel,
         programs: list[tuple[messages.Upload, Program]],
+        files: Files,
     ) -> _Done:
         assert self._kernel is not None
         while True:
@@ -163,7 +171,7 @@ class Inserting:
                 if target.finished.is_set():
                     continue
                 try:
-                    return await self._insert(client, target, request, programs)
+                    return await self._insert(client, target, request, programs, files=files)
                 finally:
                     target.dismiss(client)
                     if not target.programs:
@@ -176,8 +184,12 @@ class Inserting:
         request: messages.Insert | messages.InsertKernel,
         programs: list[tuple[messages.Upload, Program]],
         rights: str = "",
+        files: Files = (),
     ) -> _Done:
-        """``insert`` while the target is locked: what is allowed now stays so until all are in."""
+        """``insert`` while the target is locked: what is allowed now stays so until all are in.
+
+        ``files``: where the kernel is to place each of them; none: a tracer does.
+        """
         replaced = [
             entry
             for entry in target.programs.values()
@@ -189,7 +201,7 @@ class Inserting:
         try:
             for entry in replaced:
                 await self._detaching.take_out(target, entry)
-            for asked, decoded in programs:
+            for (asked, decoded), file in zip_longest(programs, files):
                 upload, program, term = self._terms.of(client, asked, decoded, keep=request.keep)
                 insertion = Insertion(
                     self._programs.next_number(),
@@ -198,6 +210,7 @@ class Inserting:
                     check_opcode=request.check_opcode,
                     follow_forks=client in target.followers,
                     term=term,
+                    file=file,
                 )
                 entry = InsertedProgram(insertion, target, owner, client)
                 await self._place(entry)
@@ -339,6 +352,7 @@ class Inserting:
             max_hits=entry.most_hits,
             former=counted,
             former_time=former.time if former is not None else 0,
+            file=insertion.file,
         )
 
 

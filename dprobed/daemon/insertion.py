@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from dprobed.program.model import Program
-from dprobed.wire import messages
+from dprobed.wire import messages, protocol
 
 
 class Term(msgspec.Struct, frozen=True):
@@ -26,7 +26,8 @@ class Insertion(msgspec.Struct, frozen=True):
 
     ``deployed``: it belongs to a deployment, whose ``term`` is one for all processes.
     ``follow_forks``: fork children get it, too. ``policy``: that which inserts it, with how many
-    ``seconds`` it stays in each process (None: no limit); empty: a client does.
+    ``seconds`` it stays in each process (None: no limit); empty: a client does. ``file``: of one
+    for processes that the kernel places.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Insertion(msgspec.Struct, frozen=True):
     term: Term = msgspec.field(default_factory=Term)
     policy: str = ""
     seconds: float | None = None
+    file: protocol.FilePlaces | None = None
 
     def is_over(self, now: float) -> bool:
         """Whether it is a deployment's, and that has come to its end."""

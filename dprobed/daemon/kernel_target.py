@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.kernel_files import KernelFiles
 from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tracer_pool import TracerPool
@@ -16,9 +17,10 @@ from dprobed.wire.messages import KERNEL
 
 
 class KernelTarget:
-    """``pool``: opens the kernel's device."""
+    """``pool``: opens the kernel's device. ``files``: finds places in what processes map."""
 
-    def __init__(self, targets: Targets, pool: TracerPool) -> None:
+    def __init__(self, targets: Targets, pool: TracerPool, files: KernelFiles) -> None:
+        self.files: Final = files
         self._targets: Final = targets
         self._pool: Final = pool
         self._opening: Final = asyncio.Lock()

@@ -12,7 +12,7 @@ from dprobed.program.bytecode import decode
 from dprobed.program.model import Program, ProgramError
 from dprobed.resolver.modules import VDSO, VDSO_NAMES
 from dprobed.wire import messages
-from dprobed.wire.engines import ENGINES
+from dprobed.wire.engines import ENGINES, KERNEL
 
 #: Bytes of a program that are verified in a millisecond or two; a larger one is verified in a
 #: thread.
@@ -56,11 +56,20 @@ class Programs:
         except ProgramError as error:
             raise Refusal(f"{upload.label}: {error}") from None
         self.check_facilities(upload.label, program)
-        if kernel and not program.header.kernel:
-            raise Refusal(f"{upload.label}: only programs with `modtype = kernel` go into it")
+        of_kernel = program.header.kernel or upload.engine == KERNEL
+        if kernel and not of_kernel:
+            raise Refusal(
+                f"{upload.label}: only programs with `modtype = kernel`, or for --engine kernel, "
+                "go into it"
+            )
         if program.header.kernel and not kernel:
             raise Refusal(
                 f"{upload.label}: programs for the kernel cannot be inserted into a process"
+            )
+        if of_kernel and not kernel:
+            raise Refusal(
+                f"{upload.label}: --engine kernel is for every process that maps the file: "
+                "`dprobe insert --engine kernel --all`"
             )
         if program.header.name in VDSO_NAMES:
             raise Refusal(f"{upload.label}: {program.header.name}: {VDSO}")

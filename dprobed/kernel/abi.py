@@ -238,10 +238,11 @@ ARRAYS: Final = ("code", "probes", "facilities", "names", "symbols")
 
 
 def load_header(program: Program, ring: int = 0) -> Load:
-    """The fixed part of a program; its addresses are 0."""
+    """The fixed part of a program; its addresses are 0. One for processes is the kernel's there: it
+    has the same that no kernel program has, and what it finds at a hit is the process's."""
     header = program.header
     return Load(
-        modtype=ModType[header.modtype.upper()],
+        modtype=ModType[header.modtype.upper()] if header.kernel else ModType.KERNEL,
         flags=AUTOSTACKTRACE * header.autostacktrace,
         major=header.major,
         vars=header.vars,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -24,16 +25,17 @@ from dprobed.kernel.device import (
     Device,
     DeviceError,
     Hit,
+    InFile,
     KernelProgram,
     NotLoadedError,
 )
-from dprobed.kernel.places import PlacingError, is_module_name, module_name, placing_error
+from dprobed.kernel.places import PlacingError, engine_of, module_name, place_of, placing_error
+from dprobed.kernel.undone import check
+from dprobed.proc import files
 from dprobed.program.bytecode import decode
-from dprobed.program.exits import DEBUGGER, EXCEPTION, REM
-from dprobed.program.keywords import HOOK, TRACEPOINT
+from dprobed.program.exits import EXCEPTION, REM
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
-from dprobed.wire.engines import WATCH
 from dprobed.wire.messages import KERNEL
 
 #: What records and listings say of it.
@@ -55,10 +57,14 @@ _log = logging.getLogger("dprobed")
 
 
 class _Inserted:
-    """A program in the kernel. ``places``: the numbers of its probes' places."""
+    """A program in the kernel. ``places``: the numbers of its probes' places; ``path``: of the file
+    that they are in; empty: they are in the kernel."""
 
-    def __init__(self, number: int, loaded: KernelProgram, places: Sequence[int]) -> None:
+    def __init__(
+        self, number: int, loaded: KernelProgram, places: Sequence[int], path: str
+    ) -> None:
         self.number: Final = number
+        self._path: Final = path
         self.loaded: Final = loaded
         self.program: Final = loaded.program
         self.places: Final = places
@@ -67,11 +73,11 @@ class _Inserted:
         #: Probes that could not be placed, by their number in the program.
         self.failed: Final[dict[int, PlacingError]] = {}
 
-    def place(self) -> None:
+    def place(self, file: InFile | None) -> None:
         """Place each of its probes that can be."""
         for at in range(len(self.program.probes)):
             try:
-                self.loaded.attach(at)
+                self.loaded.attach(at, file)
             except PlacingError as error:
                 self.failed[at] = error
 
@@ -95,8 +101,8 @@ class _Inserted:
             program=self.number,
             probe=probe.index,
             state=state,
-            module=self.program.header.name,
-            place=_place_of(probe),
+            module=self._path or self.program.header.name,
+            place=place_of(probe),
             reason=reason or _missed(probe, found),
             hits=found.hits + missed,
             ran=found.runs,
@@ -104,7 +110,7 @@ class _Inserted:
             dropped=lost,
             faulted=0,
             addresses=[found.address] if found.address else [],
-            engine=_engine(probe) if found.address else "",
+            engine=engine_of(probe, in_file=bool(self._path)) if found.address else "",
         )
 
     def _state(self, at: int, found: abi.Query) -> tuple[protocol.State, str]:
@@ -232,7 +238,7 @@ class KernelBackend:
 
     async def _insert(self, message: protocol.Insert) -> protocol.Ok:
         program = decode(message.bytecode)
-        _check(program, message)
+        check(program, message)
         numbers = [
             facility if isinstance(facility, int) else message.facilities.get(facility, 0)
             for facility in program.facilities
@@ -240,10 +246,11 @@ class KernelBackend:
         if 0 in numbers:
             name = program.facilities[numbers.index(0)]
             raise BackendRefused(f"{message.label}: facility {name} is gone")
-        inserted = await asyncio.to_thread(self._load, message, program, numbers)
-        self._programs[message.program] = inserted
-        self._on_event(self, protocol.Places({n: place for place, n in self._places.items()}))
-        await asyncio.to_thread(inserted.place)
+        with _opened(message) as file:
+            inserted = await asyncio.to_thread(self._load, message, program, numbers)
+            self._programs[message.program] = inserted
+            self._on_event(self, protocol.Places({n: place for place, n in self._places.items()}))
+            await asyncio.to_thread(inserted.place, file)
         self._listen(inserted)
         statuses = await asyncio.to_thread(inserted.statuses)
         return protocol.Ok(seq=message.seq, probes=statuses)
@@ -253,14 +260,15 @@ class KernelBackend:
             loaded = self._device.load(program, facilities)
         except DeviceError as error:
             raise BackendRefused(f"{message.label}: {error}") from None
-        module = program.header.name
+        path = "" if message.file is None else message.file.path
+        module = path or program.header.name
         places = [
             self._places.setdefault(
-                protocol.Place(KERNEL, module, _place_of(probe)), len(self._places) + 1
+                protocol.Place(KERNEL, module, place_of(probe)), len(self._places) + 1
             )
             for probe in program.probes
         ]
-        return _Inserted(message.program, loaded, places)
+        return _Inserted(message.program, loaded, places, path)
 
     async def _remove(self, message: protocol.Remove) -> protocol.Ok:
         chosen = list(self._programs) if message.program is None else [message.program]
@@ -359,6 +367,27 @@ class KernelBackend:
             self._on_event(self, protocol.Changed(KERNEL, changed))
 
 
+@contextlib.contextmanager
+def _opened(message: protocol.Insert) -> Iterator[InFile | None]:
+    """The file that a program is to be placed in, where it is still that; raises BackendRefused."""
+    if message.file is None:
+        yield None
+        return
+    wanted = message.file
+    try:
+        descriptor = files.open_file(wanted.path)
+    except (OSError, ValueError) as error:
+        raise BackendRefused(f"{message.label}: {wanted.path}: {error}") from None
+    try:
+        if tuple(files.facts(descriptor)) != tuple(wanted.identity):
+            raise BackendRefused(
+                f"{message.label}: {wanted.path} was replaced or changed meanwhile: try again"
+            )
+        yield InFile(descriptor, wanted.offsets)
+    finally:
+        os.close(descriptor)
+
+
 def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
     """Why hits were missed, if some were."""
     why = []
@@ -376,53 +405,8 @@ def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
     return "missed: " + ", ".join(why) if why else ""
 
 
-def _engine(probe: ProbeDefinition) -> str:
-    """Which one serves it."""
-    if probe.watchpoint is not None:
-        return WATCH
-    for before in (TRACEPOINT, HOOK):
-        if _place_of(probe).startswith(before):
-            return before.removesuffix(":")
-    return "kretprobe" if probe.returns else "kprobe"
-
-
-def _place_of(probe: ProbeDefinition) -> str:
-    return probe.offset or probe.address or ""
-
-
 def _globals(inserted: _Inserted) -> int:
     return inserted.program.header.gvars
-
-
-def _check(program: Program, message: protocol.Insert) -> None:
-    """Raise BackendRefused for what the kernel does not do, though the language has it."""
-    for reason in _undone(program, message):
-        raise BackendRefused(f"{message.label}: {reason}")
-
-
-def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
-    if not is_module_name(program.header):
-        yield "name the kernel module as lsmod(8) does: `name = nf_tables`"
-    if message.budget is not None:
-        yield "a budget is for processes: probes in the kernel have none"
-    if program.header.map:
-        yield "there are no maps in the kernel yet: count in local variables (`vars`)"
-    if not {DEBUGGER, "debugger"}.isdisjoint(program.facilities):
-        yield "a kernel program cannot `exit debugger`: only processes have a debugger"
-    for probe in program.probes:
-        if probe.address is not None and probe.watchpoint is None:
-            yield f"{probe.address}: write the place as `offset = function+N`, not as an address"
-        if probe.opcode is not None and message.check_opcode:
-            yield "`opcode` is not compared in the kernel: leave it out, or use --no-opcode-check"
-        if _place_of(probe).startswith((TRACEPOINT, HOOK)) and _sets_registers(program, probe):
-            what = _engine(probe)
-            yield f"at a {what} there are no registers to alter: only its arguments are known"
-        if probe.logonfault:
-            yield "`logonfault` is for processes: leave it out"
-
-
-def _sets_registers(program: Program, probe: ProbeDefinition) -> bool:
-    return any(each.spelling.startswith("pop r") for _, each, _ in program.instructions(probe))
 
 
 class KernelBackends:

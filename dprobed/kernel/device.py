@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +92,13 @@ class Hit(NamedTuple):
     log: bytes
 
 
+class InFile(NamedTuple):
+    """An open file in which the probes of a program are placed, each at its offset."""
+
+    descriptor: int
+    offsets: Sequence[int]
+
+
 class KernelProgram:
     """A program in the kernel: a descriptor."""
 
@@ -105,16 +113,32 @@ class KernelProgram:
         self._calls.ioctl(self.fd, abi.REQUESTS[name], argument)
         return argument
 
-    def attach(self, number: int) -> None:
-        """Place its probe of that number, counted from 0, or have it wait for its module; raises
-        PlacingError."""
+    def attach(self, number: int, file: InFile | None = None) -> None:
+        """Place its probe of that number, counted from 0, in a ``file`` or in the kernel, where it
+        may have to wait for its module; raises PlacingError."""
         header = self.program.header
         probe = self.program.probes[number]
-        argument = attachment(probe, number, header, self._known)
         try:
-            self._ioctl("DPROBES_ATTACH", argument)
+            if file is None:
+                argument = attachment(probe, number, header, self._known)
+                self._ioctl("DPROBES_ATTACH", argument)
+            else:
+                self._attach_in(file, number)
         except OSError as error:
             raise placing_error(error.errno or 0, probe, header) from None
+
+    def _attach_in(self, file: InFile, number: int) -> None:
+        """The kernel looks at an instruction where a process has it mapped; that it cannot place it
+        in one that comes to map it later is told to nobody. So one has: this."""
+        offset = file.offsets[number]
+        argument = abi.Attach(
+            probe=number, kind=abi.Kind.FILE, offset=offset, length=file.descriptor
+        )
+        start = offset - offset % mmap.PAGESIZE
+        size = min(mmap.PAGESIZE, os.fstat(file.descriptor).st_size - start)
+        how = {"flags": mmap.MAP_PRIVATE, "prot": mmap.PROT_READ, "offset": start}
+        with mmap.mmap(file.descriptor, size, **how):
+            self._ioctl("DPROBES_ATTACH", argument)
 
     def query(self, number: int) -> abi.Query:
         """The state and the counts of a probe."""
@@ -195,7 +219,9 @@ class Device:
         """Load a program, nothing of it placed; raises DeviceError."""
         load = abi.load_header(program, _RING)
         names = {program.names[index] for index, _ in program.symbols}
-        known = look_up(names.union(named(program.probes)))
+        if program.header.kernel:
+            names.update(named(program.probes))
+        known = look_up(names)
         symbols = _values_of_symbols(program, known)
         arrays = [
             ctypes.create_string_buffer(data, len(data))

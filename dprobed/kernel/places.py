@@ -14,6 +14,7 @@ from dprobed.kernel import abi
 from dprobed.proc import kernel_symbols
 from dprobed.program.keywords import HOOK, TRACEPOINT
 from dprobed.program.model import Header, ProbeDefinition
+from dprobed.wire.engines import UPROBE, WATCH
 from dprobed.wire.protocol import State
 
 _SYMBOLS: Final = kernel_symbols.PATH
@@ -54,6 +55,16 @@ _ERRORS: Final = {
     errno.ENODEV: (
         State.FAILED,
         "the module that had it was removed, or its hook: insert the program again",
+    ),
+}
+
+
+#: The same of places in files.
+_FILE_ERRORS: Final = {
+    errno.EADDRNOTAVAIL: (
+        State.EXCLUDED,
+        "the kernel places no breakpoint there: it cannot do the instruction out of its place, or "
+        "not in this file",
     ),
 }
 
@@ -122,6 +133,23 @@ def module_name(header: Header) -> str:
 def is_module_name(header: Header) -> bool:
     """Whether a kernel module can be called as a program's, if that is for one."""
     return header.modtype != "kmod" or _MODULE.fullmatch(header.name) is not None
+
+
+def place_of(probe: ProbeDefinition) -> str:
+    """Where a probe is, as it is written."""
+    return probe.offset or probe.address or ""
+
+
+def engine_of(probe: ProbeDefinition, *, in_file: bool = False) -> str:
+    """Which engine serves it; ``in_file``: in what processes map."""
+    if in_file:
+        return UPROBE
+    if probe.watchpoint is not None:
+        return WATCH
+    for before in (TRACEPOINT, HOOK):
+        if place_of(probe).startswith(before):
+            return before.removesuffix(":")
+    return "kretprobe" if probe.returns else "kprobe"
 
 
 def attachment(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
@@ -212,8 +240,11 @@ def _at_symbol(name: str, addend: str | None, header: Header, known: Known) -> i
 
 def placing_error(code: int, probe: ProbeDefinition, header: Header) -> PlacingError:
     """Why a probe could not be placed, of the number that the module gives."""
+    if not header.kernel:
+        state, reason = _FILE_ERRORS.get(code, (State.FAILED, os.strerror(code)))
+        return PlacingError(reason, state)
     state, reason = _ERRORS.get(code, (State.FAILED, os.strerror(code)))
-    place = probe.offset or ""
+    place = place_of(probe)
     if code == errno.ENOENT and place.startswith(TRACEPOINT):
         return PlacingError("the kernel has no tracepoint of that name")
     if code == errno.ENOENT and place.startswith(HOOK):

@@ -12,5 +12,10 @@ INLINE: Final = "inline"
 TRAP: Final = "trap"
 #: Debug registers: that of watchpoints, whatever is asked for.
 WATCH: Final = "watch"
+#: A breakpoint of the kernel itself in a file, for every process that maps it; only where it is
+#: asked for, and served by the kernel's module.
+KERNEL: Final = "kernel"
+#: How ``query`` calls what that gets.
+UPROBE: Final = "uprobe"
 #: What can be asked for.
-ENGINES: Final = (AUTO, INLINE, TRAP)
+ENGINES: Final = (AUTO, INLINE, TRAP, KERNEL)

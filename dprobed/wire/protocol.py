@@ -155,6 +155,17 @@ class Counted(msgspec.Struct, frozen=True, array_like=True):
     large: bool = False
 
 
+class FilePlaces(msgspec.Struct, frozen=True):
+    """Where a program's probes are in a file: the offset of each, in their order.
+
+    ``identity``: what tells the file from any that may have its ``path`` by now.
+    """
+
+    path: str
+    identity: tuple[int, int, int, int, int]
+    offsets: list[int]
+
+
 class Insert(msgspec.Struct, tag=True, frozen=True):
     """Insert a program: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
@@ -164,7 +175,8 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     ``engine``: which serves its code probes (``wire.engines``); ``auto``: the cheapest that can.
     ``max_hits``: what no probe's own may exceed (0: nothing); None: this program is free of that.
     ``former``: what it had counted in this target when its tracer was last able to say so, at
-    ``former_time`` (monotonic ns): it goes on from there.
+    ``former_time`` (monotonic ns): it goes on from there. ``file``: of a program for processes that
+    the kernel is to place, and not a tracer.
     """
 
     seq: int
@@ -181,6 +193,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     max_hits: int | None = 0
     former: Counted | None = None
     former_time: int = 0
+    file: FilePlaces | None = None
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):

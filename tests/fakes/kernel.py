@@ -55,6 +55,8 @@ class FakeKernel:
         self.loaded = True
         self.version = (abi.ABI, ISA)
         self.modules: dict[str, int] = {}
+        #: Numbers of files in which the kernel places nothing.
+        self.no_uprobes: set[int] = set()
         #: How loading the module ends; None: it is not asked for.
         self.loading: str | None = None
         self.globals = [0] * 8
@@ -205,6 +207,8 @@ class FakeKernel:
         placed = program.placed.get(number, "")
         if placed.startswith("0x"):
             return int(placed, 16)
+        if "+0x" in placed:
+            return int(placed.split("+")[1], 16)
         return (FUNCTIONS | self.modules).get(placed, 0)
 
     def _attach(self, program: FakeProgram, argument: abi.Attach) -> None:
@@ -220,6 +224,11 @@ class FakeKernel:
                 code = errno.EUSERS if place in HOOKS else errno.ENOENT
                 raise OSError(code, os.strerror(code))
             place = f"{HOOKS[place]:#x}"
+        elif argument.kind == abi.Kind.FILE:
+            status = os.fstat(argument.length)
+            if status.st_ino in self.no_uprobes:
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            place = f"{status.st_ino}+{argument.offset:#x}"
         elif argument.kind not in (abi.Kind.CODE, abi.Kind.LEAVE):
             place = f"{argument.address:#x}"
             taken = [each for each in program.placed.values() if each.startswith("0x")]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dprobed.kernel.backend import KernelBackends
+from dprobed.policy.config import Config
+from dprobed.policy.model import Rights
+from dprobed.policy.rights import Right
+from tests.fakes.backend import FakeDaemon
+from tests.fakes.kernel import FakeKernel
 from tests.kernel.c_interpreter import CInterpreter, build
 from tests.kernel.device import Device, insert_module, remove_module
 from tests.kernel.machine import Machine, build_modules, find_kernel, why_not
+
+Script = Callable[[FakeDaemon, FakeKernel], Awaitable[None]]
+Run = Callable[[Script], None]
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +91,36 @@ def allowed(machine: Machine) -> Iterator[Device]:
     opened.close()
     assert remove_module(machine) == 0
     insert_module(machine)
+
+
+@pytest.fixture
+def kernel(c_interpreter: CInterpreter) -> Iterator[FakeKernel]:
+    """A kernel with the module loaded."""
+    made = FakeKernel(c_interpreter)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a script against root's daemon, and ends that: no program may be left in the kernel.
+    User 77 may observe it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
+
+    def run(script: Script) -> None:
+        async def main() -> None:
+            backends = KernelBackends(kernel.calls)
+            given = Rights(users={77: frozenset({Right.OBSERVE})})
+            daemon = FakeDaemon(Config(tmp_path / "policies.d", kernel=given), backends)
+            try:
+                await script(daemon, kernel)
+            finally:
+                await daemon.app.stop(5)
+            assert kernel.programs() == []
+            await asyncio.sleep(0)
+            assert daemon.app.core.targets.by_pid == {}
+
+        asyncio.run(asyncio.wait_for(main(), 60))
+
+    return run

@@ -7,7 +7,6 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +18,16 @@ from dprobed.daemon.client import Refusal
 from dprobed.kernel import places
 from dprobed.kernel.backend import KernelBackends
 from dprobed.kernel.device import DeviceError, Hit, KernelProgram
-from dprobed.policy.config import Config
-from dprobed.policy.model import Rights
-from dprobed.policy.rights import Right
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
 from tests.fakes.backend import FakeClient, FakeDaemon
 from tests.fakes.kernel import FakeKernel
-from tests.kernel.c_interpreter import CInterpreter
+from tests.kernel.conftest import Run
 
 HEAD = "name = kernel\nmodtype = kernel\n"
 COUNT = HEAD + "vars = 1\ngvars = 2\noffset = schedule\ninc lv,0\ninc gv,1\npush pid\nlog i32 who\n"
-Script = Callable[[FakeDaemon, FakeKernel], Awaitable[None]]
-Run = Callable[[Script], None]
-
-
-@pytest.fixture
-def kernel(c_interpreter: CInterpreter) -> Iterator[FakeKernel]:
-    """A kernel with the module loaded."""
-    made = FakeKernel(c_interpreter)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def run(tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a script against root's daemon, and ends that: no program may be left in the kernel.
-    User 77 may observe it."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
-
-    def run(script: Script) -> None:
-        async def main() -> None:
-            backends = KernelBackends(kernel.calls)
-            given = Rights(users={77: frozenset({Right.OBSERVE})})
-            daemon = FakeDaemon(Config(tmp_path / "policies.d", kernel=given), backends)
-            try:
-                await script(daemon, kernel)
-            finally:
-                await daemon.app.stop(5)
-            assert kernel.programs() == []
-            await asyncio.sleep(0)
-            assert daemon.app.core.targets.by_pid == {}
-
-        asyncio.run(asyncio.wait_for(main(), 60))
-
-    return run
 
 
 def _request(*sources: str, **options: Any) -> messages.InsertKernel:

@@ -23,6 +23,7 @@ from tests.kernel.device import (
     write_text,
 )
 from tests.kernel.machine import AREA, BRIDGE, LOG, Machine
+from tests.kernel.test_files import assembled
 
 #: Python starts some thirty times, on an emulated processor.
 pytestmark = pytest.mark.timeout(1200)
@@ -81,6 +82,22 @@ log i32 own
 exit dump
 """
 
+#: A process that lives for 10 ms.
+BRIEF = """.globl _start
+_start: mov $35, %eax
+ lea ten(%rip), %rdi
+ xor %esi, %esi
+ syscall
+ mov $60, %eax
+ mov $7, %edi
+ syscall
+ten: .quad 0, 10000000
+"""
+STARTS = "name = brief\nvars = 1\noffset = _start\ninc lv,0\npush pid\nlog i32 who\nexit trace\n"
+#: It is in the file of the daemon and of the command themselves as well.
+READS = "name = libc.so.6\nvars = 1\noffset = read\ninc lv,0\npush a,0\nlog i32 fd\nexit trace\n"
+TIMES = 10
+
 #: What has to be 0 at each booking of the sample: all accounts together (`docs/kernel-hooks.md`).
 ASSERTION = (BRIDGE / "samples" / "ledger.rpn").read_text()
 
@@ -125,12 +142,14 @@ def dprobed(
     sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH, "tp.rpn": TRACEPOINT}
     sources |= {"dump.rpn": DUMPS}
     sources |= {"ledger.rpn": ASSERTION}
+    sources |= {"starts.rpn": STARTS, "reads.rpn": READS}
     for name, text in sources.items():
         (folder / name).write_text(text)
     (folder / "dprobed.toml").write_text("load_kernel_module = true\n")
     more = image.files() | {name: folder / name for name in sources}
     more |= image.modprobe(folder, release, modules[0])
     more["etc/dprobed/dprobed.toml"] = folder / "dprobed.toml"
+    more["bin/brief"] = assembled(BRIEF, folder / "brief")
     machine = Machine(folder, release, modules, more, image.ENVIRONMENT)
     try:
         running = Dprobed(machine)
@@ -159,6 +178,48 @@ def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
     for variables in (["vars", str(probe["number"])], ["vars", "--global", "0"]):
         (variable,) = dprobed.json(*variables)
         assert variable["value"] >= 3
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+
+def test_no_process_is_missed_in_a_file(dprobed: Dprobed) -> None:
+    """Beside the daemon's own way, which hears of a process when that has begun."""
+    machine = dprobed.machine
+    (probe,) = dprobed.json("insert", "/starts.rpn", "--engine", "kernel", "--all")
+    assert (probe["pid"], probe["state"], probe["engine"]) == (0, "active", "uprobe")
+    assert (probe["module"], probe["place"]) == ("/bin/brief", "_start")
+    for _ in range(TIMES):
+        assert machine.run("/bin/brief") == (7, "")
+    probes = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    assert [(each["hits"], each["ran"], each["missed"]) for each in probes] == [(TIMES, TIMES, 0)]
+    while len(found := [each for each in dprobed.json("log") if each["place"] == "_start"]) < TIMES:
+        pass
+    assert {(each["comm"], each["backend"]) for each in found} == {("brief", "kernel")}
+    assert len({each["pid"] for each in found}) == TIMES
+    assert [each["log"][0]["value"] for each in found] == [each["pid"] for each in found]
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert machine.run("/bin/brief") == (7, "")
+    assert text_of(machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+    status, text = dprobed.dprobe("insert", "/starts.rpn", "--exe", "/bin/brief")
+    assert status == 0, text
+    for _ in range(TIMES):
+        assert machine.run("/bin/brief") == (7, "")
+    caught = {each["pid"] for each in dprobed.json("log")
+              if each["place"].startswith("_start") and each["backend"] != "kernel"}  # fmt: skip
+    print(f"of {TIMES} processes that lived for 10 ms the daemon itself caught {len(caught)}")
+    assert len(caught) <= TIMES
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+
+
+def test_a_library_that_dprobed_itself_maps(dprobed: Dprobed) -> None:
+    (probe,) = dprobed.json("insert", "/reads.rpn", "--engine", "kernel", "--all")
+    assert (probe["state"], probe["engine"]) == ("active", "uprobe")
+    (probe,) = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    assert probe["hits"] > 0
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
     assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"

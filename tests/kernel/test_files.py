@@ -11,8 +11,18 @@ from typing import Final
 import pytest
 
 from dprobed.kernel.abi import Kind, State
+from dprobed.program.exits import EXCEPTION
 from dprobed.record.log import decode_log
-from tests.kernel.device import CLOSE, O_WRONLY, WRITE, Device, KernelProgram, check, path
+from tests.kernel.device import (
+    CLOSE,
+    O_WRONLY,
+    WRITE,
+    Device,
+    KernelProgram,
+    address_of,
+    check,
+    path,
+)
 from tests.kernel.machine import AREA, Machine, called, result_of, written
 from tests.kernel.test_bridge import kernel_program
 
@@ -39,13 +49,17 @@ def entry_of(elf: bytes) -> int:
     raise AssertionError("it has no entry")
 
 
+def assembled(source: str, to: Path) -> Path:
+    """An executable of that, and nothing else."""
+    command = ["gcc", "-nostdlib", "-static", "-x", "assembler", "-", "-o", str(to)]
+    subprocess.run(command, input=source, text=True, check=True)
+    return to
+
+
 @pytest.fixture
 def entry(machine: Machine, tmp_path: Path) -> Iterator[int]:
     """A program in the machine that ends at once: where its entry is in its file."""
-    built = tmp_path / "brief"
-    command = ["gcc", "-nostdlib", "-static", "-x", "assembler", "-", "-o", str(built)]
-    subprocess.run(command, input=SOURCE, text=True, check=True)
-    data = built.read_bytes()
+    data = assembled(SOURCE, tmp_path / "brief").read_bytes()
     machine.write(AREA, NAME.encode() + b"\0")
     fd = check(machine.call(2, AREA, O_CREAT | O_WRONLY, 0o755))
     writing = called(WRITE, fd, AREA, len(data))
@@ -87,6 +101,19 @@ def test_its_registers_and_memory(machine: Machine, device: Device, entry: int) 
     assert machine.run(NAME, "one", "two") == (7, "")
     (hit,) = loaded.read()
     assert decode_log(hit.log, hit.raw) == [{"words": [entry & 4095, 3]}]
+    loaded.close()
+
+
+@pytest.mark.parametrize("text", ["push {}\npush mem,u8\nlog 1", "push 4\npush {}\nlog mrf"])
+def test_the_memory_of_the_kernel_is_not_its(
+    machine: Machine, device: Device, entry: int, text: str
+) -> None:
+    address = address_of(machine, "linux_banner")
+    loaded = _placed(device, entry, text.format(address))
+    assert machine.run(NAME) == (7, "")
+    (hit,) = loaded.read()
+    assert hit.record.exit == EXCEPTION
+    assert b"Linu" not in hit.log
     loaded.close()
 
 

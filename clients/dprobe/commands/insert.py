@@ -30,6 +30,7 @@ from dprobed.policy.links import real
 from dprobed.printable import readable
 from dprobed.proc.helper import SilentError
 from dprobed.wire import messages
+from dprobed.wire.engines import KERNEL
 
 if TYPE_CHECKING:
     from dprobe.lib.script.source import Script
@@ -55,6 +56,7 @@ examples:
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
   dprobe insert alloc.rpn -p 1234 --for 1h --max-hits 1000
   dprobe insert opens.rpn                    # its modtype is kernel: there
+  dprobe insert starts.rpn --all --engine kernel  # from each process's first instruction
   dprobe insert -e 'uprobe:libc:malloc { @ = hist(arg0); }' --exe nginx
 """,
 )
@@ -106,7 +108,9 @@ def insert_command(
     python3.11).
 
     A program with modtype = kernel or kmod goes into the kernel, as root; it needs the module
-    dprobes.
+    dprobes. So does --all --engine kernel: the kernel itself then has the probes in the one file
+    that the program's module is here, for every process that maps it, from its first instruction
+    on; none is traced.
 
     Of a script (.bt, or -e) its maps stay: `dprobe maps` shows them. One that prints, or has blocks
     (BEGIN, interval), needs somebody who shows it: `dprobe attach`.
@@ -128,10 +132,10 @@ def insert_command(
         raise click.UsageError("name at least one of PROGRAMS", ctx)
     loaded = load_programs(programs, choice) if script is None else _of_script(script, choice)
     kernel = _for_kernel(loaded)
-    if kernel and (chosen or limit is not None or follow_forks):
-        raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
+    files = choice.engine == KERNEL and not kernel
     if not kernel and not chosen:
         raise click.UsageError(_WHICH, ctx)
+    _check_kernel(ctx, kernel=kernel, files=files, chosen=chosen)
     if follow_forks and not pids:
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
     uploads = [each.upload for each in loaded]
@@ -140,6 +144,8 @@ def insert_command(
     with options.running(ctx.obj) as daemon:
         if kernel:
             _insert_into_kernel(daemon, how)
+        elif files:
+            _insert_into_files(daemon, how, loaded, missing)
         elif pids:
             for line in stopped(pids):
                 complain(line)
@@ -154,6 +160,16 @@ def insert_command(
                 _tell_of_first(daemon, made, exe, limit)
         for line in untaken(daemon, loaded):
             complain(line)
+
+
+def _check_kernel(ctx: click.Context, *, kernel: bool, files: bool, chosen: int) -> None:
+    """Raise UsageError for what does not go with programs that the kernel gets, for itself or
+    (``files``) for what processes map."""
+    narrower = ctx.params["limit"] is not None or ctx.params["follow_forks"]
+    if files and narrower:
+        raise click.UsageError("--engine kernel goes with --all alone: it traces no process", ctx)
+    if kernel and (chosen or narrower):
+        raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
 
 
 def _askable(exe: str) -> str:
@@ -326,8 +342,28 @@ def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks:
             complain("interrupted when it was in; `dprobe remove` takes it out")
 
 
-def _insert_into_kernel(daemon: Connection, how: _How) -> None:
-    """Put programs into the kernel: all of them, or none."""
+def _file_of(loaded: Loaded) -> str:
+    """The file that a program's module is on this machine; raises UserError."""
+    from dprobe.lib import loader, reading
+
+    found = reading.real(loader.find_module(loaded.program.header.name))
+    if not is_regular(found):
+        raise UserError(f"{loaded.upload.label}: {found}: there is no such file")
+    return found
+
+
+def _insert_into_files(
+    daemon: Connection, how: _How, loaded: Sequence[Loaded], missing: str
+) -> None:
+    """Have the kernel place programs in the files that they are for: all of them, or none."""
+    if missing == "refuse":
+        _check_files(None, loaded)
+    _insert_into_kernel(daemon, how, [_file_of(each) for each in loaded])
+
+
+def _insert_into_kernel(daemon: Connection, how: _How, files: Sequence[str] = ()) -> None:
+    """Put programs into the kernel: all of them, or none. ``files``: where it is to place each that
+    is for processes."""
     answer = daemon.request(
         lambda number: messages.InsertKernel(
             id=number,
@@ -335,6 +371,7 @@ def _insert_into_kernel(daemon: Connection, how: _How) -> None:
             keep=True,
             check_opcode=how.check_opcode,
             present=how.present,
+            files=list(files),
         ),
         messages.Inserted,
     )

@@ -11,7 +11,7 @@ import click
 
 from dprobe.commands.budget import BudgetType, chosen
 from dprobed.durations import seconds
-from dprobed.wire.engines import AUTO, ENGINES
+from dprobed.wire.engines import AUTO, ENGINES, KERNEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +87,11 @@ class FilePath(click.Path):
         return self.coerce_path_result(value)
 
 
+_EVERYWHERE: Final = (
+    "--engine kernel is for every process that maps the program's module: `dprobe insert --engine "
+    "kernel --all`"
+)
+
 define = click.option(
     "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a name for the preprocessor."
 )
@@ -138,7 +143,8 @@ engine = click.option(
     default=AUTO,
     show_default=True,
     help="How probes fire: as suits each place (auto; never inline so far), always by a "
-    "breakpoint (trap), or by a jump into native code in the process itself (inline).",
+    "breakpoint (trap), by a jump into native code in the process itself (inline), or by the "
+    "kernel (`dprobe insert --all` only).",
 )
 missing = click.option(
     "--missing",
@@ -318,6 +324,8 @@ def selecting(function: F) -> F:
     ) -> Any:
         from dprobe.lib.programs import Choice, parse_defines
 
+        if engine == KERNEL and not rest.get("everything"):
+            raise click.UsageError(_EVERYWHERE)
         limits = chosen(budget, over)
         choice = Choice(
             parse_defines(defines), groups, types, limits, engine, seconds, max_hits or 0

@@ -88,15 +88,22 @@ class Insert(RequestMessage, frozen=True):
 
 
 class InsertKernel(RequestMessage, frozen=True):
-    """Insert programs of ``modtype`` kernel or kmod into the kernel, all of them or none.
+    """Insert programs of ``modtype`` kernel or kmod into the kernel, all of them or none; or such
+    of ``modtype`` user whose ``engine`` is ``kernel``: it places them in a file, for every process
+    that maps it, now or later.
 
-    The fields are as in ``insert``. The daemon is root's, and so is the client.
+    ``files``: the path of the file of each program for processes, and an empty text for each other;
+    nothing where all are others. The other fields are as in ``insert``. The daemon is root's, and
+    so is the client.
     """
 
     programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
     keep: bool = False
     check_opcode: bool = True
     present: Present = "merge"
+    files: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=4096)]], msgspec.Meta(max_length=1000)
+    ] = []
 
 
 class Check(RequestMessage, frozen=True):

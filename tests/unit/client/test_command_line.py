@@ -202,6 +202,10 @@ KERNEL = "name = kernel\nmodtype = kernel\noffset = schedule\n    exit\n"
         (["-f", "kernel.rpn"], "goes into no process"),
         (["kernel.rpn", "user.rpn"], "insert them separately"),
         (["user.rpn"], "say --pid, or which processes, or --all"),
+        (["--engine", "kernel", "user.rpn"], "`dprobe insert --engine kernel --all`"),
+        (["--engine", "kernel", "-p", "1", "user.rpn"], "`dprobe insert --engine kernel --all`"),
+        (["--engine", "kernel", "--exe", "x", "user.rpn"], "`dprobe insert --engine kernel --all`"),
+        (["--engine", "kernel", "--all", "--limit", "2", "user.rpn"], "goes with --all alone"),
     ],
 )
 def test_where_a_program_goes_has_to_be_said(
