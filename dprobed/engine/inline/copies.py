@@ -105,16 +105,23 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
             new = twin(old)
             if new is not None:
                 _take_over_probe(room, parent, old.probe, new[0], maps)
-                location = Location(old.address, new[1], old.place, old.module_key)
+                location = Location(
+                    old.address,
+                    new[1],
+                    old.place,
+                    old.module_key,
+                    semaphore=old.semaphore,
+                    arguments=old.arguments,
+                )
                 twins[old] = mine = JumpAttachment(new[0], location, other)
                 other.attachments.append(mine)
         found.append((other, len(site.attachments)))
     room.puns.update(parent.puns)
     room.shared[:0] = maps.values()  # of programs that do not follow
     room.places = parent.places.copy(twins)
-    for start, (site, made_there) in parent.sites.trampolines.items():
+    for site, made_there in parent.sites.trampolines:
         there = room.sites.by_address.get(site.address, site)
-        room.sites.trampolines[start] = there, made_there
+        room.sites.trampolines.add(there, made_there)
     return found
 
 

@@ -86,7 +86,7 @@ class InlineEngine:
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if reason := why_not(probe, location.address, self.placer, self._is_displaced):
+        if reason := why_not(probe, location, self.placer, self._is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
         return Plan(self.name, probe, location, COST_NS)
 

@@ -58,6 +58,13 @@ def _private(definitions: Sequence[MapDefinition]) -> list[SharedMap]:
 
 
 @lru_cache(maxsize=1024)
+def _arguments(unit: Unit) -> frozenset[int]:
+    """The arguments of a static probe that a program asks for."""
+    ops = (op for block in lower(unit).blocks for op in block.ops)
+    return frozenset(op.index for op in ops if isinstance(op, ir.ReadArgument))
+
+
+@lru_cache(maxsize=1024)
 def _exits(unit: Unit) -> frozenset[int]:
     ends = (block.end for block in lower(unit).blocks)
     found = {end.exit for end in ends if isinstance(end, ir.End)}
@@ -72,8 +79,6 @@ def _served(probe: ProbeDefinition, part: UnitPart) -> tuple[str, int | None]:
         return "it is at the return of a function", None
     if unit.header.gvars:
         return "it has global variables, which other engines' programs have, too", None
-    if probe.is_static:
-        return "it is at a static probe", None
     for block in find_blocks(unit.code, unit.entry):
         for step in block.steps:
             if why := _stopping(unit, step):
@@ -127,6 +132,8 @@ class InlineExecutor:
         self.bases: Final[dict[int, int]] = {}
         #: How each probe's program may end.
         self.exits: Final[dict[int, frozenset[int]]] = {}
+        #: The arguments of a static probe that each asks for.
+        self.arguments: Final[dict[int, frozenset[int]]] = {}
         self._codes: Final[dict[int, Blob | str]] = {}
 
     @property
@@ -202,6 +209,8 @@ class InlineExecutor:
             if not found:
                 found = compiled(part.unit)
                 self.exits[probe.index] = _exits(part.unit)
+                if probe.is_static:
+                    self.arguments[probe.index] = _arguments(part.unit)
                 self.bases[probe.index] = part.base
             if isinstance(found, Blob):
                 found = _unserved(found, self.program) or found
@@ -234,4 +243,5 @@ class InlineExecutor:
         other._codes.update(self._codes)
         other.bases.update(self.bases)
         other.exits.update(self.exits)
+        other.arguments.update(self.arguments)
         return other

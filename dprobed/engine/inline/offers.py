@@ -12,6 +12,7 @@ from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer
+from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
@@ -30,9 +31,9 @@ def makes_calls(probe: Probe) -> bool:
 
 
 def why_not(
-    probe: Probe, address: int, placer: Placer, is_displaced: Callable[[int, int], bool]
+    probe: Probe, location: Location, placer: Placer, is_displaced: Callable[[int, int], bool]
 ) -> str:
-    """Why no jump to a probe's program can be at an address; empty: one can."""
+    """Why no jump to a probe's program can be at a location; empty: one can."""
     native = probe.native
     if not isinstance(native, InlineExecutor):
         return "its program was not inserted for it"
@@ -45,6 +46,14 @@ def why_not(
         return FILTERED
     if code.needs & (Needs.UID | Needs.GID) and _is_elsewhere(placer):
         return "it asks for the user, and the target is in another user namespace"
+    for number in native.arguments.get(probe.index, ()):
+        if location.arguments[number].is_vector:
+            return f"its argument a,{number} is in a floating point register"
+    return _why_not_there(location.address, placer, is_displaced)
+
+
+def _why_not_there(address: int, placer: Placer, is_displaced: Callable[[int, int], bool]) -> str:
+    """Why there can be no jump at an address."""
     text = placer.text(address, LONGEST)
     try:
         length = instruction_length(text, address)

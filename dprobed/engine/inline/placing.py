@@ -79,6 +79,12 @@ def _mask(bits: int) -> frozenset[int]:
     return frozenset(index for index in range(len(USER_REGS)) if bits >> index & 1)
 
 
+def _needed(attachment: JumpAttachment, asked: Iterable[int]) -> frozenset[int]:
+    """The registers in which these arguments of a static probe are, or by which they are found."""
+    given = attachment.arguments
+    return frozenset().union(*(given[number].registers for number in asked))
+
+
 class Placer(InlineRoom):
     """Puts programs and trampolines into the memory of one address space."""
 
@@ -133,12 +139,17 @@ class Placer(InlineRoom):
             self.told_clock = TargetClock(*self.allocate(CLOCK_SIZE), self.clock)
         return Clock(self.told_clock.address)
 
-    def _place(self, executor: InlineExecutor, index: int) -> int:
-        """Where a program's ``struct place`` is."""
-        known = executor, index
+    def _place(self, executor: InlineExecutor, attachment: JumpAttachment) -> int:
+        """Where the ``struct place`` of a program at a place is."""
+        index = attachment.probe.index
+        known = executor, index, attachment.arguments
         if known not in self.constants:
-            self.constants[known], words = self.allocate(LINE)
+            arguments = [word for each in attachment.arguments for word in each.words]
+            size = Place.ARGUMENTS + 8 * len(arguments)
+            self.constants[known], words = self.allocate(max(size, LINE))
             words[Place.CODE_BASE // 8] = executor.bases[index]
+            for at, word in enumerate(arguments, Place.ARGUMENTS // 8):
+                words[at] = word
         return self.constants[known]
 
     def _run(self, attachment: JumpAttachment, area: CodeArea) -> ProgramRun:
@@ -165,9 +176,9 @@ class Placer(InlineRoom):
         return ProgramRun(
             code=self._function(blob, area),
             data=self._data_of(native),
-            place=self._place(native, probe.index),
+            place=self._place(native, attachment),
             control=self._control(probe).address,
-            reads=_mask(blob.reads),
+            reads=_mask(blob.reads) | _needed(attachment, native.arguments.get(probe.index, ())),
             writes=_mask(blob.writes),
             clobbers=_mask(blob.clobbers),
             arguments=mentioned(blob.code) & ARGUMENTS,
@@ -231,7 +242,7 @@ class Placer(InlineRoom):
         area.give_back(start + len(code))
         self.sites.pages.put(start, code)
         made = JumpTrampoline(start, slot, start + len(code), displaced)
-        self.sites.trampolines[start] = site, made
+        self.sites.trampolines.add(site, made)
         return made
 
     def jump_to(self, site: JumpSite, made: JumpTrampoline) -> bytes:

@@ -23,6 +23,7 @@ from dprobed.engine.inline.shared import SharedMemory
 from dprobed.engine.inline.sites import JumpSites, JumpTrampoline
 from dprobed.engine.probe import Probe
 from dprobed.engine.remote_calls import mappings
+from dprobed.engine.static_arguments import StaticArgument
 from dprobed.proc import procfs
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -34,6 +35,10 @@ _UNFIT: Final = (
     (ABORTS, "its module has restartable sequences (rseq), which a jump would leave"),
     (b"\xff Go build ID: ", "it is a Go program's, whose stacks have no room for what runs there"),
 )
+
+
+#: Of which program's probe, with which arguments.
+Constants = tuple[InlineExecutor, int, tuple[StaticArgument, ...]]
 
 
 class BuiltTrampoline(NamedTuple):
@@ -73,7 +78,7 @@ class InlineRoom:
         #: What was built for the probes of a site, with the numbers of their places.
         self.built: Final[dict[tuple[int, tuple[Probe, ...]], BuiltTrampoline]] = {}
         #: The constants of each program's places, and which facilities are gone.
-        self.constants: Final[dict[tuple[InlineExecutor, int], int]] = {}
+        self.constants: Final[dict[Constants, int]] = {}
 
     # --- room ---
 
