@@ -270,9 +270,9 @@ class Probe:
         if self.over:
             self.presence.end(now)
 
-    def note_missed(self, why: str) -> None:
-        """A call is missed, because its return cannot be seen: show why."""
-        self.missed += 1
+    def note_missed(self, why: str, count: int = 1) -> None:
+        """A call is missed, or several, because its return cannot be seen: show why."""
+        self.missed += count
         self.reason = f"some returns cannot be seen: {why}"
 
     def sleep(self, now: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
+from enum import Enum, auto
 from typing import Final
 
 import msgspec
@@ -24,34 +25,67 @@ from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.code import CodePages
-from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.executor import InlineExecutor, NativePart
 from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import room_of
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import mappings, note
 from dprobed.proc import procfs
-from dprobed.program.exec.native.abi import Blob
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
 from dprobed.wire.engines import INLINE
 
 
+class Role(Enum):
+    """What a site is to a probe: its place; or, of a probe at the returns of a function, the entry
+    of that, which is its place, or one of the instructions by which it returns."""
+
+    PLACE = auto()
+    ENTRY = auto()
+    EXIT = auto()
+
+
 class JumpAttachment(Attachment):
-    """A place of a probe at a jump site."""
+    """A probe at a jump site."""
 
-    __slots__ = ("room", "site", "stack")
+    __slots__ = ("entry", "exits", "role", "room", "site", "stack")
 
-    def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
+    def __init__(
+        self, probe: Probe, location: Located, site: JumpSite, role: Role = Role.PLACE
+    ) -> None:
         super().__init__(probe, INLINE, location)
         self.site: Final = site
+        self.role: Final = role
+        #: Of an exit: the entry; of an entry: the exits.
+        self.entry: JumpAttachment | None = None
+        self.exits: Final[list[JumpAttachment]] = []
+        part = self.part
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
-        self.room = 0
+        self.room = 0 if part is None else room_of(part.blob)
         #: Bytes that it takes below that.
-        self.stack = 0
-        if isinstance(native := probe.native, InlineExecutor):
-            blob = native.native(probe.definition)
-            if isinstance(blob, Blob):
-                self.room, self.stack = room_of(blob), blob.stack_bytes
+        self.stack = 0 if part is None else part.blob.stack_bytes
+
+    @property
+    def part(self) -> NativePart | None:
+        """What runs there; None: nothing."""
+        native = self.probe.native
+        if not isinstance(native, InlineExecutor):
+            return None
+        if self.role is Role.ENTRY:
+            return native.entered_part(self.probe.definition)
+        return native.hit_part(self.probe.definition)
+
+    @property
+    def whole(self) -> tuple[JumpAttachment, ...]:
+        """All that belongs to the place."""
+        return (self, *self.exits)
+
+    def leaves_by(self, site: JumpSite) -> JumpAttachment:
+        """An exit of this entry."""
+        made = JumpAttachment(self.probe, self, site, Role.EXIT)
+        made.entry = self
+        self.exits.append(made)
+        return made
 
 
 class JumpTrampoline(msgspec.Struct, frozen=True):
