@@ -9,7 +9,7 @@ is known by its frame. What goes on by a pointer cannot be followed, unless it i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
 
@@ -28,18 +28,28 @@ _ENDS: Final = (
     FlowControl.EXCEPTION,
 )
 _RETURNS: Final = (Mnemonic.RET,)
+#: How functions are aligned, and what is put between them for that.
+_ALIGN: Final = 16
+_FILL: Final = (Mnemonic.NOP, Mnemonic.INT3)
 
 #: Bytes at an address, as many as are there.
 Text = Callable[[int, int], bytes]
+
+
+class Exit(NamedTuple):
+    """By what a function returns: where that is, and how many bytes behind it are never run."""
+
+    address: int
+    free: int
 
 
 class ExitsError(ValueError):
     """It cannot be told where a function returns."""
 
 
-def exits_of(text: Text, start: int, size: int) -> tuple[int, ...]:
-    """The addresses of the instructions by which a function of ``size`` bytes returns; raises
-    ExitsError. ``text``: its code, and its tables."""
+def exits_of(text: Text, start: int, size: int) -> tuple[Exit, ...]:
+    """The instructions by which a function of ``size`` bytes returns; raises ExitsError. ``text``:
+    its code, and its tables."""
     if not size:
         raise ExitsError("the size of the function is not known")
     code = text(start, size) if size <= _MOST_BYTES else b""
@@ -52,12 +62,27 @@ def exits_of(text: Text, start: int, size: int) -> tuple[int, ...]:
         raise ExitsError("the function has no return")
     if len(search.found) > _MOST_EXITS:
         raise ExitsError(f"the function returns at more than {_MOST_EXITS} places")
-    return tuple(sorted(search.found))
+    end = start + size
+    free = _padding(text, end)
+    return tuple(
+        Exit(each, free if behind == end else 0) for each, behind in sorted(search.found.items())
+    )
+
+
+def _padding(text: Text, end: int) -> int:
+    """Bytes behind the end of a function that only align what follows."""
+    size = -end % _ALIGN
+    code = text(end, size)
+    fills = all(
+        each.mnemonic in _FILL and each.next_ip <= end + size for each in Decoder(64, code, ip=end)
+    )
+    return size if len(code) == size and fills else 0
 
 
 class _Search:
     def __init__(self, text: Text, start: int, end: int) -> None:
-        self.found: Final[set[int]] = set()
+        #: Where returns are, and where they end.
+        self.found: Final[dict[int, int]] = {}
         self._text: Final = text
         self._start: Final = start
         self._end: Final = end
@@ -86,6 +111,7 @@ class _Search:
 
     def _follow(self, at: int) -> int:
         """Look at code from there on; where it goes on, 0: nowhere."""
+        behind = 0
         for instruction in Decoder(64, self._text(at, _PIECE), ip=at):
             if instruction.is_invalid:
                 # It is cut off, unless it is the first.
@@ -100,15 +126,15 @@ class _Search:
             self._look(instruction)
             if instruction.flow_control in _ENDS:
                 return 0
-            at_next = instruction.next_ip
-        return at_next
+            behind = instruction.next_ip
+        return behind
 
     def _look(self, instruction: Instruction) -> None:
         flow = instruction.flow_control
         if flow == FlowControl.RETURN:
             if instruction.mnemonic not in _RETURNS:
                 raise ExitsError(f"at {instruction.ip:#x} it returns to another segment")
-            self.found.add(instruction.ip)
+            self.found[instruction.ip] = instruction.next_ip
         elif flow in _BRANCHES:
             target = instruction.near_branch_target
             if target == self._start:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64 import features
-from dprobed.arch.x86_64.function_exits import ExitsError
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
@@ -50,7 +50,7 @@ def why_not(
     for number in parts[0].arguments:
         if location.arguments[number].is_vector:
             return f"its argument a,{number} is in a floating point register"
-    exits: tuple[int, ...] = ()
+    exits: tuple[Exit, ...] = ()
     if probe.definition.returns:
         if not features.HAS_FS_BASE:
             return "calls are followed by an instruction of newer processors (rdfsbase)"
@@ -58,7 +58,7 @@ def why_not(
             exits = placer.exits_of(location)
         except ExitsError as error:
             return str(error)
-    for address in (location.address, *exits):
+    for address in (location.address, *(each.address for each in exits)):
         if reason := _why_not_there(address, placer, is_displaced):
             where = "" if address == location.address else f"it returns at {address:#x}: "
             return f"{where}{reason}"

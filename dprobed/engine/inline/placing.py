@@ -7,7 +7,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.assembly import ARGUMENTS
 from dprobed.arch.x86_64.call_table import CallShape
-from dprobed.arch.x86_64.function_exits import ExitsError, exits_of
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError, exits_of
 from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump
 from dprobed.arch.x86_64.relocation import MAX_SLOT, RelocationError, displace
 from dprobed.arch.x86_64.trampoline import (
@@ -231,8 +231,8 @@ class Placer(InlineRoom):
             attachment.role is Role.EXIT,
         )
 
-    def exits_of(self, location: Location) -> tuple[int, ...]:
-        """Where the function returns that begins there; raises ExitsError."""
+    def exits_of(self, location: Location) -> tuple[Exit, ...]:
+        """How the function returns that begins there; raises ExitsError."""
         address = location.address
         if address not in self.exits:
             try:

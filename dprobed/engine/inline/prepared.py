@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from dprobed.arch.x86_64.function_exits import ExitsError
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
@@ -55,7 +55,7 @@ class Reserved:
         """Prepare the sites of a plan; raises RelocationError and ExitsError."""
         location, returns = plan.location, plan.probe.definition.returns
         exits = placer.exits_of(location) if returns else ()
-        sites = [self._site(placer, address) for address in (location.address, *exits)]
+        sites = [self._site(placer, each) for each in (Exit(location.address, 0), *exits)]
         role = Role.ENTRY if returns else Role.PLACE
         place = JumpAttachment(plan.probe, location, sites[0], role)
         for site in sites[1:]:
@@ -64,13 +64,17 @@ class Reserved:
             self.sites.setdefault(each.site.address, Prepared(each.site)).new.append(each)
         self._places[id(plan)] = place
 
-    def _site(self, placer: Placer, address: int) -> JumpSite:
+    def _site(self, placer: Placer, where: Exit) -> JumpSite:
+        address = where.address
         ready = self.sites.get(address)
         known = placer.sites.by_address.get(address) if ready is None else ready.site
         if known is not None:
             return known
         text = placer.text(address, LONGEST)
-        return JumpSite(address, text[: instruction_length(text, address)])
+        length = instruction_length(text, address)
+        # Of what is never run as much as a jump needs.
+        longer = min(length + where.free, max(length, JUMP_SIZE))
+        return JumpSite(address, placer.text(address, longer))
 
     def drop(self, plan: Plan) -> None:
         """One of its sites is impossible: what else was to lead to it is to be made again."""
@@ -103,7 +107,7 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
     for plan in plans:
         new[plan.location.address] += 1
         if plan.probe.definition.returns:
-            new.update(placer.exits_of(plan.location))
+            new.update(each.address for each in placer.exits_of(plan.location))
     known = placer.sites.by_address
     places = {
         address: code_bytes(count + len(known[address].attachments if address in known else ()))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from dprobed.arch.x86_64.call_table import TABLE_BYTES
-from dprobed.arch.x86_64.function_exits import ExitsError
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.placeable import ABORTS
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
@@ -74,8 +74,8 @@ class InlineRoom:
         self.places = RecordPlaces()
         #: The calls that are followed, once there is a probe at a return.
         self.calls: CallTable | None = None
-        #: Where functions return, for the present insertion.
-        self.exits: Final[dict[int, tuple[int, ...] | ExitsError]] = {}
+        #: How functions return, for the present insertion.
+        self.exits: Final[dict[int, tuple[Exit, ...] | ExitsError]] = {}
         self.clock: TimeStamps | None = None
         #: What programs tell the time by, once there is one that does.
         self.told_clock: TargetClock | None = None
