@@ -17,8 +17,9 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.context import HitContext
 from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.static_arguments import StaticArgument
 from dprobed.proc.procfs import Status
-from dprobed.program.exec.interface import Outcome, Reader
+from dprobed.program.exec.interface import Outcome
 from dprobed.program.user_stack import UserStack
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
@@ -33,7 +34,7 @@ class Location(msgspec.Struct, frozen=True):
     file has there; empty: of none. ``kind``
     and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code. ``size``: bytes
     of the function that begins there, 0 where that is not known. ``semaphore``: to be counted up
-    for as long as a probe is there; 0: none. ``arguments``: what reads those of a static probe.
+    for as long as a probe is there; 0: none. ``arguments``: those of a static probe.
     ``goroutine``: it is in Go's code, whose runtime moves stacks while functions run on them.
     """
 
@@ -47,7 +48,7 @@ class Location(msgspec.Struct, frozen=True):
     length: int = 0
     size: int = 0
     semaphore: int = 0
-    arguments: tuple[Reader, ...] = ()
+    arguments: tuple[StaticArgument, ...] = ()
     goroutine: bool = False
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dprobed.engine.budget import Account
-from dprobed.program.exec.interface import Context, Outcome, Reader
+from dprobed.engine.static_arguments import StaticArgument
+from dprobed.program.exec.interface import Context, Outcome
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire.protocol import ProbeStatus, State
 
@@ -41,8 +42,8 @@ class Located(Protocol):
         """The address of the one that is counted up for it; 0: none."""
 
     @property
-    def arguments(self) -> tuple[Reader, ...]:
-        """What reads those of a static probe there."""
+    def arguments(self) -> tuple[StaticArgument, ...]:
+        """Those of a static probe there."""
 
 
 class Attachment:
@@ -59,6 +60,7 @@ class Attachment:
         "number",
         "place",
         "probe",
+        "readers",
         "semaphore",
     )
     may_be_at_data = False
@@ -73,6 +75,8 @@ class Attachment:
         self.module_key: Final = where.module_key
         self.semaphore: Final = where.semaphore
         self.arguments: Final = where.arguments
+        #: What reads these of a stopped thread.
+        self.readers: Final = tuple(each.read for each in where.arguments)
 
 
 class Cores:
@@ -266,9 +270,9 @@ class Probe:
         if self.over:
             self.presence.end(now)
 
-    def note_missed(self, why: str) -> None:
-        """A call is missed, because its return cannot be seen: show why."""
-        self.missed += 1
+    def note_missed(self, why: str, count: int = 1) -> None:
+        """A call is missed, or several, because its return cannot be seen: show why."""
+        self.missed += count
         self.reason = f"some returns cannot be seen: {why}"
 
     def sleep(self, now: int) -> None:

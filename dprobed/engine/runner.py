@@ -118,7 +118,7 @@ class ProgramRunner:
             if hits <= probe.pass_count or probe.over:
                 continue
             entry = probe.entry
-            context.arguments = attachment.arguments
+            context.arguments = attachment.readers
             try:
                 outcome = entry(context)
             except Gone:

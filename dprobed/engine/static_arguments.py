@@ -1,21 +1,68 @@
-"""The arguments of static probes (USDT): how the one at a place is read at a hit."""
+"""The arguments of static probes (USDT): how the one at a place is read at a hit.
+
+By a tracer that has the thread stopped, or by a native program (``program.exec.native.abi``).
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from dprobed.arch.x86_64.argument import Argument
 from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import REGISTER_NAMES
 from dprobed.program.exec.interface import ADDRESS_END, Context, MemoryFault, Reader
+from dprobed.program.exec.native.abi import NO_REGISTER, ArgumentKind, argument_words
 
 #: Offset and bytes of an SSE register in the FXSAVE image (Intel SDM vol. 1, table 10-2).
 _FXSAVE_SSE: Final = 160
 _SSE_BYTES: Final = 16
 
 
-def reader(argument: Argument, bias: int) -> Reader:
-    """What reads an argument; ``bias``: from addresses of its file to those in memory."""
+class StaticArgument(NamedTuple):
+    """An argument at one place. ``read``: reads it of a stopped thread; ``words``: where it is,
+    as native programs are told; ``registers``: by their index, those that it needs; ``is_vector``:
+    it is in a floating point register."""
+
+    read: Reader
+    words: tuple[int, int]
+    registers: frozenset[int]
+    is_vector: bool
+
+
+def placed(argument: Argument, bias: int) -> StaticArgument:
+    """An argument; ``bias``: from addresses of its file to those in memory."""
+    is_vector = argument.kind == "sse"
+    base = NO_REGISTER
+    if is_vector:
+        base = int(argument.base.removeprefix("xmm"))
+    elif argument.base:
+        base = REGISTER_NAMES.index(argument.base)
+    scaled = REGISTER_NAMES.index(argument.scaled) if argument.scaled else NO_REGISTER
+    words = argument_words(
+        ArgumentKind[argument.kind.upper()],
+        argument.size,
+        argument.signed,
+        argument.value + (bias if argument.relative else 0),
+        base,
+        scaled,
+        argument.scale,
+    )
+    named = {scaled} if is_vector else {base, scaled}
+    registers = frozenset(named - {NO_REGISTER})
+    return StaticArgument(_reader(argument, bias), words, registers, is_vector)
+
+
+def unreadable() -> StaticArgument:
+    """One that nothing can read."""
+    words = argument_words(ArgumentKind.MEMORY, 8, False, 0)
+    return StaticArgument(_read_nothing, words, frozenset(), False)
+
+
+def _read_nothing(_: Context) -> int:
+    raise MemoryFault(0)
+
+
+def _reader(argument: Argument, bias: int) -> Reader:
     if argument.kind == "constant":
         value = _extended(argument, argument.value)
         return lambda context: value

@@ -16,10 +16,9 @@ from dprobed.arch.x86_64.argument import Argument
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.paging import PAGE, USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.static_arguments import reader
+from dprobed.engine.static_arguments import StaticArgument, placed, unreadable
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
-from dprobed.program.exec.interface import Context, MemoryFault, Reader
 from dprobed.program.model import Header, ProbeDefinition, Program
 from dprobed.program.parts import Needs, needs_of
 from dprobed.resolver.addresses import address_of, biases, data_address_of
@@ -44,7 +43,7 @@ class Spot(msgspec.Struct, frozen=True):
 
     ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``size``: of
     the function that begins there. ``semaphore`` and ``arguments``: of a static probe, the address
-    of the one, and what reads the others. ``goroutine``: see ``wire.resolver.Place``.
+    of the one, and the others. ``goroutine``: see ``wire.resolver.Place``.
     """
 
     address: int
@@ -55,7 +54,7 @@ class Spot(msgspec.Struct, frozen=True):
     length: int = 0
     size: int = 0
     semaphore: int = 0
-    arguments: tuple[Reader, ...] = ()
+    arguments: tuple[StaticArgument, ...] = ()
     goroutine: bool = False
 
 
@@ -340,7 +339,7 @@ class Placement:
                         there.code,
                         size=there.size,
                         semaphore=_in_memory(there, there.semaphore, address),
-                        arguments=_readers(there, address),
+                        arguments=_arguments(there, address),
                         goroutine=there.goroutine,
                     )
                 )
@@ -456,17 +455,13 @@ def _in_memory(place: Place, vaddr: int, address: int) -> int:
     return vaddr + address - place.vaddr & WORD if vaddr else 0
 
 
-def _readers(place: Place, address: int) -> tuple[Reader, ...]:
-    """What reads the arguments of a static probe; those that nothing can read were refused."""
+def _arguments(place: Place, address: int) -> tuple[StaticArgument, ...]:
+    """The arguments of a static probe; those that nothing can read were refused."""
     bias = address - place.vaddr
     return tuple(
-        reader(each, bias) if isinstance(each, Argument) else _unreadable
+        placed(each, bias) if isinstance(each, Argument) else unreadable()
         for each in place.arguments
     )
-
-
-def _unreadable(_: Context) -> int:
-    raise MemoryFault(0)
 
 
 def _copies_of(module: Module) -> set[int]:

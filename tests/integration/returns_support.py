@@ -9,6 +9,10 @@ from dprobed.record.log import decode_log
 from dprobed.wire.protocol import ProbeStatus
 from tests.integration.harness import Target, TracerProcess, counting
 
+#: By engine, how programs are built. A jump needs five bytes, or what is behind to lead somewhere:
+#: so each function begins with four more.
+FLAGS = {"trap": ["-O2"], "inline": ["-O2", "-fcf-protection=full", "-falign-functions=16"]}
+
 
 def returning(module: Path, *functions: str, body: str = "abort") -> str:
     """A program with a probe at the return of each function."""

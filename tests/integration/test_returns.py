@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
 import pytest
 
+from dprobed.compiler import is_there
 from dprobed.engine.trap import returns
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
-from tests.integration.conftest import Start, Trace
+from tests.integration.conftest import EACH_ENGINE, Start, Trace
 from tests.integration.harness import text
-from tests.integration.returns_support import at_end, counts, logged, returning
+from tests.integration.returns_support import FLAGS, at_end, counts, logged, returning
 
 
 @pytest.fixture
-def program(build_target: BuildTarget) -> Path:
-    return build_target("returns.c", "-O2", "-pthread")
+def program(build_target: BuildTarget, engine: str) -> Path:
+    return build_target("returns.c", *FLAGS[engine], "-pthread")
 
 
 def test_results_and_what_the_entry_has_kept(program: Path, start: Start, trace: Trace) -> None:
@@ -96,36 +98,71 @@ WAYS = {
 }  # fmt: skip
 
 
+#: Functions that call themselves by a jump, so that several calls return as one.
+BY_JUMP = {"even", "odd"}
+#: These, and some at one of whose exits no jump can be, because of what is behind.
+NOT_INLINE = BY_JUMP | {"jumper", "factorial"}
+
+
+@EACH_ENGINE
 @pytest.mark.parametrize("how", WAYS)
-def test_each_way_to_leave_a_function(how: str, program: Path, start: Start, trace: Trace) -> None:
+def test_each_way_to_leave_a_function(
+    how: str, engine: str, program: Path, start: Start, trace: Trace
+) -> None:
+    without = NOT_INLINE if engine == "inline" else set()
+    if not WAYS[how].keys() - without:
+        pytest.skip("none of them can be inline")
     target = start(program, how)
     tracer = trace(target)
-    number = tracer.put(returning(program, *WAYS[how]))
+    number = tracer.put(returning(program, *(each for each in WAYS[how] if each not in without)))
     target.go()
     target.expect("stopped")
-    assert at_end(target, tracer, number) == list(WAYS[how].values())
+    found = at_end(target, tracer, number)
+    assert found == [counted for name, counted in WAYS[how].items() if name not in without]
 
 
+@pytest.mark.skipif(not is_there(), reason="llvmlite is not installed")
+@pytest.mark.parametrize("engine", ["inline"])
+def test_functions_whose_returns_the_code_does_not_tell(
+    program: Path, start: Start, trace: Trace
+) -> None:
+    """Are refused with the instruction by which they go on."""
+    target = start(program, "tails")
+    tracer = trace(target)
+    _, probes = tracer.insert(returning(program, *BY_JUMP))
+    for each in probes:
+        assert each.state is State.FAILED
+        assert re.search("at 0x[0-9a-f]+ it calls itself by a jump", each.reason), each
+    target.go()
+    target.expect("stopped")
+    target.finish()
+
+
+@EACH_ENGINE
 def test_exceptions_and_coroutines_of_the_language(
-    build_target: BuildTarget, start: Start, trace: Trace
+    build_target: BuildTarget, engine: str, start: Start, trace: Trace
 ) -> None:
     target = start(build_target("returns_cpp.cc", "-O2", "-std=c++20"))
     tracer = trace(target)
-    functions = ("thrower", "catcher", "rethrower", "doubled", "next")
+    functions = ["thrower", "catcher", "rethrower", "doubled", "next"]
+    if engine == "inline":
+        functions.remove("doubled")  # the jump at its entry would need its return as it is
     number = tracer.put(returning(Path(f"/proc/{target.pid}/exe").resolve(), *functions))
     target.go()
     target.expect("stopped")
     found = at_end(target, tracer, number)
     # Thrown through: 1 to 5 frames, then three times 3.
-    assert dict(zip(functions, found, strict=True)) == {
+    counted = {
         "thrower": (4, 15 + 9),
         "catcher": (9, 0),
         "rethrower": (0, 3),
         "doubled": (12, 0),
         "next": (12, 0),
     }
+    assert dict(zip(functions, found, strict=True)) == {each: counted[each] for each in functions}
 
 
+@EACH_ENGINE
 def test_returns_are_the_hits_that_are_counted(program: Path, start: Start, trace: Trace) -> None:
     """pass_count, max_hits and `rem`; the entry part decides which calls are followed."""
     target = start(program, "leafs")
@@ -180,6 +217,7 @@ def test_a_place_that_is_no_functions_entry(program: Path, start: Start, trace: 
     target.finish()
 
 
+@EACH_ENGINE
 def test_a_result_is_altered(program: Path, start: Start, trace: Trace) -> None:
     """As with an ordinary probe what the program pops is what the caller finds."""
     target = start(program, "leafs")

@@ -8,19 +8,20 @@ import pytest
 
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
-from tests.integration.conftest import Start, Trace
+from tests.integration.conftest import EACH_ENGINE, Start, Trace
 from tests.integration.harness import PATIENCE, TracerProcess, text
-from tests.integration.returns_support import at_end, counts, returning
+from tests.integration.returns_support import FLAGS, at_end, counts, returning
 
 
 @pytest.fixture
-def program(build_target: BuildTarget) -> Path:
-    return build_target("returns.c", "-O2", "-pthread")
+def program(build_target: BuildTarget, engine: str) -> Path:
+    return build_target("returns.c", *FLAGS[engine], "-pthread")
 
 
 FUNCTIONS = ("forks", "vforks", "vforks_and_executes", "leaf")
 
 
+@EACH_ENGINE
 @pytest.mark.parametrize("follow", [False, True])
 def test_fork_and_vfork_in_a_function(
     follow: bool, program: Path, start: Start, trace: Trace
@@ -41,6 +42,7 @@ def test_fork_and_vfork_in_a_function(
     assert found == (executed + [[(1, 0), (0, 0), (0, 0), (2, 0)]] * 3 if follow else [])
 
 
+@EACH_ENGINE
 def test_exec_inside(program: Path, start: Start, trace: Trace) -> None:
     """The call that executes another program never returns; the probe goes on in the new one."""
     target = start(program, "executes")
@@ -54,6 +56,7 @@ def test_exec_inside(program: Path, start: Start, trace: Trace) -> None:
     assert at_end(target, tracer, number) == [(0, 1), (10, 0)]
 
 
+@EACH_ENGINE
 def test_a_function_that_ends_the_process(program: Path, start: Start, trace: Trace) -> None:
     target = start(program, "ends")
     tracer = trace(target)
@@ -64,6 +67,7 @@ def test_a_function_that_ends_the_process(program: Path, start: Start, trace: Tr
     assert counts([each for each in tracer.wait().probes if each.program == number]) == [(1, 1)]
 
 
+@EACH_ENGINE
 def test_while_the_probe_goes_in_and_out(program: Path, start: Start, trace: Trace) -> None:
     """A call that was running when the probe went in is no hit; one that is running when it goes
     out returns as without us, and so does one when we detach."""

@@ -27,6 +27,7 @@ __attribute__((noinline)) void many(signed char c, unsigned short s, int i, unsi
     if (forms_last_semaphore)
         STAP_PROBE1(forms, last, forms_last_semaphore);
     STAP_PROBE1(forms, twice, i);
+    counter = counter; /* so that there are bytes between the two */
     STAP_PROBE1(forms, twice, l);
 }
 

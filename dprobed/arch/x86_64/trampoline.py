@@ -19,120 +19,45 @@ The frame begins with a ``struct hit``, whose first words are the registers, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, Register, RegisterExt, RflagsBits
+from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, RegisterExt, RflagsBits
 
+from dprobed.arch.x86_64.assembly import (
+    BY_ICED,
+    EFLAGS,
+    HARDWARE,
+    R8,
+    R9,
+    R10,
+    R11,
+    RAX,
+    RCX,
+    RDI,
+    RDX,
+    RIP,
+    RSI,
+    Assembly,
+)
+from dprobed.arch.x86_64.call_table import CallFrame, CallShape, claim, find, leave
 from dprobed.arch.x86_64.paging import PAGE
-from dprobed.arch.x86_64.registers import REGISTER_NAMES, RSP
+from dprobed.arch.x86_64.registers import RSP
+from dprobed.program.isa import KEPT_WORDS
 
 #: The x86-64 ABI lets a function use so much below rsp.
 RED_ZONE: Final = 128
 
-#: Registers in the order of their numbers in instructions.
-_NUMBERED: Final = (
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-)  # fmt: skip
-#: Their numbers, by index in ``REGISTER_NAMES``.
-_HARDWARE: Final = {REGISTER_NAMES.index(name): n for n, name in enumerate(_NUMBERED)}
-#: The same index by iced-x86's number of the register.
-_BY_ICED: Final = {
-    getattr(Register, name.upper()): REGISTER_NAMES.index(name) for name in _NUMBERED
-}
-RAX: Final = REGISTER_NAMES.index("rax")
-RCX: Final = REGISTER_NAMES.index("rcx")
-RDX: Final = REGISTER_NAMES.index("rdx")
-R8: Final = REGISTER_NAMES.index("r8")
-R9: Final = REGISTER_NAMES.index("r9")
-R10: Final = REGISTER_NAMES.index("r10")
-R11: Final = REGISTER_NAMES.index("r11")
-RDI: Final = REGISTER_NAMES.index("rdi")
-RSI: Final = REGISTER_NAMES.index("rsi")
-#: In which a function gets its first three arguments.
-ARGUMENTS: Final = frozenset((RDI, RSI, RDX))
-RIP: Final = REGISTER_NAMES.index("rip")
-EFLAGS: Final = REGISTER_NAMES.index("eflags")
-
 #: Bytes of a trampoline at most, but for its programs' parts and the displaced instruction; and of
 #: each of those parts.
 LONGEST: Final = 448
-LONGEST_RUN: Final = 768
+LONGEST_RUN: Final = 1280
 #: Instructions that are looked at for whether the flags are read, at most.
 _LOOKED_AT: Final = 8
 _ARITHMETIC: Final = (
     RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 )
-
-
-class Assembly:
-    """Machine code in the making, at an address."""
-
-    def __init__(self, address: int) -> None:
-        self._address: Final = address
-        self.bytes: Final = bytearray()
-
-    def __len__(self) -> int:
-        return len(self.bytes)
-
-    @property
-    def here(self) -> int:
-        """The address behind the last byte so far."""
-        return self._address + len(self.bytes)
-
-    def raw(self, text: str) -> None:
-        """Bytes in hexadecimal digits."""
-        self.bytes.extend(bytes.fromhex(text))
-
-    def store(self, offset: int, register: int) -> None:
-        """mov [rsp+offset], register."""
-        self._rsp_relative(0x89, offset, _HARDWARE[register])
-
-    def load(self, register: int, offset: int) -> None:
-        """mov register, [rsp+offset]."""
-        self._rsp_relative(0x8B, offset, _HARDWARE[register])
-
-    def lea(self, register: int, offset: int) -> None:
-        """lea register, [rsp+offset]."""
-        self._rsp_relative(0x8D, offset, _HARDWARE[register])
-
-    def _rsp_relative(self, opcode: int, offset: int, number: int) -> None:
-        rex = 0x48 | (number >> 3) << 2
-        self.bytes.extend((rex, opcode, 0x84 | (number & 7) << 3, 0x24))
-        self.bytes.extend(offset.to_bytes(4, "little", signed=True))
-
-    def constant(self, register: int, value: int) -> None:
-        """movabs register, value."""
-        number = _HARDWARE[register]
-        self.bytes.extend((0x48 | number >> 3, 0xB8 | number & 7))
-        self.bytes.extend(value.to_bytes(8, "little"))
-
-    def store_constant(self, offset: int, value: int, by: int) -> None:
-        """[rsp+offset] becomes ``value``, through a register that may be clobbered."""
-        self.constant(by, value)
-        self.store(offset, by)
-
-    def call(self, target: int) -> None:
-        """call rel32; raises OverflowError out of reach."""
-        self.bytes.append(0xE8)
-        self.bytes.extend((target - (self.here + 4)).to_bytes(4, "little", signed=True))
-
-    def number(self, value: int) -> None:
-        """Four bytes of the instruction that was begun."""
-        self.bytes.extend(value.to_bytes(4, "little", signed=True))
-
-    def branch(self, opcode: str) -> int:
-        """A conditional jump rel32, whose target is not known yet; to be given to ``land``."""
-        self.raw(opcode)
-        self.bytes.extend(bytes(4))
-        return len(self.bytes)
-
-    def land(self, branches: Iterable[int]) -> None:
-        """These branches lead to here."""
-        for end in branches:
-            self.bytes[end - 4 : end] = (len(self.bytes) - end).to_bytes(4, "little")
 
 
 def mentioned(code: bytes) -> frozenset[int]:
@@ -143,7 +68,7 @@ def mentioned(code: bytes) -> frozenset[int]:
         for used in factory.info(instruction).used_registers():
             if RegisterExt.is_gpr(used.register):
                 names.add(RegisterExt.full_register(used.register))
-    return frozenset(_BY_ICED[register] for register in names)
+    return frozenset(BY_ICED[register] for register in names)
 
 
 def flags_are_live(code: bytes, address: int) -> bool:
@@ -174,12 +99,16 @@ def flags_are_live(code: bytes, address: int) -> bool:
 
 #: The words of one probe that its trampolines and we share, a cache line; by their offsets: how
 #: often it was come by; hits that do not run the program; the last one that does; not 0 once it is
-#: never to run again; records that were lost.
+#: never to run again; records that were lost. Of a return probe: calls whose entry part
+#: failed, that were left without returning, and that could not be followed.
 CONTROL_HITS: Final = 0
 CONTROL_PASSED: Final = 8
 CONTROL_LAST: Final = 16
 CONTROL_OVER: Final = 24
 CONTROL_LOST: Final = 32
+CONTROL_MISSED: Final = 40
+CONTROL_UNWOUND: Final = 48
+CONTROL_FULL: Final = 56
 CONTROL_SIZE: Final = 64
 
 # A ring of records: words of its own, each in a line; behind them its bytes, mapped twice in a row,
@@ -212,6 +141,7 @@ class HitLayout(msgspec.Struct, frozen=True):
     pid: int
     cpu: int
     time: int
+    kept: int
     scratch: int
     log: int
     log_size: int
@@ -250,9 +180,15 @@ class TrampolineFrame(msgspec.Struct, frozen=True):
         return self.hit.size + 16
 
     @property
+    def calls(self) -> CallFrame:
+        """Where things are that a probe at a return needs."""
+        slot = self.hit.size + 24
+        return CallFrame(self.size, slot, slot + 8, CONTROL_UNWOUND, CONTROL_FULL)
+
+    @property
     def log(self) -> int:
         """Where the log is; what is raw in it, and the program's own room, come behind."""
-        return self.hit.size + 24
+        return self.hit.size + 32 + 8 * KEPT_WORDS
 
     def raw(self, record: RecordShape) -> int:
         """Where it is noted what is raw in the log."""
@@ -318,6 +254,8 @@ class ProgramRun(msgspec.Struct, frozen=True):
     hits are counted one by one, because some do not run it. ``ends``: it may end by `rem`. What
     it is told: ``pid`` (0: not asked for), ``tid``, ``cpu``, ``clock``, and where the stack of the
     thread itself ends (``stores``: it writes to memory).
+    ``call``: the call that begins here, of which this is the entry part (``code`` 0: there is none)
+    or the return part.
     """
 
     code: int
@@ -337,6 +275,7 @@ class ProgramRun(msgspec.Struct, frozen=True):
     cpu: bool = False
     clock: Clock | None = None
     stores: bool = False
+    call: CallShape | None = None
 
 
 def trampoline(
@@ -350,7 +289,9 @@ def trampoline(
     made = Assembly(at)
     nothing: frozenset[int] = frozenset()
     used = frozenset((RAX,)).union(*(run.clobbers | run.arguments for run in runs))
-    if any(run.counted or run.record or run.ends or run.tid or run.clock for run in runs):
+    if any(
+        run.counted or run.record or run.ends or run.tid or run.clock or run.call for run in runs
+    ):
         used |= {RCX, RDX}
     if any(run.tid for run in runs):
         used |= {R11}
@@ -358,7 +299,7 @@ def trampoline(
         used |= {R8, R9, R10, R11, RSI, RDI}
     read = nothing.union(*(run.reads for run in runs))
     written = nothing.union(*(run.writes for run in runs))
-    kept = sorted((used | read | written) & _HARDWARE.keys() - {RSP})
+    kept = sorted((used | read | written) & HARDWARE.keys() - {RSP})
     made.lea(RSP, -frame.size)
     for offset in frame.touched:
         made.store(offset, RAX)
@@ -370,13 +311,11 @@ def trampoline(
     if EFLAGS in read:
         made.raw("9c 8f8424")  # pushfq; pop [rsp+...], which counts from where rsp is then
         made.bytes.extend((EFLAGS * 8).to_bytes(4, "little"))
-    if RSP in read | written:
-        made.lea(RAX, frame.size)
-        made.store(RSP * 8, RAX)
-    if RIP in read:
-        made.store_constant(RIP * 8, address, RAX)
     for run in runs:
-        _run(made, run, frame)
+        if run.call is not None and not run.call.returns:
+            _enter(made, run, run.call, frame, address)
+        else:
+            _run(made, run, frame, address)
     if flags:
         made.load(RAX, frame.flags)
         made.raw("047f 9e")  # add al,127; sahf
@@ -389,11 +328,22 @@ def trampoline(
     return bytes(made.bytes)
 
 
-def _run(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
-    skip = []
+def _unless_over(made: Assembly, run: ProgramRun) -> int:
+    """rax becomes the address of the control words; the branch that is taken if it is over."""
     made.constant(RAX, run.control)
     made.raw("80 78 18 00")  # cmp byte [rax+CONTROL_OVER],0
-    skip.append(made.branch("0f85"))
+    return made.branch("0f85")
+
+
+def _run(made: Assembly, run: ProgramRun, frame: TrampolineFrame, address: int) -> None:
+    """Run a program, if this is one of its hits."""
+    over = [_unless_over(made, run)]
+    skip: list[int] = []
+    if run.call is not None:
+        over += find(made, run.call, frame.calls, run.control)
+        made.raw("4883c110")  # add rcx,BODY_KEPT
+        made.store(frame.hit.kept, RCX)
+        made.constant(RAX, run.control)
     if run.counted or run.record:
         _number(made, frame)
     else:
@@ -403,6 +353,60 @@ def _run(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
         skip.append(made.branch("0f86"))  # jbe
         made.raw("48 3b 48 10")  # cmp rcx,[rax+CONTROL_LAST]
         skip.append(made.branch("0f87"))  # ja
+    _call(made, run, frame, address)
+    if run.record is not None:
+        _commit(made, run, run.record, frame)
+    if run.ends:
+        made.raw("48 83 f8 fe")  # cmp rax,REM
+        skip.append(made.branch("0f85"))
+        made.constant(RCX, run.control)
+        made.raw("c6 41 18 01")  # mov byte [rcx+CONTROL_OVER],1
+    made.land(skip)
+    if run.call is not None:
+        leave(made, frame.calls)
+    made.land(over)
+
+
+def _enter(
+    made: Assembly, run: ProgramRun, call: CallShape, frame: TrampolineFrame, address: int
+) -> None:
+    """Note that a call begins, unless the entry part says otherwise."""
+    over = [_unless_over(made, run)]
+    if call.kept:
+        made.raw("31c0")  # xor eax,eax
+        for word in range(call.kept):
+            made.store(frame.calls.kept + 8 * word, RAX)
+    if run.code:
+        made.lea(RAX, frame.calls.kept)
+        made.store(frame.hit.kept, RAX)
+        _call(made, run, frame, address)
+        made.raw("4885c0")  # test rax,rax: EXIT
+        begins = made.branch("0f84")
+        made.raw("4883f8ff")  # cmp rax,ABORT
+        over.append(made.branch("0f84"))
+        made.constant(RCX, run.control)
+        made.raw("f048ff4128")  # lock inc qword [rcx+CONTROL_MISSED]
+        if run.record is not None:
+            made.raw("488b09")  # mov rcx,[rcx+CONTROL_HITS]
+            made.store(frame.number, RCX)
+            _commit(made, run, run.record, frame)
+        over.append(made.branch("e9"))
+        made.land([begins])
+    claim(made, call, frame.calls, run.control)
+    made.land(over)
+
+
+def _call(made: Assembly, run: ProgramRun, frame: TrampolineFrame, address: int) -> None:
+    """Call the function of a program; rax becomes what it returns."""
+    returns = run.call is not None and run.call.returns
+    if RSP in run.reads | run.writes:
+        made.lea(RAX, frame.size + 8 * returns)
+        made.store(RSP * 8, RAX)
+    if RIP in run.reads and returns:
+        made.load(RAX, frame.size)
+        made.store(RIP * 8, RAX)
+    elif RIP in run.reads:
+        made.store_constant(RIP * 8, address, RAX)
     _tell(made, run, frame)
     if run.record is not None:
         _make_room(made, run.record, frame)
@@ -413,14 +417,6 @@ def _run(made: Assembly, run: ProgramRun, frame: TrampolineFrame) -> None:
     if RDX in run.arguments:
         made.constant(RDX, run.place)
     made.call(run.code)
-    if run.record is not None:
-        _commit(made, run, run.record, frame)
-    if run.ends:
-        made.raw("48 83 f8 fe")  # cmp rax,REM
-        skip.append(made.branch("0f85"))
-        made.constant(RCX, run.control)
-        made.raw("c6 41 18 01")  # mov byte [rcx+CONTROL_OVER],1
-    made.land(skip)
 
 
 def _number(made: Assembly, frame: TrampolineFrame) -> None:

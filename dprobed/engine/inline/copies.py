@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dprobed.arch.x86_64.call_table import TABLE_BYTES
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.arch.x86_64.trampoline import (
     CONTROL_SIZE,
 )
 from dprobed.change_journal import Kind
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.calls import CallTable
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
@@ -61,15 +63,18 @@ def do_without(
         room.space.owned.pop(site.address, None)
         room.space.changes.forget(Kind.JUMP, site.address)
         for old in site.attachments:
-            if (found := twin(old)) is not None:
+            if old.entry is None and (found := twin(old)) is not None:
                 found[0].set(State.FAILED, f"it has none of its parent's jumps: {why}")
 
 
-def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[JumpSite, int]]:
+def take_over(
+    room: InlineRoom, parent: InlineRoom, twin: Twin, pointer: int
+) -> list[tuple[JumpSite, int]]:
     """Take over the parent's jumps in a ``fork`` child's copy of its memory, all of whose
     threads are stopped: what is shared is the child's own from now on.
 
-    The sites, each with how many probes the parent has there. Raises SpaceError and Gone.
+    ``pointer``: where the thread that made the child has its variables. The sites, each with how
+    many probes the parent has there. Raises SpaceError and Gone.
     """
     parent.sites.pages.copy_to(room.sites.pages)
     name = parent.sites.pages.areas[0].start
@@ -102,20 +107,47 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
         note(room.space.changes, Kind.JUMP, other.address, other.change(other.jump))
         room.sites.by_address[other.address] = other
         for old in site.attachments:
-            new = twin(old)
+            new = twin(old) if old.entry is None else None
             if new is not None:
                 _take_over_probe(room, parent, old.probe, new[0], maps)
-                location = Location(old.address, new[1], old.place, old.module_key)
-                twins[old] = mine = JumpAttachment(new[0], location, other)
+                location = Location(
+                    old.address,
+                    new[1],
+                    old.place,
+                    old.module_key,
+                    semaphore=old.semaphore,
+                    arguments=old.arguments,
+                )
+                twins[old] = mine = JumpAttachment(new[0], location, other, old.role)
                 other.attachments.append(mine)
         found.append((other, len(site.attachments)))
+    _take_over_exits(room, parent, twins)
+    if parent.calls is not None:
+        at = parent.calls.shared.address
+        made = SharedMemory.make(room.space, room.group, thread, name, TABLE_BYTES, at)
+        room.calls = CallTable(made)
+        probes = {old.probe: new.probe for old, new in twins.items()}
+        parent.calls.copy_to(room.calls, probes, pointer)
     room.puns.update(parent.puns)
     room.shared[:0] = maps.values()  # of programs that do not follow
     room.places = parent.places.copy(twins)
-    for start, (site, made_there) in parent.sites.trampolines.items():
+    for site, made_there in parent.sites.trampolines:
         there = room.sites.by_address.get(site.address, site)
-        room.sites.trampolines[start] = there, made_there
+        room.sites.trampolines.add(there, made_there)
     return found
+
+
+def _take_over_exits(
+    room: InlineRoom, parent: InlineRoom, twins: dict[Attachment, Attachment]
+) -> None:
+    """The returns of functions, whose entries have twins already."""
+    for site in parent.sites.by_address.values():
+        other = room.sites.by_address[site.address]
+        for old in site.attachments:
+            entry = twins.get(old.entry) if old.entry is not None else None
+            if isinstance(entry, JumpAttachment):
+                twins[old] = mine = entry.leaves_by(other)
+                other.attachments.append(mine)
 
 
 def _take_over_probe(

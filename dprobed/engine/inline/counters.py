@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import Final
 
 from dprobed.arch.x86_64.trampoline import (
+    CONTROL_FULL,
     CONTROL_HITS,
     CONTROL_LAST,
     CONTROL_LOST,
+    CONTROL_MISSED,
     CONTROL_OVER,
     CONTROL_PASSED,
+    CONTROL_UNWOUND,
 )
 
 _LAST: Final = (1 << 64) - 1
 #: More than can be counted in a hundred days, a hit each 30 ns: the target can write there as well
 #: as its trampolines, and sums of what it writes go into messages.
 _MOST: Final = 1 << 48
+#: What is only counted up.
+_COUNTED: Final = (CONTROL_LOST, CONTROL_MISSED, CONTROL_UNWOUND, CONTROL_FULL)
 
 
 class ProbeCounter:
@@ -24,7 +29,8 @@ class ProbeCounter:
     def __init__(self, address: int, words: memoryview) -> None:
         self.address: Final = address
         self._words: Final = words
-        self._lost = 0
+        #: What was taken of each word that only counts.
+        self._taken: Final = dict.fromkeys(_COUNTED, 0)
 
     @property
     def hits(self) -> int:
@@ -33,9 +39,24 @@ class ProbeCounter:
 
     def take_lost(self) -> int:
         """Records for which there was no room, since the last time."""
-        lost = min(self._words[CONTROL_LOST // 8], _MOST)
-        new = max(0, lost - self._lost)
-        self._lost += new
+        return self._take(CONTROL_LOST)
+
+    def take_missed(self) -> int:
+        """Calls whose entry part failed, since the last time."""
+        return self._take(CONTROL_MISSED)
+
+    def take_unwound(self) -> int:
+        """Calls that were left without returning, since the last time."""
+        return self._take(CONTROL_UNWOUND)
+
+    def take_unfollowed(self) -> int:
+        """Calls that could not be followed, since the last time."""
+        return self._take(CONTROL_FULL)
+
+    def _take(self, offset: int) -> int:
+        count = min(self._words[offset // 8], _MOST)
+        new = max(0, count - self._taken[offset])
+        self._taken[offset] += new
         return new
 
     @property
@@ -47,7 +68,8 @@ class ProbeCounter:
         """Set them, before anybody comes by."""
         self._words[CONTROL_HITS // 8] = hits
         self._words[CONTROL_PASSED // 8] = passed
-        self._words[CONTROL_OVER // 8] = self._words[CONTROL_LOST // 8] = 0
+        for offset in (CONTROL_OVER, *_COUNTED):
+            self._words[offset // 8] = 0
         self.limit(last)
 
     def end(self) -> None:

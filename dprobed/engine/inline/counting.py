@@ -15,6 +15,7 @@ from dprobed.wire.protocol import State
 
 #: How many times as long as records took to be read others' work goes first.
 _REST: Final = 2
+_TOO_MANY: Final = "more calls are running at a time than are followed"
 #: What a hit costs, with a short program; and is charged to budgets.
 COST_NS: Final = 15
 
@@ -55,6 +56,10 @@ class InlineCounts:
                 continue
             probe.ran += max(0, hits - max(probe.pass_count, hits - new))
             probe.dropped += counter.take_lost()
+            probe.missed += counter.take_missed()
+            probe.unwound += counter.take_unwound()
+            if unfollowed := counter.take_unfollowed():
+                probe.note_missed(_TOO_MANY, unfollowed)
             if counter.is_over and probe.attachments:
                 probe.set(State.REMOVED)
                 retired = True

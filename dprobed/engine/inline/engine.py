@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.registers import FS_BASE, RIP
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.calls import FollowedPlace
 from dprobed.engine.inline.copies import do_without, take_over, undo_in_copy
 from dprobed.engine.inline.counting import COST_NS, InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
 from dprobed.engine.inline.placing import Placer
-from dprobed.engine.inline.prepared import Prepared, has_records, make_room, prepare
+from dprobed.engine.inline.prepared import Prepared, Reserved, has_records, make_room, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
 from dprobed.engine.inline.removal import JumpRemoval
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite
@@ -57,8 +58,10 @@ class InlineEngine:
         self.placer = Placer(space, group)
         self._reader = self._reader_of(space)
         self._is_displaced: Final = is_displaced
-        self._ready: Final[dict[int, Prepared]] = {}
+        self._ready: Final = Reserved()
         self._released: Final[set[JumpSite]] = set()
+        #: Places whose calls are not to be followed any more.
+        self._left: Final[set[FollowedPlace]] = set()
         self._removal: Final = JumpRemoval(listener)
 
     def use(self, space: AddressSpace) -> None:
@@ -68,6 +71,7 @@ class InlineEngine:
         self._exits.use(self.placer.sites)
         self._ready.clear()
         self._released.clear()
+        self._left.clear()
         self._removal.stuck.clear()
 
     def _reader_of(self, space: AddressSpace) -> RecordReader:
@@ -86,7 +90,7 @@ class InlineEngine:
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if reason := why_not(probe, location.address, self.placer, self._is_displaced):
+        if reason := why_not(probe, location, self.placer, self._is_displaced):
             return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
         return Plan(self.name, probe, location, COST_NS)
 
@@ -108,17 +112,29 @@ class InlineEngine:
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
-        places = [plan.location.address for plan in plans]
-        shared = self.placer.space.in_shared(places) if places else {}
-        written: dict[int, str] = {}
+        sites = self._ready.sites
+        shared = self.placer.space.in_shared(list(sites)) if sites else {}
+        wrong = {
+            address: shared.get(address) or self._arm(prepared)
+            for address, prepared in sites.items()
+        }
         for plan in plans:
-            address = plan.location.address
-            if address not in written:
-                written[address] = shared.get(address) or self._arm(self._ready[address])
-            reason = written[address]
-            attachment = self._ready[address].attachment(plan)
-            results.append((plan, Refusal(State.FAILED, reason) if reason else attachment))
+            place = self._ready.place(plan)
+            reasons = [wrong[each.site.address] for each in place.whole]
+            if reason := next(filter(None, reasons), ""):
+                self._let_go([each for each in place.whole if not wrong[each.site.address]])
+                results.append((plan, Refusal(State.FAILED, reason)))
+            else:
+                results.append((plan, place))
+        if self._released:
+            self.disarm(unstoppable)
         return results
+
+    def _let_go(self, pieces: Iterable[JumpAttachment]) -> None:
+        """These run no program any more."""
+        for each in pieces:
+            each.site.attachments.remove(each)
+            self._released.add(each.site)
 
     def _arm(self, prepared: Prepared) -> str:
         """Have a site lead to what was prepared for it; why it cannot."""
@@ -142,22 +158,24 @@ class InlineEngine:
         self._ready.clear()
         # By the next time there may be other code.
         self.placer.looked_at.clear()
+        self.placer.exits.clear()
 
     # --- taking out ---
 
     def attachments(self) -> list[Attachment]:
         """See Engine."""
         sites = self.placer.sites.by_address.values()
-        return [each for site in sites for each in site.attachments]
+        return [each for site in sites for each in site.attachments if each.entry is None]
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
         """See Engine."""
         released: list[Probe] = []
         for each in attachments:
             assert isinstance(each, JumpAttachment)
-            each.site.attachments.remove(each)
-            self._released.add(each.site)
+            self._let_go(each.whole)
             released.append(each.probe)
+            if each.exits:
+                self._left.add((each.probe, each.address))
         left = {each.probe for each in self.attachments()} if released else set()
         for probe in released:
             if probe not in left:
@@ -177,6 +195,9 @@ class InlineEngine:
         self._released.clear()
         self._released.update(self._removal.stuck)
         self.sync()
+        if self.placer.calls is not None:
+            self.placer.calls.drop_of(self._left)
+        self._left.clear()
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
             self.placer.start_anew()
 
@@ -184,7 +205,8 @@ class InlineEngine:
         """See Engine."""
         for each in attachments:
             assert isinstance(each, JumpAttachment)
-            each.site.gone = True
+            for piece in each.whole:
+                piece.site.gone = True
 
     def lost(self) -> list[Loss]:
         """See Engine: no stop shows anything."""
@@ -192,12 +214,14 @@ class InlineEngine:
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
-        sites = {each.site for each in attachments if isinstance(each, JumpAttachment)}
-        lost = self.placer.sites.lost(sites)
-        gone: list[Attachment] = [each for site in lost for each in site.attachments]
-        for site in lost:
-            site.attachments.clear()
-            self._released.add(site)
+        mine = [each for each in attachments if isinstance(each, JumpAttachment)]
+        lost = set(self.placer.sites.lost({part.site for each in mine for part in each.whole}))
+        # Of a function all, where one of its returns is gone.
+        places = {each.entry or each for site in lost for each in site.attachments}
+        for each in places:
+            self._let_go(each.whole)
+        self._released.update(lost)
+        gone: list[Attachment] = list(places)
         return [Loss(gone, "the target changed its code there", False)] if gone else []
 
     def disarm_all(self, unstoppable: list[Thread]) -> None:
@@ -225,6 +249,8 @@ class InlineEngine:
     def sync(self, *, final: bool = False) -> None:
         """See Engine."""
         self._counting.sync(self.placer, self._reader, final=final)
+        if final and self.placer.calls is not None:
+            self.placer.calls.unwind_all()
 
     def tick(self) -> None:
         """See Engine."""
@@ -285,7 +311,7 @@ class InlineEngine:
         """See Engine; pages stay where a thread may get there."""
         # What a jump that is still there leads to stays.
         left = self._exits.leave_all() and not self.placer.sites.by_address
-        self.sync(final=left)
+        self._counting.sync(self.placer, self._reader, final=left)
         self.placer.keep_values()
         if left:
             self.placer.unmap(thread)
@@ -311,7 +337,7 @@ class InlineEngine:
             return []
         child._exits.may_come_back = self._exits.may_come_back
         try:
-            sites = take_over(child.placer, self.placer, twin)
+            sites = take_over(child.placer, self.placer, twin, child._pointer())
         except SpaceError as error:
             do_without(child.placer, self.placer, twin, child._group, str(error))
             child.use(child.placer.space)
@@ -327,10 +353,16 @@ class InlineEngine:
                 child._rewrite(site)
         return child.attachments()
 
+    def _pointer(self) -> int:
+        """Where the only thread of a ``fork`` child has its variables; raises Gone."""
+        (thread,) = self._group.threads.values()
+        return self._registers.load(thread.tid)[FS_BASE]
+
     def exec(self) -> None:
         """See Engine."""
         self.sync(final=True)
         self.placer.keep_values()
         self._ready.clear()
         self._released.clear()
+        self._left.clear()
         self._removal.stuck.clear()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.compiler import compiled
@@ -21,7 +21,7 @@ from dprobed.program.exec.native.refusals import why_not
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.unit import UnitPart
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.exits import DEBUGGER, DUMP
+from dprobed.program.exits import ABORT, DEBUGGER, DUMP, EXIT
 from dprobed.program.maps import MapDefinition, MapRoom
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.program.registers import USER_REGS
@@ -29,7 +29,6 @@ from dprobed.program.registers import USER_REGS
 #: What a program may ask for that only the tracer knows.
 _NOT_TOLD: Final = {
     Needs.FXSAVE: "it uses floating point registers",
-    Needs.KEPT: "it keeps words from a function's entry to its return",
 }
 _STOPPING: Final = {
     DUMP: "it ends by `exit dump`, at which the tracer stops the target",
@@ -58,22 +57,33 @@ def _private(definitions: Sequence[MapDefinition]) -> list[SharedMap]:
 
 
 @lru_cache(maxsize=1024)
+def _arguments(unit: Unit) -> frozenset[int]:
+    """The arguments of a static probe that a program asks for."""
+    ops = (op for block in lower(unit).blocks for op in block.ops)
+    return frozenset(op.index for op in ops if isinstance(op, ir.ReadArgument))
+
+
+@lru_cache(maxsize=1024)
+def _kept(unit: Unit) -> int:
+    """How many of the words that are kept for a call a program may use."""
+    ops = (op for block in lower(unit).blocks for op in block.ops)
+    used = [op.index for op in ops if isinstance(op, ir.ReadKept | ir.WriteKept)]
+    return max(used, default=-1) + 1
+
+
+@lru_cache(maxsize=1024)
 def _exits(unit: Unit) -> frozenset[int]:
     ends = (block.end for block in lower(unit).blocks)
     found = {end.exit for end in ends if isinstance(end, ir.End)}
     return frozenset(found)
 
 
-def _served(probe: ProbeDefinition, part: UnitPart) -> tuple[str, int | None]:
+def _served(part: UnitPart) -> tuple[str, int | None]:
     """Why a part cannot be served, whatever its machine code is, empty: it may be; and the code
     offset of the instruction because of which, where there is one."""
     unit = part.unit
-    if probe.returns:
-        return "it is at the return of a function", None
     if unit.header.gvars:
         return "it has global variables, which other engines' programs have, too", None
-    if probe.is_static:
-        return "it is at a static probe", None
     for block in find_blocks(unit.code, unit.entry):
         for step in block.steps:
             if why := _stopping(unit, step):
@@ -94,7 +104,7 @@ def _stopping(unit: Unit, step: Step) -> str:
     return ""
 
 
-def _unserved(blob: Blob, program: Program) -> str:
+def _unserved(blob: Blob) -> str:
     """Why code cannot be served; empty: it can."""
     for need, why in _NOT_TOLD.items():
         if blob.needs & need:
@@ -110,6 +120,28 @@ def _unserved(blob: Blob, program: Program) -> str:
     return ""
 
 
+class NativePart(NamedTuple):
+    """What runs in the target of a probe: at its hits, or as a function is entered. ``base``: what
+    is added to its code offsets; ``exits``: how it may end; ``arguments``: those of a static probe
+    that it asks for; ``kept``: words that are kept for a call, as far as it uses them."""
+
+    blob: Blob
+    base: int
+    exits: frozenset[int]
+    arguments: frozenset[int]
+    kept: int
+
+    @property
+    def makes_records(self) -> bool:
+        """Whether it makes records: it may end otherwise than as one that makes none."""
+        return bool(self.blob.needs & Needs.EXCEPTION) or self.exits != {ABORT}
+
+    @property
+    def fails(self) -> bool:
+        """The same of what runs as a function is entered: it ends by `exit` if all is well."""
+        return bool(self.blob.needs & Needs.EXCEPTION) or not self.exits <= {ABORT, EXIT}
+
+
 class InlineExecutor:
     """``Executor`` of a program all of whose code probes are served in the target.
 
@@ -123,11 +155,8 @@ class InlineExecutor:
         self._maps = _private(definitions)
         #: What is shared of them.
         self._view: memoryview | None = None
-        #: What is added to the code offsets of each probe.
-        self.bases: Final[dict[int, int]] = {}
-        #: How each probe's program may end.
-        self.exits: Final[dict[int, frozenset[int]]] = {}
-        self._codes: Final[dict[int, Blob | str]] = {}
+        #: By probe, what runs of it, or why that cannot be.
+        self._parts: Final[dict[int, tuple[NativePart, ...] | str]] = {}
 
     @property
     def program(self) -> Program:
@@ -193,22 +222,39 @@ class InlineExecutor:
         """See Executor."""
         return self._python.entry_part(index)
 
-    def native(self, probe: ProbeDefinition) -> Blob | str:
-        """The code of a probe, or why there is none that can run in the target."""
-        found = self._codes.get(probe.index)
+    def native(self, probe: ProbeDefinition) -> tuple[NativePart, ...] | str:
+        """What runs of a probe in the target: at its hits, and as the function is entered, if it
+        has an entry part; or why that cannot be."""
+        found = self._parts.get(probe.index)
         if found is None:
-            part = self._python.part(probe)
-            found, offset = _served(probe, part)
-            if not found:
-                found = compiled(part.unit)
-                self.exits[probe.index] = _exits(part.unit)
-                self.bases[probe.index] = part.base
-            if isinstance(found, Blob):
-                found = _unserved(found, self.program) or found
-            if isinstance(found, str):
-                found = self._placed(probe, offset, found)
-            self._codes[probe.index] = found
+            parts = [self._python.part(probe), self._python.entered_part(probe)]
+            made = [self._made(probe, each) for each in parts if each is not None]
+            wrong = [each for each in made if isinstance(each, str)]
+            found = wrong[0] if wrong else tuple(each for each in made if not isinstance(each, str))
+            self._parts[probe.index] = found
         return found
+
+    def hit_part(self, probe: ProbeDefinition) -> NativePart:
+        """What runs at the hits of a probe of which ``native`` has said no reason."""
+        found = self.native(probe)
+        assert not isinstance(found, str)
+        return found[0]
+
+    def entered_part(self, probe: ProbeDefinition) -> NativePart | None:
+        """What runs as the function is entered at whose return the probe is; None: nothing."""
+        found = self.native(probe)
+        return found[1] if not isinstance(found, str) and len(found) > 1 else None
+
+    def _made(self, probe: ProbeDefinition, part: UnitPart) -> NativePart | str:
+        found, offset = _served(part)
+        if found:
+            return self._placed(probe, offset, found)
+        blob = compiled(part.unit)
+        why = blob if isinstance(blob, str) else _unserved(blob)
+        if isinstance(blob, str) or why:
+            return self._placed(probe, offset, why)
+        unit = part.unit
+        return NativePart(blob, part.base, _exits(unit), _arguments(unit), _kept(unit))
 
     def _placed(self, probe: ProbeDefinition, offset: int | None, why: str) -> str:
         """A reason with the place in the source that it is about: of an instruction, or else of
@@ -220,18 +266,21 @@ class InlineExecutor:
     @property
     def size(self) -> int:
         """Bytes of all code that was made."""
-        return sum(len(each.code) for each in self._codes.values() if isinstance(each, Blob))
+        return sum(len(each.blob.code) for each in self._made_parts())
 
     @property
     def parts(self) -> int:
         """How many pieces that is."""
-        return len(self._codes)
+        return sum(1 for _ in self._made_parts())
+
+    def _made_parts(self) -> Iterator[NativePart]:
+        for found in self._parts.values():
+            if not isinstance(found, str):
+                yield from found
 
     def copy(self, globals_: ListVariables, room: MapRoom | None = None) -> InlineExecutor:
         """See Executor."""
         other = InlineExecutor(self._python.copy(globals_, room))
         other.locals.write(0, self.locals.read())
-        other._codes.update(self._codes)
-        other.bases.update(self.bases)
-        other.exits.update(self.exits)
+        other._parts.update(self._parts)
         return other

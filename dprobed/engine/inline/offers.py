@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64 import features
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer
+from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
@@ -25,26 +27,46 @@ def makes_calls(probe: Probe) -> bool:
     native = probe.native
     if not isinstance(native, InlineExecutor):
         return False
-    code = native.native(probe.definition)
-    return not isinstance(code, str) and bool(code.needs & (SYSTEM_CALLS | Needs.TID))
+    parts = native.native(probe.definition)
+    return not isinstance(parts, str) and any(
+        each.blob.needs & (SYSTEM_CALLS | Needs.TID) for each in parts
+    )
 
 
 def why_not(
-    probe: Probe, address: int, placer: Placer, is_displaced: Callable[[int, int], bool]
+    probe: Probe, location: Location, placer: Placer, is_displaced: Callable[[int, int], bool]
 ) -> str:
-    """Why no jump to a probe's program can be at an address; empty: one can."""
+    """Why no jump to a probe's program can be at a location; empty: one can."""
     native = probe.native
     if not isinstance(native, InlineExecutor):
         return "its program was not inserted for it"
-    if probe.definition.returns:
-        return "it is at the return of a function"
-    code = native.native(probe.definition)
-    if isinstance(code, str):
-        return code
+    parts = native.native(probe.definition)
+    if isinstance(parts, str):
+        return parts
     if makes_calls(probe) and is_filtered(placer):
         return FILTERED
-    if code.needs & (Needs.UID | Needs.GID) and _is_elsewhere(placer):
+    if any(each.blob.needs & (Needs.UID | Needs.GID) for each in parts) and _is_elsewhere(placer):
         return "it asks for the user, and the target is in another user namespace"
+    for number in parts[0].arguments:
+        if location.arguments[number].is_vector:
+            return f"its argument a,{number} is in a floating point register"
+    exits: tuple[Exit, ...] = ()
+    if probe.definition.returns:
+        if not features.HAS_FS_BASE:
+            return "calls are followed by an instruction of newer processors (rdfsbase)"
+        try:
+            exits = placer.exits_of(location)
+        except ExitsError as error:
+            return str(error)
+    for address in (location.address, *(each.address for each in exits)):
+        if reason := _why_not_there(address, placer, is_displaced):
+            where = "" if address == location.address else f"it returns at {address:#x}: "
+            return f"{where}{reason}"
+    return ""
+
+
+def _why_not_there(address: int, placer: Placer, is_displaced: Callable[[int, int], bool]) -> str:
+    """Why there can be no jump at an address."""
     text = placer.text(address, LONGEST)
     try:
         length = instruction_length(text, address)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from dprobed.arch.x86_64.assembly import ARGUMENTS
+from dprobed.arch.x86_64.call_table import CallShape
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError, exits_of
 from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump
 from dprobed.arch.x86_64.relocation import MAX_SLOT, RelocationError, displace
 from dprobed.arch.x86_64.trampoline import (
-    ARGUMENTS,
     CONTROL_SIZE,
     LONGEST,
     LONGEST_RUN,
@@ -26,17 +28,18 @@ from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
-from dprobed.engine.inline.executor import InlineExecutor
+from dprobed.engine.inline.executor import InlineExecutor, NativePart
 from dprobed.engine.inline.puns import FreePages, pages_of
 from dprobed.engine.inline.records import log_room, raw_room
 from dprobed.engine.inline.room import BuiltTrampoline, InlineRoom
 from dprobed.engine.inline.shared import LINE
-from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline, Role
+from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
 from dprobed.engine.remote_calls import mappings
 from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
 from dprobed.program.exec.native.abi import Hit as Words
-from dprobed.program.exits import ABORT, REM
+from dprobed.program.exits import REM
 from dprobed.program.registers import USER_REGS
 
 _HIT: Final = HitLayout(
@@ -44,6 +47,7 @@ _HIT: Final = HitLayout(
     pid=Words.PID,
     cpu=Words.CPU,
     time=Words.TIME,
+    kept=Words.KEPT,
     scratch=Words.SCRATCH,
     log=Words.LOG,
     log_size=Words.LOG_SIZE,
@@ -64,10 +68,10 @@ _MOST_FACILITIES: Final = 512
 
 
 def makes_records(executor: InlineExecutor, probe: Probe) -> bool:
-    """Whether a probe's program makes records: it may end otherwise than by `abort`."""
-    blob = executor.native(probe.definition)
-    raises = isinstance(blob, Blob) and bool(blob.needs & Needs.EXCEPTION)
-    return raises or executor.exits[probe.index] != {ABORT}
+    """Whether a probe makes records, at its hits or where a call begins."""
+    entered = executor.entered_part(probe.definition)
+    fails = entered is not None and entered.fails
+    return fails or executor.hit_part(probe.definition).makes_records
 
 
 def code_bytes(probes: int) -> int:
@@ -77,6 +81,12 @@ def code_bytes(probes: int) -> int:
 
 def _mask(bits: int) -> frozenset[int]:
     return frozenset(index for index in range(len(USER_REGS)) if bits >> index & 1)
+
+
+def _needed(attachment: JumpAttachment, asked: Iterable[int]) -> frozenset[int]:
+    """The registers in which these arguments of a static probe are, or by which they are found."""
+    given = attachment.arguments
+    return frozenset().union(*(given[number].registers for number in asked))
 
 
 class Placer(InlineRoom):
@@ -133,54 +143,106 @@ class Placer(InlineRoom):
             self.told_clock = TargetClock(*self.allocate(CLOCK_SIZE), self.clock)
         return Clock(self.told_clock.address)
 
-    def _place(self, executor: InlineExecutor, index: int) -> int:
-        """Where a program's ``struct place`` is."""
-        known = executor, index
+    def _place(self, executor: InlineExecutor, part: NativePart, attachment: JumpAttachment) -> int:
+        """Where the ``struct place`` of a program at a place is."""
+        known = executor, part.base, attachment.arguments
         if known not in self.constants:
-            self.constants[known], words = self.allocate(LINE)
-            words[Place.CODE_BASE // 8] = executor.bases[index]
+            arguments = [word for each in attachment.arguments for word in each.words]
+            size = Place.ARGUMENTS + 8 * len(arguments)
+            self.constants[known], words = self.allocate(max(size, LINE))
+            words[Place.CODE_BASE // 8] = part.base
+            for at, word in enumerate(arguments, Place.ARGUMENTS // 8):
+                words[at] = word
         return self.constants[known]
 
     def _run(self, attachment: JumpAttachment, area: CodeArea) -> ProgramRun:
-        probe = attachment.probe
+        probe, part = attachment.probe, attachment.part
         native = probe.native
         assert isinstance(native, InlineExecutor)
-        blob = native.native(probe.definition)
-        assert isinstance(blob, Blob)
-        needs = Needs(blob.needs)
-        exits = native.exits[probe.index]
-        record = None
-        if makes_records(native, probe):
-            assert self.rings is not None
-            record = RecordShape(
-                self.rings.layout,
-                self.places.number(attachment, exits),
-                raw_room(blob),
-                log_room(blob),
-                native.program.header.major,
-                probe.definition.minor,
-                Needs.NUMBERS in needs,
-                Needs.EXCEPTION in needs,
+        call = None if attachment.role is Role.PLACE else self._call(attachment, native)
+        control = self._control(probe).address
+        if part is None:
+            return ProgramRun(
+                code=0,
+                data=0,
+                place=0,
+                control=control,
+                reads=frozenset(),
+                writes=frozenset(),
+                clobbers=frozenset(),
+                arguments=frozenset(),
+                counted=False,
+                ends=False,
+                scratch=False,
+                record=None,
+                call=call,
             )
+        blob = part.blob
+        needs = Needs(blob.needs)
+        is_hit = attachment.role is not Role.ENTRY
         return ProgramRun(
             code=self._function(blob, area),
             data=self._data_of(native),
-            place=self._place(native, probe.index),
-            control=self._control(probe).address,
-            reads=_mask(blob.reads),
+            place=self._place(native, part, attachment),
+            control=control,
+            reads=_mask(blob.reads) | _needed(attachment, part.arguments),
             writes=_mask(blob.writes),
             clobbers=_mask(blob.clobbers),
             arguments=mentioned(blob.code) & ARGUMENTS,
-            counted=bool(probe.pass_count or probe.last < 1 << 63),
-            ends=REM in exits,
+            counted=is_hit and bool(probe.pass_count or probe.last < 1 << 63),
+            ends=is_hit and REM in part.exits,
             scratch=blob.scratch_bytes > 0,
-            record=record,
+            record=self._record(attachment, part, native),
             pid=self.space.tgid if Needs.PID in needs else 0,
             tid=Needs.TID in needs,
             cpu=Needs.CPU in needs,
             clock=self._clock() if Needs.TIME in needs else None,
             stores=Needs.STORES in needs,
+            call=call,
         )
+
+    def _record(
+        self, attachment: JumpAttachment, part: NativePart, native: InlineExecutor
+    ) -> RecordShape | None:
+        is_made = part.fails if attachment.role is Role.ENTRY else part.makes_records
+        if not is_made:
+            return None
+        assert self.rings is not None
+        needs = Needs(part.blob.needs)
+        return RecordShape(
+            self.rings.layout,
+            self.places.number(attachment, part.exits),
+            raw_room(part.blob),
+            log_room(part.blob),
+            native.program.header.major,
+            attachment.probe.definition.minor,
+            Needs.NUMBERS in needs,
+            Needs.EXCEPTION in needs,
+        )
+
+    def _call(self, attachment: JumpAttachment, native: InlineExecutor) -> CallShape:
+        """How the calls of a place are followed."""
+        assert self.calls is not None
+        probe = attachment.probe
+        return CallShape(
+            self.calls.shared.address,
+            self.calls.number((probe, attachment.address)),
+            native.hit_part(probe.definition).kept,
+            attachment.role is Role.EXIT,
+        )
+
+    def exits_of(self, location: Location) -> tuple[Exit, ...]:
+        """How the function returns that begins there; raises ExitsError."""
+        address = location.address
+        if address not in self.exits:
+            try:
+                self.exits[address] = exits_of(self.text, address, location.size)
+            except ExitsError as error:
+                self.exits[address] = error
+        found = self.exits[address]
+        if isinstance(found, ExitsError):
+            raise found
+        return found
 
     # --- trampolines ---
 
@@ -189,7 +251,7 @@ class Placer(InlineRoom):
 
         One that was made for the same before is taken again: a throttled probe comes and goes.
         """
-        known = site.address, tuple(each.probe for each in attachments)
+        known = site.address, tuple((each.probe, each.role) for each in attachments)
         built = self.built.get(known)
         if built is not None and built.original == site.original:
             for number, attachment in zip(built.numbers, attachments, strict=True):
@@ -231,7 +293,7 @@ class Placer(InlineRoom):
         area.give_back(start + len(code))
         self.sites.pages.put(start, code)
         made = JumpTrampoline(start, slot, start + len(code), displaced)
-        self.sites.trampolines[start] = site, made
+        self.sites.trampolines.add(site, made)
         return made
 
     def jump_to(self, site: JumpSite, made: JumpTrampoline) -> bytes:

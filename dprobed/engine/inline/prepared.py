@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
@@ -14,7 +15,7 @@ from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer, code_bytes, makes_records
-from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
+from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline, Role
 from dprobed.engine.interface import Plan, Refusal
 from dprobed.wire.protocol import State
 
@@ -25,24 +26,64 @@ class Prepared:
     def __init__(self, site: JumpSite) -> None:
         self.site: Final = site
         self.made: JumpTrampoline | None = None
-        self._plans: Final[list[tuple[Plan, JumpAttachment]]] = []
+        #: What is to be added there.
+        self.new: Final[list[JumpAttachment]] = []
 
-    def add(self, plan: Plan) -> None:
-        """It is for this, too."""
-        self._plans.append((plan, JumpAttachment(plan.probe, plan.location, self.site)))
 
-    @property
-    def new(self) -> list[JumpAttachment]:
-        """The places of probes that are to be added."""
-        return [attachment for _, attachment in self._plans]
+class Reserved:
+    """What is prepared: sites by their addresses, and the place of each plan."""
+
+    def __init__(self) -> None:
+        self.sites: Final[dict[int, Prepared]] = {}
+        #: By what ``id`` gives for a plan, which lives as long: plans need not be hashable.
+        self._places: Final[dict[int, JumpAttachment]] = {}
+
+    def clear(self) -> None:
+        """It was used, or is not needed."""
+        self.sites.clear()
+        self._places.clear()
+
+    def place(self, plan: Plan) -> JumpAttachment:
+        """The place of a plan's probe."""
+        return self._places[id(plan)]
 
     def has(self, plan: Plan) -> bool:
-        """Whether it is for this."""
-        return any(each is plan for each, _ in self._plans)
+        """Whether anything is prepared for a plan."""
+        return id(plan) in self._places
 
-    def attachment(self, plan: Plan) -> JumpAttachment:
-        """The place of a plan's probe."""
-        return next(attachment for each, attachment in self._plans if each is plan)
+    def add(self, placer: Placer, plan: Plan) -> None:
+        """Prepare the sites of a plan; raises RelocationError and ExitsError."""
+        location, returns = plan.location, plan.probe.definition.returns
+        exits = placer.exits_of(location) if returns else ()
+        sites = [self._site(placer, each) for each in (Exit(location.address, 0), *exits)]
+        role = Role.ENTRY if returns else Role.PLACE
+        place = JumpAttachment(plan.probe, location, sites[0], role)
+        for site in sites[1:]:
+            place.leaves_by(site)
+        for each in place.whole:
+            self.sites.setdefault(each.site.address, Prepared(each.site)).new.append(each)
+        self._places[id(plan)] = place
+
+    def _site(self, placer: Placer, where: Exit) -> JumpSite:
+        address = where.address
+        ready = self.sites.get(address)
+        known = placer.sites.by_address.get(address) if ready is None else ready.site
+        if known is not None:
+            return known
+        text = placer.text(address, LONGEST)
+        length = instruction_length(text, address)
+        # Of what is never run as much as a jump needs.
+        longer = min(length + where.free, max(length, JUMP_SIZE))
+        return JumpSite(address, placer.text(address, longer))
+
+    def drop(self, plan: Plan) -> None:
+        """One of its sites is impossible: what else was to lead to it is to be made again."""
+        for each in self._places.pop(id(plan)).whole:
+            prepared = self.sites[each.site.address]
+            prepared.new.remove(each)
+            prepared.made = None
+            if not prepared.new:
+                del self.sites[each.site.address]
 
 
 #: Bytes of data that a probe takes at most, besides its variables, and that a program does.
@@ -62,46 +103,59 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
     code = sum(each.size + ALIGN * each.parts for each in executors)
     words = sum(len(each.locals) + len(each.symbols) for each in executors)
     data = _DATA * (len(plans) + len(executors)) + 8 * words + CLOCK_SIZE
-    new = Counter(plan.location.address for plan in plans)
+    new: Counter[int] = Counter()
+    for plan in plans:
+        new[plan.location.address] += 1
+        if plan.probe.definition.returns:
+            new.update(each.address for each in placer.exits_of(plan.location))
     known = placer.sites.by_address
     places = {
         address: code_bytes(count + len(known[address].attachments if address in known else ()))
         for address, count in new.items()
     }
-    placer.reserve(places, executors, code, data, records=records)
+    calls = any(plan.probe.definition.returns for plan in plans)
+    placer.reserve(places, executors, code, data, records=records, calls=calls)
 
 
 def prepare(
-    placer: Placer, plans: Sequence[Plan], ready: dict[int, Prepared]
+    placer: Placer, plans: Sequence[Plan], reserved: Reserved
 ) -> list[tuple[Plan, Refusal]]:
     """Make what the sites of these plans are to lead to; those that are impossible. Raises
     SpaceError and Gone."""
-    refused = []
+    refused: dict[int, tuple[Plan, Refusal]] = {}
+
+    def refuse(plan: Plan, why: Exception) -> None:
+        refused[id(plan)] = plan, Refusal(State.FAILED, str(why))
+
     for plan in plans:
-        address = plan.location.address
         try:
-            if address not in ready:
-                ready[address] = Prepared(_site(placer, address))
-            ready[address].add(plan)
-        except RelocationError as error:
-            refused.append((plan, Refusal(State.FAILED, str(error))))
-    placer.pun(each.site for each in ready.values())
-    for prepared in ready.values():
+            reserved.add(placer, plan)
+        except (RelocationError, ExitsError) as error:
+            refuse(plan, error)
+    placer.pun(each.site for each in reserved.sites.values())
+    while failed := _build(placer, reserved):
+        for plan in plans:
+            if reserved.has(plan):
+                sites = {each.site.address for each in reserved.place(plan).whole}
+                wrong = sorted(sites & failed.keys())
+                if wrong:
+                    reserved.drop(plan)
+                    refuse(plan, failed[wrong[0]])
+    return list(refused.values())
+
+
+def _build(placer: Placer, reserved: Reserved) -> dict[int, SpaceError]:
+    """Make what is still missing; those of which it is impossible, and why."""
+    failed = {}
+    for address, prepared in reserved.sites.items():
         site = prepared.site
+        if prepared.made is not None:
+            continue
         try:
             if len(site.original) < JUMP_SIZE and site.pun is None:
                 raise SpaceError(placer.why_no_pun(site))
             # While the target still runs: nothing leads there yet.
             prepared.made = placer.build(site, site.attachments + prepared.new)
         except SpaceError as error:
-            refusal = Refusal(State.FAILED, str(error))
-            refused += [(plan, refusal) for plan in plans if prepared.has(plan)]
-    return refused
-
-
-def _site(placer: Placer, address: int) -> JumpSite:
-    known = placer.sites.by_address.get(address)
-    if known is not None:
-        return known
-    text = placer.text(address, LONGEST)
-    return JumpSite(address, text[: instruction_length(text, address)])
+            failed[address] = error
+    return failed

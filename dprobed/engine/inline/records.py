@@ -112,7 +112,7 @@ class RecordPlaces:
         is_ours = (
             number < len(self._places)
             and record.exit in self._exits[number]
-            and 0 < record.hit < _HITS
+            and record.hit < _HITS
             and record.cpu < _CPUS
         )
         return self._places[number] if is_ours else None

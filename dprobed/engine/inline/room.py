@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from dprobed.arch.x86_64.call_table import TABLE_BYTES
+from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.placeable import ABORTS
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
@@ -12,6 +14,7 @@ from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.calls import CallTable
 from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import ALIGN, CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
@@ -20,9 +23,10 @@ from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import RecordPlaces
 from dprobed.engine.inline.rings import RingMemory
 from dprobed.engine.inline.shared import SharedMemory
-from dprobed.engine.inline.sites import JumpSites, JumpTrampoline
+from dprobed.engine.inline.sites import JumpSites, JumpTrampoline, Role
 from dprobed.engine.probe import Probe
 from dprobed.engine.remote_calls import mappings
+from dprobed.engine.static_arguments import StaticArgument
 from dprobed.proc import procfs
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -34,6 +38,12 @@ _UNFIT: Final = (
     (ABORTS, "its module has restartable sequences (rseq), which a jump would leave"),
     (b"\xff Go build ID: ", "it is a Go program's, whose stacks have no room for what runs there"),
 )
+
+
+#: The address of a site, and its probes.
+Programs = tuple[int, tuple[tuple[Probe, Role], ...]]
+#: Of which program, for code that begins where, with which arguments.
+Constants = tuple[InlineExecutor, int, tuple[StaticArgument, ...]]
 
 
 class BuiltTrampoline(NamedTuple):
@@ -62,6 +72,10 @@ class InlineRoom:
         #: Where records go, once there is a program that makes some.
         self.rings: RingMemory | None = None
         self.places = RecordPlaces()
+        #: The calls that are followed, once there is a probe at a return.
+        self.calls: CallTable | None = None
+        #: How functions return, for the present insertion.
+        self.exits: Final[dict[int, tuple[Exit, ...] | ExitsError]] = {}
         self.clock: TimeStamps | None = None
         #: What programs tell the time by, once there is one that does.
         self.told_clock: TargetClock | None = None
@@ -71,9 +85,9 @@ class InlineRoom:
         #: Those that were found, by the address and the text there.
         self.puns: Final[dict[tuple[int, bytes], Pun]] = {}
         #: What was built for the probes of a site, with the numbers of their places.
-        self.built: Final[dict[tuple[int, tuple[Probe, ...]], BuiltTrampoline]] = {}
+        self.built: Final[dict[Programs, BuiltTrampoline]] = {}
         #: The constants of each program's places, and which facilities are gone.
-        self.constants: Final[dict[tuple[InlineExecutor, int], int]] = {}
+        self.constants: Final[dict[Constants, int]] = {}
 
     # --- room ---
 
@@ -85,10 +99,12 @@ class InlineRoom:
         data: int,
         *,
         records: bool,
+        calls: bool,
     ) -> None:
         """Have the target map what is missing for trampolines at these places, of so many bytes,
         and for ``code`` that they lead to; room for ``data``; for the maps of ``executors``; and
-        rings, if there are to be ``records``. Raises SpaceError and Gone."""
+        rings, if there are to be ``records``, or ``calls`` that are followed. Raises SpaceError and
+        Gone."""
         if self.clock is None:
             try:
                 self.clock = TimeStamps()
@@ -106,8 +122,9 @@ class InlineRoom:
                 need[area] = needed
         shared = self.shared and self.shared[-1].room >= data
         records = records and self.rings is None
+        calls = calls and self.calls is None
         mapping = [each for each in executors if each.map_bytes and each not in self.maps]
-        if not missing and shared and not records and not mapping:
+        if not missing and shared and not records and not calls and not mapping:
             return
         with self.group.borrower.borrowed(self.space.tgid) as thread:
             while missing:
@@ -125,6 +142,10 @@ class InlineRoom:
                 )
             if records:
                 self.rings = RingMemory.make(self.space, self.group, thread, name)
+            if calls:
+                self.calls = CallTable(
+                    SharedMemory.make(self.space, self.group, thread, name, TABLE_BYTES)
+                )
 
     def allocate(self, size: int) -> tuple[int, memoryview]:
         """So many bytes of zeros that are shared: where, and as words. Raises SpaceError."""
@@ -161,6 +182,8 @@ class InlineRoom:
             area.start_anew()
         for shared in self.shared:
             shared.start_anew()
+        if self.calls is not None:
+            self.calls.start_anew()
         self.sites.trampolines.clear()
         self.functions.clear()
         self.constants.clear()
@@ -171,6 +194,8 @@ class InlineRoom:
         memory = [*self.shared, *self.maps.values()]
         if self.rings is not None:
             memory.append(self.rings.shared)
+        if self.calls is not None:
+            memory.append(self.calls.shared)
         shared = [(each.address, each.address + each.length) for each in memory]
         stubs = [(page, page + PAGE) for page in self.sites.pages.stubs.pages]
         return [(area.start, area.end) for area in self.sites.pages.areas] + stubs + shared
@@ -188,3 +213,4 @@ class InlineRoom:
         self.shared.clear()
         self.maps.clear()
         self.rings = None
+        self.calls = None

@@ -145,6 +145,10 @@ class PythonExecutor:
         """What runs at a probe's hits, for other executors to begin with."""
         return self._part(probe, probe.start)
 
+    def entered_part(self, probe: ProbeDefinition) -> UnitPart | None:
+        """What runs when the function is entered at whose return a probe is; None: nothing."""
+        return self._part(probe, probe.entry) if probe.split else None
+
     def _part(self, probe: ProbeDefinition, begins: int) -> UnitPart:
         return part_of(self.program, probe, begins, self._numbers)
 

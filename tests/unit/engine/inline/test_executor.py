@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.program.exec.native.abi import Blob
 from dprobed.program.exec.native.maps import CAPACITY, USED
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
@@ -45,4 +44,4 @@ def test_what_is_refused_is_named_with_its_place_in_the_source(body: str, told: 
     numbers = {"dump": 3, "debugger": 1}
     executor = InlineExecutor(PythonExecutor(program, ListVariables(), numbers))
     found = executor.native(program.probes[0])
-    assert not isinstance(found, Blob) and found.startswith(told)
+    assert isinstance(found, str) and found.startswith(told)

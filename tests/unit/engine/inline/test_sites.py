@@ -15,6 +15,7 @@ import pytest
 from dprobed.arch.x86_64.jump import JUMP_SIZE, far_jump, jump, target_of, windows
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.placeable import ABORTS
+from dprobed.arch.x86_64.relocation import displace
 from dprobed.change_journal import Change, ChangeJournal, Changes, Kind, read
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
@@ -22,7 +23,7 @@ from dprobed.engine.inline.copies import undo_in_copy
 from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.room import InlineRoom
-from dprobed.engine.inline.sites import JumpSite, JumpSites, JumpTrampoline
+from dprobed.engine.inline.sites import JumpSite, JumpSites, JumpTrampoline, Trampolines
 from dprobed.engine.interface import Listener
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Registers
@@ -253,3 +254,19 @@ def test_a_child_in_which_it_stays_is_not_let_go(place: Place) -> None:
     place.protect(mmap.PROT_READ | mmap.PROT_WRITE)
     undo_in_copy(room, thread, unmap=False)
     assert place.text() == TEXT
+
+
+def test_each_trampoline_is_found_by_any_address_in_it() -> None:
+    """In whatever order they were made; between them there is nothing."""
+    displaced = displace(b"\x90", 0, 0)
+    known = Trampolines()
+    for start in (0x5000, 0x1000, 0x3000, 0x2000):
+        known.add(JumpSite(start, b"\x90"), JumpTrampoline(start, start, start + 0x80, displaced))
+    for start in (0x1000, 0x2000, 0x3000, 0x5000):
+        for inside in (start, start + 0x7F):
+            found = known.at(inside)
+            assert found is not None and found[0].address == found[1].start == start
+        assert known.at(start - 1) is known.at(start + 0x80) is None
+    assert [site.address for site, _ in known] == [0x5000, 0x1000, 0x3000, 0x2000]
+    known.clear()
+    assert known.at(0x1000) is None
