@@ -194,6 +194,10 @@ class Scopes:
         """The kind of an expression, which it keeps."""
         raise NotImplementedError
 
+    def constant(self, one: Any) -> int | None:
+        """The number that an expression is before the script runs."""
+        raise NotImplementedError
+
     def statement(self, one: Any) -> None:
         """One statement."""
         raise NotImplementedError

@@ -239,6 +239,8 @@ class Operators(Scopes):
                     f"`{operator}` does not take {self.shown(kind)}",
                     hint if isinstance(kind, Float) else "",
                 )
+        if operator in ("/", "%") and self.constant(right_node) == 0:
+            self.state.problems.warn(span, f"`{operator}` by 0, which gives 0")
         if operator in ("<<", ">>"):
             signed = is_signed(left)
             literal = isinstance(left, Integer) and left.literal

@@ -78,7 +78,8 @@ in bpftrace, how long the script has been running.
 ## Values
 
 Numbers have 64 bits; a type of fewer bits is what a cast, a member or `args.x` says. A comparison
-or division is unsigned where one side is and neither is a number written out. `x / 0` is 0.
+or division is unsigned where one side is and neither is a number written out. `x / 0` is 0, with a
+warning where the 0 is known before the script runs.
 Pointers know what they point to: `(struct req *)arg0`, `$r->path`, `$r.path`, `$r->list[3]`, \
 `*$p`,
 `&$r->path`, `$p + 1`. Types come from the script (`struct`, `union`, `enum`, `typedef`, bit
@@ -164,7 +165,8 @@ libc). Who may alter is as with other programs; `dump()`, `debugger()`, `exit_to
 `dprobe bpftrace -I DIR` names; `--include FILE` does so from outside), `#define NAME text` names
 a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another script in.
 `macro add(x, $y, @z) { … }` is put in where it is called; its own variables are its own.
-`config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings. `let @x = hash(100);`
+`config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings (a text that
+is cut off ends without a mark: `str_trunc_trailer` is refused). `let @x = hash(100);`
 says how many keys a map has.
 
 ## What is not there
