@@ -177,7 +177,7 @@ class Operators(Scopes):
         return self.arithmetic(one.span, one.operator, one.left, one.right, left, right)
 
     def _compare(self, one: tree.Binary, left: Kind, right: Kind) -> Kind:
-        texts = (String, kinds.Short)
+        texts = kinds.TEXTS
         if isinstance(left, texts) or isinstance(right, texts):
             kind, given = (left, one.left) if isinstance(left, texts) else (right, one.right)
             if isinstance(left, texts) and isinstance(right, texts):

@@ -113,7 +113,9 @@ and processes |
 | `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has its own |
 
 What is only ever counted up by `@x++` at hits is a `count()`, also where blocks read it. A value is
-of one module's probes; it can be a number, a pointer or a constant text. What aggregates have is
+of one module's probes; it can be a number, a pointer, a text (`@file[tid] = str(arg0)`, `comm`) or
+a tuple of these. A text that is kept has as many bytes as `str()` may have; whoever keeps many
+takes fewer: `str(arg0, 64)`. What aggregates have is
 not read at hits, only in blocks: `(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
 
 ## Blocks
@@ -121,7 +123,7 @@ not read at hits, only in blocks: `(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
 `begin`, `end`, `interval` and `self:signal` are run by whoever shows the script's output. There
 loops over maps are possible: `for ($kv : @map) { print($kv.0); }`: `$kv.0` is the key (a tuple \
 where
-it has several items), `$kv.1` the value. The keys of values that a block sets or deletes are set or
+it has several items; stacks and symbols are their text), `$kv.1` the value. The keys of values that a block sets or deletes are set or
 deleted in every process when the block has ended; all others stay as hits have set them. A block
 has no process: no arguments, no registers, no stack.
 
@@ -173,7 +175,7 @@ says how many keys a map has.
 
 Probes in the kernel (`kprobe`, `tracepoint`, `fentry`…), `hardware`, `software`, `iter`, `bench`
 and `profile` are refused, each in one line; so are arithmetic with floating-point numbers (they
-are shown by `%f`), texts of the process and tuples as values of maps, and these:
+are shown by `%f`), stacks and `buf()` as values of maps, and these:
 
 | name | |
 | --- | --- |

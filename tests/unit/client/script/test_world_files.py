@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from dprobe.lib.script.world import MOST_TEXT, FileWorld
+
 from dprobed.program.bt.compiler import compile_script
 from dprobed.program.model import ProgramError
 
