@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dprobed.program.isa import BY_KEY, Operand, encode_one
+from dprobed.program.isa import BY_KEY, Operand, cell_operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, SourcePlace, Written
 from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.verifier import verify
@@ -142,8 +142,10 @@ class Builder:
             if operand not in self._names:
                 self._names.append(operand)
             return self._names.index(operand)
-        if kind is Operand.MAP and isinstance(operand, str):
-            return [one.name for one in self._header.map].index(operand)
+        if kind in (Operand.MAP, Operand.CELL) and isinstance(operand, str):
+            index = [one.name for one in self._header.map].index(operand)
+            words = self._header.map[index].words
+            return index if kind is Operand.MAP else cell_operand(index, words)
         return REGISTER_INDEX[operand] if isinstance(operand, str) else operand
 
     def _source(self, at: SourcePlace) -> int:

@@ -63,9 +63,10 @@ def format_instruction(
         elif kind in (Operand.NAME, Operand.SYMBOL):
             known = value < len(program.names)
             words.append(program.names[value] if known else f"#{value}")
-        elif kind is Operand.MAP:
+        elif kind in (Operand.MAP, Operand.CELL):
             maps = program.header.map
-            words.append(maps[value].name if value < len(maps) else f"#{value}")
+            index = instruction.map_index(operands) or 0
+            words.append(maps[index].name if index < len(maps) else f"#{index}")
         elif kind is Operand.U16 and instruction.group == "locals":
             names = program.header.names
             words.append(names[value] if value < len(names) else str(value))

@@ -26,6 +26,7 @@ NAME     2     index in the program's ``names``: of a value
 SYMBOL   2     index in the program's ``names``: of a symbol of its module
 DEPTH    1     1..255: how many frames of a stack
 MAP      2     index in the header's ``map``
+CELL     4     how many words a value of a map has (16 bits), then the index of the map
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
@@ -78,6 +79,7 @@ class Operand(Enum):
     NAME = (2, 0, 0xFFFF, "name")
     SYMBOL = (2, 0, 0xFFFF, "symbol")
     MAP = (2, 0, 0xFFFF, "map")
+    CELL = (4, 1, 0xFFFFFFFF, "cell")
 
     def __init__(self, size: int, low: int, high: int, text: str) -> None:
         self.size = size
@@ -182,6 +184,12 @@ class Instruction(msgspec.Struct, frozen=True, dict=True):
         """Bytes of the encoded instruction."""
         return 1 + sum(operand.size for operand in self.operands)
 
+    def map_index(self, operands: tuple[int, ...]) -> int | None:
+        """Which map of the header it works on; None: on none."""
+        if not self.operands or self.operands[0] not in (Operand.MAP, Operand.CELL):
+            return None
+        return operands[0] if self.operands[0] is Operand.MAP else operands[0] >> 16
+
     @cached_property
     def width(self) -> int:
         """Bytes of each number that it moves to or from memory, by its name (u8 to u64)."""
@@ -198,10 +206,21 @@ class Instruction(msgspec.Struct, frozen=True, dict=True):
                 pops += register.takes
                 pushes = register.words
         elif self.operands:
-            pops += self.pops_each * operands[0]
+            count = cell_words(operands[0]) if self.operands[0] is Operand.CELL else operands[0]
+            pops += self.pops_each * count
             if pushes is not None:
-                pushes += self.pushes_each * operands[0]
+                pushes += self.pushes_each * count
         return pops + self.peeks, None if pushes is None else pushes - pops
+
+
+def cell_words(operand: int) -> int:
+    """How many words the operand of a ``CELL`` says."""
+    return operand & 0xFFFF
+
+
+def cell_operand(index: int, words: int) -> int:
+    """The operand of a ``CELL``: so many words of a map."""
+    return index << 16 | words
 
 
 _X = ExCode
@@ -337,6 +356,12 @@ def _maps() -> list[Instruction]:
             "Add the string at address TOS, at most NOS bytes, up to its NUL, to the key.",
             pops=2, raises=(_X.INVALID_ADDR, _X.INVALID_OPERAND), varies=True),
         one("key comm", 0xDA, "Add the thread's name to the key."),
+        one("key text", 0xE4, "Add the string in so many words off the stack, up to its NUL, to "
+            "the key: TOS has its first bytes.", operands=(Operand.COUNT8,), pops_each=1,
+            raises=(_X.INVALID_OPERAND,)),
+        one("push text", 0xE5, "Push the string at address TOS, at most NOS bytes, up to its NUL "
+            "or to where it cannot be read, as so many words: TOS gets its first bytes, and zeros "
+            "come behind it.", operands=(Operand.COUNT8,), pops=2, pushes_each=1, varies=True),
         one("key ustack", 0xE2, "Add the thread's stack in user mode to the key, 127 frames at "
             "most, and as many as have room.", varies=True),
         one("key ustack", 0xE3, "Add so many frames of the thread's stack in user mode to the key "
@@ -348,6 +373,10 @@ def _maps() -> list[Instruction]:
             operands=of_map, pushes=1),
         one("mhas", 0xDE, "Push 1 if the key is in the map, else 0.", operands=of_map, pushes=1),
         one("mset", 0xDF, "Pop the value at the key.", operands=of_map, pops=1),
+        one("mload", 0xE6, "Push the words of the value at the key, the first one on TOS; 0 if it "
+            "is not in the map.", operands=(Operand.CELL,), pushes_each=1),
+        one("mstore", 0xE7, "Pop the words of the value at the key, the first one from TOS.",
+            operands=(Operand.CELL,), pops_each=1),
         one("mdel", 0xE1, "Delete the key, if it is in the map.", operands=of_map),
     ]  # fmt: skip
 

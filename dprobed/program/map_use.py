@@ -14,7 +14,7 @@ from typing import Final
 
 from dprobed.program.blocks import CodeBlock, successors
 from dprobed.program.decoded import Decoded, FlowFinding
-from dprobed.program.isa import Flow, Instruction, Operand
+from dprobed.program.isa import Flow, Instruction, Operand, cell_words
 from dprobed.program.maps import (
     COUNT,
     KIND_BY_NAME,
@@ -38,6 +38,7 @@ _ITEMS: Final = {
     "key str": KeyItem.STRING,
     "key comm": KeyItem.NAME,
     "key ustack": KeyItem.STACK,
+    "key text": KeyItem.STRING,
 }
 
 
@@ -46,7 +47,7 @@ def key_after(instruction: Instruction, operands: Sequence[int], key: Key) -> Ke
     item = _ITEMS.get(instruction.name)
     if item is not None:
         return key + (item,) * (operands[0] if item is KeyItem.WORD else 1)
-    return () if Operand.MAP in instruction.operands else key
+    return () if instruction.map_index(tuple(operands)) is not None else key
 
 
 def keys_at_blocks(blocks: Sequence[CodeBlock]) -> dict[int, Key]:
@@ -153,11 +154,11 @@ class MapUse:
         if ends and key:
             message = f"`{instruction.spelling}` with a key open, of {describe(key)}"
             self._find(offset, message, "use it with a map before")
-        if Operand.MAP not in instruction.operands:
+        number = instruction.map_index(decoded.operands)
+        if number is None:
             return
-        (number,) = decoded.operands
         one = maps[number]
-        wrong = unfit(instruction, one)
+        wrong = unfit(instruction, one) or _unequal(instruction, decoded.operands, one)
         if wrong is not None:
             self._find(offset, *wrong)
         if len(key) != one.keys:
@@ -183,6 +184,23 @@ def unfit(instruction: Instruction, one: MapDefinition) -> tuple[str, str] | Non
         return f"`madd` of a value to `{one.name}`, which only counts", f"write minc {one.name}"
     does = ", ".join(f"`{name}`" for name in takes)
     return f"`{instruction.name}` is nothing for `{one.name}`, a `{one.kind}`", f"it takes {does}"
+
+
+def _unequal(
+    instruction: Instruction, operands: Sequence[int], one: MapDefinition
+) -> tuple[str, str] | None:
+    """What is wrong with how many words an instruction takes of a ``value``; None: nothing."""
+    if instruction.operands[0] is Operand.CELL:
+        words = cell_words(operands[0])
+        if words == one.words:
+            return None
+        return f"`{instruction.name}` of {words} words; `{one.name}` has {one.words}", ""
+    if instruction.name in ("mhas", "mdel") or one.words == 1:
+        return None
+    return (
+        f"`{instruction.name}` is of one word; `{one.name}` has {one.words}",
+        "`mload` and `mstore` are of all words",
+    )
 
 
 def items(count: int) -> str:

@@ -7,7 +7,7 @@ kind says. Cells, as they travel and are merged, are lists of words:
 ======== ===================================================================================
 kind     cell
 ======== ===================================================================================
-value    the word
+value    the word, or as many as it has
 count    how many
 sum      low and high word of the sum (128 bits: it never overflows)
 min max  the word
@@ -47,6 +47,10 @@ TARGET_BYTES: Final = 16 << 20
 NOTED_BYTES: Final = 128 << 10
 #: What a bucket takes of them.
 BUCKET_BYTES: Final = 112
+#: What a word of a ``value`` of several takes of them.
+WORD_BYTES: Final = 40
+#: Words of a ``value`` at most.
+MAX_VALUE_WORDS: Final = 512
 #: Keys of a map, if it says nothing, and at most.
 DEFAULT_SIZE: Final = 4096
 MAX_SIZE: Final = 1 << 16
@@ -100,8 +104,10 @@ _ANY: Final = (-_HALF, _HALF - 1)
 KINDS: Final[tuple[MapKind, ...]] = (
     MapKind(
         "value",
-        "a word, which the program reads and sets; it belongs to its process, and is not merged",
-        ("mget", "mhas", "mset", "minc", "mdel"),
+        "a word, or several that belong together, which the program reads and sets; it belongs to "
+        "its process, and is not merged",
+        ("mget", "mhas", "mset", "minc", "mdel", "mload", "mstore"),
+        (KindArgument("words", 1, MAX_VALUE_WORDS, 1),),
     ),
     MapKind("count", "how often", ("minc",)),
     MapKind("sum", "the sum of the words added", _ADD),
@@ -157,6 +163,11 @@ class MapDefinition(msgspec.Struct, frozen=True):
         parts += ["signed"] if self.signed else []
         return ", ".join(parts)
 
+    @property
+    def words(self) -> int:
+        """How many words a ``value`` has; 1 of all others."""
+        return self.arguments[0] if self.kind == VALUE and self.arguments else 1
+
     def _written(self) -> tuple[int, ...]:
         """Its arguments, without those at the end that go without saying."""
         kind = KIND_BY_NAME.get(self.kind)
@@ -189,11 +200,11 @@ def definition_error(one: MapDefinition) -> tuple[str, str] | None:
 
 def _arguments_error(kind: MapKind, one: MapDefinition) -> tuple[str, str] | None:
     names = [argument.name for argument in kind.arguments]
-    if len(one.arguments) != len(names):
+    if len(one.arguments) != len(names) and (one.arguments or kind.name != VALUE):
         written = ",".join((kind.name, *(name.upper() for name in names)))
         many = {0: "no arguments", 1: "1 argument"}.get(len(names), f"{len(names)} arguments")
         return f"`{kind.name}` takes {many}, not {len(one.arguments)}", f"write {written}"
-    for argument, value in zip(kind.arguments, one.arguments, strict=True):
+    for argument, value in zip(kind.arguments, one.arguments, strict=False):
         if not argument.low <= value <= argument.high:
             message = f"`{argument.name}` of `{kind.name}` is {argument.low} to {argument.high}"
             return f"{message}, not {value}", ""
@@ -252,7 +263,7 @@ def as_signed(word: int) -> int:
 
 
 #: Words of a cell by kind; of the others how many make one of its parts.
-_WORDS: Final = {"value": 1, "count": 1, "sum": 2, "min": 1, "max": 1, "avg": 3, "stats": 5}
+_WORDS: Final = {"count": 1, "sum": 2, "min": 1, "max": 1, "avg": 3, "stats": 5}
 _PART: Final = {"hist": 2, "lhist": 2, "tseries": 3}
 
 
@@ -263,7 +274,8 @@ def is_entry(one: MapDefinition, entry: Entry) -> bool:
         return False
     part = _PART.get(one.kind)
     if part is None:
-        return not cell or (len(cell) == _WORDS[one.kind] and _are_words(cell))
+        words = _WORDS.get(one.kind, one.words)
+        return not cell or (len(cell) == words and _are_words(cell))
     numbers = cell[::part]
     if not cell or len(cell) % part:
         return not cell

@@ -26,6 +26,7 @@ from dprobed.program.isa import (
     DecodeError,
     Flow,
     Operand,
+    cell_words,
 )
 from dprobed.program.keywords import (
     HEADER,
@@ -257,9 +258,12 @@ def _operand_error(
         return _facility_error(decoded, value, program)
     if kind in (Operand.NAME, Operand.SYMBOL):
         return _name_error(kind, value, program)
-    if kind is Operand.MAP:
-        if value >= len(program.header.map):
-            return f"map number {value} of the program's header does not exist", ""
+    number = decoded.instruction.map_index((value,))
+    if number is not None:
+        if number >= len(program.header.map):
+            return f"map number {number} of the program's header does not exist", ""
+        if kind is Operand.CELL and not cell_words(value):
+            return "a value has one word at least", ""
         return None
     if kind is Operand.U16:
         return _variable_error(decoded.instruction.group, value, program.header)

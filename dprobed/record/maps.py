@@ -8,6 +8,7 @@ from typing import Any, Final
 from dprobed.program.maps import (
     BUCKET_BYTES,
     VALUE,
+    WORD_BYTES,
     Entry,
     Item,
     MapDefinition,
@@ -53,8 +54,7 @@ class MapSums:
                 self._put(key, known, merged(self.definition, known, cell), 0)
 
     def _put(self, key: tuple[Item, ...], known: list[int], cell: list[int], more: int) -> None:
-        width = _WIDTHS.get(self.definition.kind)
-        size = more + (BUCKET_BYTES * (len(cell) - len(known)) // width if width else 0)
+        size = more + self._bytes(cell) - self._bytes(known)
         if not self._room.take(size):
             self.left_out += 1
             return
@@ -66,10 +66,16 @@ class MapSums:
         key = tuple(items)
         known = self._cells.pop(key, None)
         if known is not None:
-            width = _WIDTHS.get(self.definition.kind)
-            size = key_bytes(key) + (BUCKET_BYTES * len(known) // width if width else 0)
+            size = key_bytes(key) + self._bytes(known)
             self._used -= size
             self._room.give(size)
+
+    def _bytes(self, cell: Sequence[int]) -> int:
+        """What a cell takes besides its key, where that is more than a little."""
+        if self.definition.words > 1:
+            return WORD_BYTES * len(cell)
+        width = _WIDTHS.get(self.definition.kind)
+        return BUCKET_BYTES * len(cell) // width if width else 0
 
     def close(self) -> None:
         """Forget all of it, and give its room back."""

@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x7d80a169u
+#define DP_ISA_CRC 0x0cb0fe8cu
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -225,6 +225,10 @@ enum dp_op {
 	DP_OP_MDEL_MAP = 0xe1,
 	DP_OP_KEY_USTACK = 0xe2,
 	DP_OP_KEY_USTACK_DEPTH = 0xe3,
+	DP_OP_KEY_TEXT_COUNT = 0xe4,
+	DP_OP_PUSH_TEXT_COUNT = 0xe5,
+	DP_OP_MLOAD_CELL = 0xe6,
+	DP_OP_MSTORE_CELL = 0xe7,
 	DP_OP_LOG_USTACK = 0xe8,
 	DP_OP_LOG_USTACK_DEPTH = 0xe9,
 };
@@ -248,6 +252,7 @@ enum dp_operand {
 	DP_OPERAND_NAME = 15,
 	DP_OPERAND_SYMBOL = 16,
 	DP_OPERAND_MAP = 17,
+	DP_OPERAND_CELL = 18,
 };
 
 enum dp_flow {
@@ -1172,6 +1177,22 @@ const struct dp_insn dp_insns[256] = {
 	[DP_OP_KEY_USTACK_DEPTH] = {
 		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
 		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_TEXT_COUNT] = {
+		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 1, 0, 0,
+	},
+	[DP_OP_PUSH_TEXT_COUNT] = {
+		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 2, 0, 0, 1, 0,
+	},
+	[DP_OP_MLOAD_CELL] = {
+		5, DP_OPERAND_CELL, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 0, 1, 0,
+	},
+	[DP_OP_MSTORE_CELL] = {
+		5, DP_OPERAND_CELL, DP_FLOW_NEXT,
+		DP_INSN_MAPS, 0, 0, 1, 0, 0,
 	},
 	[DP_OP_LOG_USTACK] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,

@@ -104,6 +104,13 @@ def test_what_is_printed_at_hits(work: Path, script: str, wanted: str) -> None:
                   f"[20, 30)               1 |{'@' * 52}|\n",
                   f"[30, 40)               1 |{'@' * 52}|\n\n"])),
         ("BEGIN { @t = 10; } uprobe:WORK:inner { @t++; @n = @t; }", "@n: 13\n@t: 13\n"),
+        ("uprobe:WORK:inner { @f[arg0] = str(arg1); @c = comm; @n[(comm, @f[arg0])] = count(); }",
+         "@c: work\n@f[0]: zero\n@f[1]: one\n@f[2]: two\n"
+         "@n[work, one]: 1\n@n[work, two]: 1\n@n[work, zero]: 1\n"),
+        ('uprobe:WORK:inner { @t[arg0] = (arg0 > 0, comm, str(arg1), "x"); } END '
+         '{ @t[5] = (@t[1].0, "of", @t[2].2, "the block"); delete(@t, 0); }',
+         "@t[1]: (true, work, one, x)\n@t[2]: (true, work, two, x)\n"
+         "@t[5]: (true, of, two, the block)\n"),
         ("uprobe:WORK:inner { @a = count(); @b = count(); } END { clear(@a); }", "@a: 0\n@b: 3\n"),
     ],
 )  # fmt: skip
@@ -119,6 +126,30 @@ def test_a_stack_is_shown_by_its_functions(work: Path) -> None:
     assert lines[2].startswith("    outer+")
     assert lines[3].startswith("    main+")
     assert lines[4] == "]: 3"
+
+
+def test_what_was_kept_at_the_entry_is_there_at_the_return(work: Path) -> None:
+    script = (
+        "uprobe:WORK:inner { @name[tid] = str(arg1); } "
+        'uretprobe:WORK:inner /@name[tid] != "one"/ '
+        '{ printf("%s %d\\n", @name[tid], retval); delete(@name, tid); }'
+    )
+    assert printed(work, script).startswith("zero 1\ntwo 3\n")
+
+
+def test_loops_go_over_keys_of_all_kinds(work: Path) -> None:
+    script = (
+        "uprobe:WORK:inner /arg0 == 1/ { @s[ustack(1), str(arg1)] = count(); "
+        '@n[usym(reg("ip")), comm, (1, str(arg1))] = (7, str(arg1)); } END { '
+        'for ($kv : @s) { print($kv); printf("%s %d\\n", $kv.0.1, $kv.1); } '
+        "for ($kv : @n) { print($kv.0); print($kv.1.1); } clear(@s); clear(@n); }"
+    )
+    assert printed(work, script).rstrip("\n") == (
+        "((\n        inner+0\n, one), 1)\none 1\n(inner+0, work, (1, one))\none"
+    )
+    script = "uprobe:WORK:inner { @s[ustack(1)] = count(); } END { for ($kv : @s) { print($kv); } }"
+    shown = printed(work, script, "-f", "json").splitlines()[0]
+    assert json.loads(shown) == {"type": "value", "data": ["\n        inner+0\n", 3]}
 
 
 def test_json_has_an_object_a_line(work: Path) -> None:

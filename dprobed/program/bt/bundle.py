@@ -14,6 +14,7 @@ type       tokens
 ========== =====================================================================================
 String     a string item; or a word: the index of a constant in ``Bundle.strings``
 ShortText  two words: 16 bytes, padded by NULs (``comm``)
+HeldText   so many words: a text, padded by NULs
 Memory     a memory item, or a word 0: it could not be read
 Array      a memory item, or a word 0
 Struct     a memory item, or a word 0
@@ -99,6 +100,12 @@ class ShortText(msgspec.Struct, frozen=True, tag="short"):
     """A text of 16 bytes at most, in two words."""
 
 
+class HeldText(msgspec.Struct, frozen=True, tag="held"):
+    """A text of so many bytes at most, eight in a word."""
+
+    size: int
+
+
 class Strings(msgspec.Struct, frozen=True, tag="strings"):
     """So many texts (``join``)."""
 
@@ -174,6 +181,7 @@ Value: TypeAlias = (
     | Enum
     | String
     | ShortText
+    | HeldText
     | Strings
     | Memory
     | Struct
@@ -208,8 +216,8 @@ class Part(msgspec.Struct, frozen=True):
 class Map(msgspec.Struct, frozen=True):
     """A map of the script. ``name``: as written (``@x``, ``@``); ``kind``: of ``program.maps``;
     ``key``: its values, empty where it has none; ``value``: what a ``value`` map has, or what of a
-    ``sum``, ``min``… its numbers are (Integer, signed or not); ``constant``: a word of it is an
-    index in ``Bundle.strings`` (the value is a ``String``).
+    ``sum``, ``min``… its numbers are (Integer, signed or not). Where a ``String`` is or is in a
+    value, its word is an index in ``Bundle.strings``.
 
     ``shown``: printed at the end of the script, with what is in it. ``blocks``: blocks set it (a
     ``value`` map): at their end what they have set is to be put into the processes' maps.
@@ -222,7 +230,6 @@ class Map(msgspec.Struct, frozen=True):
     key: tuple[Value, ...] = ()
     value: Value = Integer()
     arguments: tuple[int, ...] = ()
-    constant: bool = False
     shown: bool = True
     blocks: bool = False
     hits: bool = True

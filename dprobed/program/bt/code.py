@@ -171,16 +171,20 @@ class ExpressionCode(OperatorCode):
         self.to.push(one.value)
 
     def _tuple(self, one: tree.TupleOf) -> None:
+        self.tuple_as(one, one.type)
+
+    def tuple_as(self, one: tree.TupleOf, kind: Tuple) -> None:
+        """A tuple with items of these kinds."""
         if order_matters(one.items):
-            held = [VariableState("", kind) for kind in one.type.items]
+            held = [VariableState("", each) for each in kind.items]
             for item, variable in zip(one.items, held, strict=True):
                 self.as_kind(item, variable.kind or UINT64)
                 self.store_variable(variable)
             for variable in reversed(held):
                 self.load_variable(variable)
             return
-        for item, kind in zip(reversed(one.items), reversed(one.type.items), strict=True):
-            self.as_kind(item, kind)
+        for item, each in zip(reversed(one.items), reversed(kind.items), strict=True):
+            self.as_kind(item, each)
 
     def _block_value(self, one: tree.BlockValue) -> None:
         self.block(one.statements)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from dprobed.program.bt import kinds, tree
+from dprobed.program.bt.code_held import hold, taken
 from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.facts import (
     kind_of,
@@ -14,8 +15,10 @@ from dprobed.program.bt.facts import (
 from dprobed.program.bt.infer import Inference
 from dprobed.program.bt.kinds import (
     CONSTANT_MARK,
+    TEXTS,
     UINT64,
     Form,
+    HeldText,
     Kind,
     Object,
     Pointer,
@@ -72,15 +75,22 @@ class CodeBase(ABC):
 
     def as_kind(self, one: Any, kind: Kind) -> None:
         """Push a value, as the kind that it and others are."""
-        self.expression(one)
-        self.convert(kind_of(one), kind)
+        if isinstance(one, tree.TupleOf) and isinstance(kind, Tuple):
+            self.tuple_as(one, kind)
+        elif isinstance(one, tree.Choice):
+            self.choice_as(one, kind)
+        else:
+            self.expression(one)
+            self.convert(kind_of(one), kind)
 
     def convert(self, have: Kind, want: Kind) -> None:
         """The value on top as another kind."""
         to = self.to
         if have == want:
             return
-        if isinstance(want, String) and isinstance(have, String):
+        if isinstance(want, HeldText):
+            hold(self, have, want.size)
+        elif isinstance(want, String) and isinstance(have, String):
             if want.form is Form.EITHER and have.form is Form.CONSTANT:
                 to.push(CONSTANT_MARK)
                 to.add("xchg")
@@ -90,8 +100,20 @@ class CodeBase(ABC):
             to.depth -= 1
             assert isinstance(number, int)
             self.push_short(self.state.strings[number])
-        elif isinstance(want, Tuple) and isinstance(have, Tuple) and words(have) != words(want):
-            self.state.problems.add(self.span, "tuples with texts of several kinds do not mix yet")
+        elif isinstance(want, Tuple) and isinstance(have, Tuple):
+            self._convert_tuple(have, want)
+
+    def _convert_tuple(self, have: Tuple, want: Tuple) -> None:
+        """The tuple on top with its items as other kinds."""
+        pairs = list(zip(have.items, want.items, strict=True))
+        if all(one == other or not _changes(one, other) for one, other in pairs):
+            return
+        slots = [taken(self, words(one)) for one, _ in pairs]
+        for (one, other), its in zip(reversed(pairs), reversed(slots), strict=True):
+            for slot in reversed(its):
+                self.to.load(slot)
+            self.to.give_back(its)
+            self.convert(one, other)
 
     def push_short(self, text: str) -> None:
         """A constant as 16 bytes."""
@@ -235,6 +257,14 @@ class CodeBase(ABC):
     # -- what is made elsewhere ---------------------------------------------------------------
 
     @abstractmethod
+    def tuple_as(self, one: tree.TupleOf, kind: Tuple) -> None:
+        """A tuple with items of these kinds."""
+
+    @abstractmethod
+    def choice_as(self, one: tree.Choice, kind: Kind) -> None:
+        """One of two values, as this kind."""
+
+    @abstractmethod
     def block(self, statements: list[Any]) -> None:
         """Statements, one after the other."""
 
@@ -273,6 +303,12 @@ class CodeBase(ABC):
     @abstractmethod
     def measured(self, one: tree.MapValue) -> None:
         """Push how many keys a map has."""
+
+
+def _changes(have: Kind, want: Kind) -> bool:
+    """Whether a value of one kind is other words as one of the other kind."""
+    texts = isinstance(have, TEXTS) and isinstance(want, TEXTS)
+    return texts or isinstance(have, Tuple)
 
 
 def arguments(kind: Kind) -> int:

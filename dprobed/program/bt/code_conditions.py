@@ -17,8 +17,6 @@ from dprobed.program.bt.kinds import (
     Integer,
     Kind,
     Pointer,
-    Short,
-    String,
     Tuple,
     words,
 )
@@ -65,7 +63,7 @@ class ConditionCode(CodeBase):
 
     def _compare(self, one: tree.Binary) -> None:
         left, right = kind_of(one.left), kind_of(one.right)
-        if isinstance(left, String | Short):
+        if isinstance(left, kinds.TEXTS):
             compare_texts(self, one)
             return
         if isinstance(left, Tuple):

@@ -6,8 +6,9 @@ map itself, and one key is open at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.code_log import log_action
@@ -17,11 +18,14 @@ from dprobed.program.bt.folding import folded
 from dprobed.program.bt.functions import log_key
 from dprobed.program.bt.kinds import (
     Form,
+    HeldText,
     Kind,
     Short,
     Stack,
     String,
     Tuple,
+    held,
+    words,
 )
 from dprobed.program.bt.protocols import Coding
 from dprobed.program.bt.state import MapState, VariableState
@@ -30,14 +34,20 @@ from dprobed.program.values import MAX_NAME
 
 #: Kinds of the items of a part of a map.
 _WORD, _CONSTANT, _TEXT, _NAME, _STACK = "word", "constant", "text", "name", "stack"
+#: Those that are a word.
+_WORDS = (_WORD, _CONSTANT)
+
+
+class _KeyItem(NamedTuple):
+    """An item of a key: the kind of what is on the stack, and in which form it is in the key."""
+
+    kind: Kind
+    form: str
 
 
 def part_of(code: Coding, known: MapState, keys: list[Any] | None) -> str:
     """The map of the program that has keys like these."""
-    form: list[str] = []
-    for each in keys or ():
-        _item_form(kind_of(each), form)
-    key = tuple(form)
+    key = tuple(each.form for each in _key_items(known, keys))
     if key not in known.parts:
         known.parts[key] = _part_name(code, known)
     return known.parts[key]
@@ -63,18 +73,48 @@ def _plain_name(name: str) -> str:
     return base if base.strip("_") else "_" + base
 
 
-def _item_form(kind: Kind, form: list[str]) -> None:
+def _key_items(known: MapState, keys: list[Any] | None) -> list[_KeyItem]:
+    """The items of a key; those of tuples one after the other."""
+    nodes: list[Any] = list(keys or ())
+    given = [kind_of(each) for each in nodes]
+    if len(given) == 1 and isinstance(given[0], Tuple) and not given[0].names:
+        nodes = _nodes(nodes[0], given[0])
+        given = list(given[0].items)
+    texts = _as_texts(known, len(given))
+    return [
+        item
+        for kind, node, text in zip(given, nodes, texts, strict=True)
+        for item in _flat(kind, node, text)
+    ]
+
+
+def _as_texts(known: MapState, count: int) -> list[bool]:
+    """Which items of a key are texts in memory, however they are written: in a map of values, those
+    that are constants here and texts of the process there."""
+    kinds_of = known.keys or ()
+    if not known.is_value or len(kinds_of) != count:
+        return [False] * count
+    return [isinstance(each, String) and each.form is Form.EITHER for each in kinds_of]
+
+
+def _nodes(one: Any, kind: Tuple) -> list[Any]:
+    """The items of a tuple as they are written; None: it is written somewhere else."""
+    return list(one.items) if isinstance(one, tree.TupleOf) else [None] * len(kind.items)
+
+
+def _flat(kind: Kind, node: Any, text: bool) -> Iterator[_KeyItem]:
     if isinstance(kind, Tuple):
-        for each in kind.items:
-            _item_form(each, form)
-    elif isinstance(kind, String):
-        form.append(_CONSTANT if kind.form is Form.CONSTANT else _TEXT)
+        for each, inner in zip(kind.items, _nodes(node, kind), strict=True):
+            yield from _flat(each, inner, False)
+    elif isinstance(kind, String) and kind.form is Form.CONSTANT:
+        yield _KeyItem(held(kind), _TEXT) if text else _KeyItem(kind, _CONSTANT)
     elif isinstance(kind, Short):
-        form.append(_NAME)
-    elif isinstance(kind, Stack):
-        form.append(_STACK)
+        is_name = kind.own and node is not None and not text
+        yield _KeyItem(kind, _NAME if is_name else _TEXT)
+    elif isinstance(kind, String | HeldText):
+        yield _KeyItem(kind, _TEXT)
     else:
-        form.append(_WORD)
+        yield _KeyItem(kind, _STACK if isinstance(kind, Stack) else _WORD)
 
 
 def once(code: Coding, one: tree.MapValue, *behind: Any) -> tree.MapValue:
@@ -108,34 +148,22 @@ def open_key(code: Coding, known: MapState, keys: list[Any] | None) -> str:
     given = list(keys or ())
     if order_matters(given):
         given = _held(code, given)
-    texts = sum(_texts(kind_of(each)) for each in given)
-    most = STRING_BYTES // max(texts, 1)
-    for each in reversed(given):
-        _push_item(code, each, most)
-    for run in _runs([kind_of(each) for each in given]):
+    items = _key_items(known, given)
+    most = STRING_BYTES // max(sum(each.form in (_TEXT, _STACK) for each in items), 1)
+    if len(given) == 1 and isinstance(given[0], tree.TupleOf) and not given[0].names:
+        given = given[0].items
+    texts = _as_texts(known, len(given))
+    for each, text in reversed(list(zip(given, texts, strict=True))):
+        _push_item(code, each, most, text)
+    for run in _runs(items):
         _add_items(code, run)
     return part
 
 
-def _texts(kind: Kind) -> int:
-    """How many items of a key share the room of texts."""
-    if isinstance(kind, Tuple):
-        return sum(map(_texts, kind.items))
-    if isinstance(kind, String):
-        return int(kind.form is not Form.CONSTANT)
-    return int(isinstance(kind, Stack))
-
-
-def _push_item(code: Coding, one: Any, most: int) -> None:
-    """Push what an item of a key needs."""
+def _push_item(code: Coding, one: Any, most: int, text: bool) -> None:
+    """Push what an item of a key needs. ``text``: it is a text in memory, also if a constant."""
     kind = kind_of(one)
-    if isinstance(kind, Short) and not kind.own:
-        code.state.problems.add(
-            one.span,
-            "a text that is either the thread's name or a constant is no key yet",
-            "write if and else, each with a key of its own",
-        )
-    if isinstance(kind, Short | Stack):
+    if isinstance(kind, Stack) or (isinstance(kind, Short) and kind.own and not text):
         return
     if (
         isinstance(one, tree.Call)
@@ -149,7 +177,10 @@ def _push_item(code: Coding, one: Any, most: int) -> None:
         return
     if isinstance(one, tree.TupleOf):
         for each in reversed(one.items):
-            _push_item(code, each, most)
+            _push_item(code, each, most, False)
+        return
+    if text and isinstance(kind, String) and kind.form is Form.CONSTANT:
+        code.as_kind(one, held(kind))
         return
     code.expression(one)
     if isinstance(kind, String) and kind.form is Form.TARGET and kind.most > most:
@@ -160,54 +191,37 @@ def _push_item(code: Coding, one: Any, most: int) -> None:
         code.state.problems.add(
             one.span, "a text that is either a constant or of the process is no key yet"
         )
-    if isinstance(kind, Tuple) and any(isinstance(each, Short | Stack) for each in kind.items):
+    if isinstance(kind, Tuple) and any(isinstance(each, Stack) for each in kind.items):
         code.state.problems.add(one.span, "this tuple is no key yet", "write its items as the key")
 
 
-def _runs(given: list[Kind]) -> list[list[Kind]]:
+def _runs(given: list[_KeyItem]) -> list[list[_KeyItem]]:
     """Items that one instruction adds."""
-    flat: list[Kind] = []
-
-    def flatten(kind: Kind) -> None:
-        if isinstance(kind, Tuple):
-            for each in kind.items:
-                flatten(each)
+    runs: list[list[_KeyItem]] = []
+    for item in given:
+        if item.form in _WORDS and runs and runs[-1][-1].form in _WORDS:
+            runs[-1].append(item)
         else:
-            flat.append(kind)
-
-    for each in given:
-        flatten(each)
-    runs: list[list[Kind]] = []
-    for kind in flat:
-        plain = not isinstance(kind, Short | Stack) and not (
-            isinstance(kind, String) and kind.form is not Form.CONSTANT
-        )
-        if plain and runs and runs[-1] and _plain(runs[-1][-1]):
-            runs[-1].append(kind)
-        else:
-            runs.append([kind])
+            runs.append([item])
     return runs
 
 
-def _plain(kind: Kind) -> bool:
-    return not isinstance(kind, Short | Stack) and not (
-        isinstance(kind, String) and kind.form is not Form.CONSTANT
-    )
-
-
-def _add_items(code: Coding, run: list[Kind]) -> None:
+def _add_items(code: Coding, run: list[_KeyItem]) -> None:
     to, first = code.to, run[0]
-    if isinstance(first, Short):
+    kind = first.kind
+    if first.form == _NAME:
         to.add("key comm")
-    elif isinstance(first, Stack):
-        if first.depth >= 127:
+    elif isinstance(kind, Stack):
+        if kind.depth >= 127:
             to.add("key ustack")
         else:
-            to.add("key ustack,depth", first.depth)
-    elif _plain(first):
+            to.add("key ustack,depth", kind.depth)
+    elif first.form in _WORDS:
         to.add("key count", len(run))
-    else:
+    elif isinstance(kind, String):
         to.add("key str")
+    else:
+        to.add("key text,count", words(kind))
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -218,7 +232,7 @@ def read_map(code: Coding, one: tree.MapValue) -> None:
     known: MapState = one.type
     if known.is_value:
         part = open_key(code, known, one.keys)
-        code.to.add("mget map", part)
+        code.to.cell("mload cell", part, words(known.value_kind))
         return
     code.fetched(one)
 
@@ -277,7 +291,7 @@ def set_map(code: Coding, one: tree.Assign) -> None:
         code.scaled(operator, left, right)
         code.operate(operator, left, right)
     part = open_key(code, known, target.keys)
-    to.add("mset map", part)
+    to.cell("mstore cell", part, words(known.value_kind))
 
 
 def _aggregate(code: Coding, known: MapState, target: tree.MapValue, call: tree.Call) -> None:

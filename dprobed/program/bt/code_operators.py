@@ -210,7 +210,11 @@ class OperatorCode(ConditionCode):
         to.place(done)
 
     def _choice(self, one: tree.Choice) -> None:
-        to, kind = self.to, one.type
+        self.choice_as(one, one.type)
+
+    def choice_as(self, one: tree.Choice, kind: Kind) -> None:
+        """One of two values, as this kind."""
+        to = self.to
         known = folded(one.condition)
         if known is not None:
             self.as_kind(one.yes if known else one.no, kind)

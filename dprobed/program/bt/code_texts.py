@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from dprobed.program.bt import tree
+from dprobed.program.bt.code_held import cut_held, held_differ, held_length
 from dprobed.program.bt.facts import kind_of, parameter_text, positional_text
-from dprobed.program.bt.kinds import CONSTANT_MARK, Form, Kind, Short, String
+from dprobed.program.bt.kinds import CONSTANT_MARK, Form, HeldText, Kind, Short, String, words
 from dprobed.program.bt.protocols import Coding
 from dprobed.program.bt.state import ScriptState
 from dprobed.program.bt.text_bytes import decoded, encoded, up_to_nul
@@ -68,9 +69,9 @@ def emit_str(code: Coding, call: tree.Call, most: int) -> None:
         return
     kind = kind_of(first)
     code.expression(first)
-    if isinstance(kind, Short):
+    if isinstance(kind, Short | HeldText):
         if letters is not None:
-            _cut_short(code, letters)
+            cut_held(code, words(kind), letters)
         return
     if isinstance(kind, String):
         if most < kind.most:
@@ -95,15 +96,6 @@ def emit_str(code: Coding, call: tree.Call, most: int) -> None:
     to.add("xchg")
 
 
-def _cut_short(code: Coding, letters: int) -> None:
-    """So many letters of the thread's name."""
-    to = code.to
-    for before in (0, 8):
-        to.push((1 << 8 * min(8, max(0, letters - before))) - 1)
-        to.add("and")
-        to.add("xchg")
-
-
 def compare_texts(code: Coding, one: tree.Binary) -> None:
     """1 where two texts are equal (or are not), else 0."""
     texts_differ(code, one.left, one.right, None)
@@ -118,6 +110,9 @@ def texts_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
     one, other = constant_text(code, left), constant_text(code, right)
     if one is not None and other is not None:
         code.to.push(int(cut(one, most) != cut(other, most)))
+        return
+    if isinstance(kind_of(left), HeldText) or isinstance(kind_of(right), HeldText):
+        held_differ(code, left, right, most)
         return
     if one is not None:
         left, right, other = right, left, one
@@ -364,8 +359,8 @@ def text_length(code: Coding, one: Any) -> None:
         to.push(0)
         return
     code.expression(one)
-    if isinstance(kind, Short):
-        _short_length(code)
+    if isinstance(kind, Short | HeldText):
+        held_length(code, one, kind)
         return
     if not isinstance(kind, String):
         to.push(code.state.max_string)
@@ -398,24 +393,6 @@ def text_length(code: Coding, one: Any) -> None:
     to.drop()
 
 
-def _short_length(code: Coding) -> None:
-    """How many letters the thread's name has: of its bytes, those that are not 0."""
-    to = code.to
-    slots = (to.reserve(1), to.reserve(1))
-    for slot in slots:
-        to.store(slot)
-    to.push(0)
-    for slot in slots:
-        for shift in range(0, 64, 8):
-            to.load(slot)
-            if shift:
-                to.add("shr bits", shift)
-            to.push(0xFF)
-            to.add("and")
-            code.is_not_zero()
-            to.add("add")
-
-
 def find_text(code: Coding, haystack: Any, needle: Any) -> None:
     """Where a text has a constant in it, -1: nowhere."""
     to = code.to
@@ -425,7 +402,7 @@ def find_text(code: Coding, haystack: Any, needle: Any) -> None:
         to.push(up_to_nul(text).find(data))
         return
     kind = kind_of(haystack)
-    if isinstance(kind, Short):
+    if isinstance(kind, Short) or kind == HeldText(16):
         code.expression(haystack)
         _find_in_short(code, data)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dprobed.program.bt.source import Problems
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 from dprobed.program.bt.tree import Setting
 
 _NUMBERS: Final = {
@@ -32,7 +32,10 @@ _WORDS: Final = {
         ("error", "warn", "enable", "0", "1"),
     ),
 }  # fmt: skip
-_TEXTS: Final = ("str_trunc_trailer", "license", "symbol_source")
+_TEXTS: Final = ("license", "symbol_source")
+#: What is not there: only without a text.
+_TRAILER: Final = "str_trunc_trailer"
+_NAMES: Final = (*_NUMBERS, *_TRUTHS, *_WORDS, *_TEXTS, _TRAILER)
 _BOOLEANS: Final = {"true": 1, "1": 1, "false": 0, "0": 0}
 
 
@@ -53,6 +56,10 @@ def settings(
         value = _value(name, text)
         if value is not None:
             found[name] = value
+        elif name in _NAMES:
+            written = f"BPFTRACE_{name.upper()}={text}"
+            span = TextSpan(SourceText("environment", written), 0, len(written))
+            problems.add(span, *_reason(name, text))
     return found
 
 
@@ -65,7 +72,7 @@ def _value(name: str, text: str) -> str | int | None:
         return _BOOLEANS.get(text.lower())
     if name in _WORDS:
         return text if text in _WORDS[name] else None
-    return text if name in _TEXTS else None
+    return text if name in _TEXTS or (name == _TRAILER and not text) else None
 
 
 def _reason(name: str, text: str) -> tuple[str, str]:
@@ -76,7 +83,12 @@ def _reason(name: str, text: str) -> tuple[str, str]:
         return f"`{name}` is true or false, not `{text}`", ""
     if name in _WORDS:
         return f"`{name}` is none of {', '.join(_WORDS[name])}", ""
+    if name == _TRAILER:
+        return (
+            f"`{name}` is not there yet: a text that is cut off ends without a mark",
+            "leave it out, or have longer texts by max_strlen",
+        )
     from difflib import get_close_matches
 
-    near = get_close_matches(name, [*_NUMBERS, *_TRUTHS, *_WORDS, *_TEXTS], 1)
+    near = get_close_matches(name, _NAMES, 1)
     return f"there is no setting `{name}`", f"did you mean `{near[0]}`?" if near else ""

@@ -7,14 +7,21 @@ of words on the stack on all paths; ``depth`` counts them, above those of the va
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from dprobed.program.builder import Builder, Label
 from dprobed.program.isa import BY_KEY, WORD_MASK, Flow
+from dprobed.program.isa import Operand as Kind
 from dprobed.program.model import SourcePlace
 from dprobed.program.registers import REGISTER_INDEX
 
 Operand: TypeAlias = "int | str | Label | None"
+
+
+#: The instructions that work on a map.
+_ON_MAPS: Final = frozenset(
+    key for key, one in BY_KEY.items() if one.operands[:1] in ((Kind.MAP,), (Kind.CELL,))
+)
 
 
 class Op(NamedTuple):
@@ -36,6 +43,7 @@ class Emitter:
         self.counter = [0] if counter is None else counter
         self.locals_from = locals_from
         self.logs = False
+        self._free: list[int] = []
 
     @property
     def slots(self) -> int:
@@ -53,13 +61,21 @@ class Emitter:
         elif isinstance(operand, int):
             number = (operand,)
         elif instruction.operands:
-            number = (0,)
+            number = (1,) if instruction.operands[0] is Kind.CELL else (0,)
         _, change = instruction.effect(number)
         assert change is not None, key
         self.depth += change
         self.ops.append(Op(key, operand, self.at))
         if instruction.name.startswith("log"):
             self.logs = True
+
+    def cell(self, key: str, part: str, words: int) -> None:
+        """Read or set a value of so many words, at the key in this map."""
+        if words == 1:
+            self.add({"mload cell": "mget map", "mstore cell": "mset map"}[key], part)
+            return
+        self.add(key, part)
+        self.depth += (words - 1) * (1 if key == "mload cell" else -1)
 
     def push(self, value: int) -> None:
         """A number."""
@@ -95,6 +111,15 @@ class Emitter:
         self.counter[0] += count
         return first
 
+    def borrow(self, count: int) -> list[int]:
+        """So many words for as long as one thing is made; ``give_back`` ends that."""
+        found = [self._free.pop() for _ in range(min(count, len(self._free)))]
+        return found + [self.reserve(1) for _ in range(count - len(found))]
+
+    def give_back(self, slots: list[int]) -> None:
+        """Words that were borrowed are free again."""
+        self._free += slots
+
     def load(self, slot: int) -> None:
         """Push a word of a variable."""
         if self.locals_from is None:
@@ -117,7 +142,7 @@ class Emitter:
     @property
     def maps(self) -> set[str]:
         """The names of the maps that it uses."""
-        return {str(op.operand) for op in self.ops if op.key[:1] == "m" and op.key.endswith(" map")}
+        return {str(op.operand) for op in self.ops if op.key in _ON_MAPS}
 
     @property
     def size(self) -> int:

@@ -16,9 +16,11 @@ from dprobed.program.bt.functions import function
 from dprobed.program.bt.kinds import (
     BOOLEAN,
     INT64,
+    TEXTS,
     UINT64,
     Bytes,
     Form,
+    HeldText,
     Kind,
     Object,
     Short,
@@ -41,7 +43,7 @@ class _Str:
             kind = inference.expression(first)
         else:
             kind = inference.state.constant(cut(text, letters))
-        if len(call.arguments) > 1 and isinstance(kind, String | Short):
+        if len(call.arguments) > 1 and isinstance(kind, TEXTS):
             if letters is None:
                 inference.wrong(
                     call.arguments[1].span,
@@ -51,7 +53,7 @@ class _Str:
                 inference.wrong(first.span, "a text that is one of several constants is not cut")
         if isinstance(kind, String):
             return String(kind.form, min(kind.most, most)) if letters is not None else kind
-        if isinstance(kind, Short):
+        if isinstance(kind, Short | HeldText):
             return kind
         if isinstance(kind, Object):
             one = inference.types.plain(kind.of)
@@ -114,7 +116,7 @@ class _Strncmp:
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         for each in call.arguments[:2]:
             kind = inference.expression(each)
-            if not isinstance(kind, String | Short):
+            if not isinstance(kind, TEXTS):
                 inference.wrong(
                     each.span, f"`strncmp` takes texts, not {inference.shown(kind)}", "use str()"
                 )
@@ -138,7 +140,7 @@ class _Strlen:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         kind = inference.expression(call.arguments[0])
-        if not isinstance(kind, String | Short) and not is_word(kind):
+        if not isinstance(kind, TEXTS) and not is_word(kind):
             inference.wrong(call.span, f"`strlen` takes a text, not {inference.shown(kind)}")
         return UINT64
 
@@ -152,7 +154,7 @@ class _Strcontains:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         haystack = inference.expression(call.arguments[0])
-        if not isinstance(haystack, String | Short):
+        if not isinstance(haystack, TEXTS):
             inference.wrong(
                 call.arguments[0].span,
                 f"`{call.name}` takes texts, not {inference.shown(haystack)}",

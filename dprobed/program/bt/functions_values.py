@@ -14,6 +14,7 @@ from dprobed.program.bt.functions import function, read_format
 from dprobed.program.bt.kinds import (
     BOOLEAN,
     LITERAL,
+    TEXTS,
     UINT64,
     VOID,
     Bytes,
@@ -21,10 +22,8 @@ from dprobed.program.bt.kinds import (
     Kind,
     Object,
     Pointer,
-    Short,
     ShownWord,
     Stack,
-    String,
     is_number,
     is_word,
 )
@@ -299,7 +298,7 @@ def _asks(name: str, meaning: str, holds: Callable[[Any, Kind], bool]) -> None:
 
 
 _asks("is_integer", "whether a value is a number", lambda one, kind: isinstance(kind, Integer))
-_asks("is_str", "whether a value is a text", lambda one, kind: isinstance(kind, String | Short))
+_asks("is_str", "whether a value is a text", lambda one, kind: isinstance(kind, TEXTS))
 _asks("is_ptr", "whether a value is a pointer", lambda one, kind: isinstance(kind, Pointer))
 _asks("is_array", "whether a value is an array", lambda one, kind: isinstance(kind, Object))
 _asks(

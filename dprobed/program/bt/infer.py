@@ -32,6 +32,8 @@ from dprobed.program.bt.state import AGGREGATES, MapState
 
 #: A loop's body is looked at so often at most.
 _MOST_TURNS: Final = 8
+#: Bytes of a stack as it is printed.
+_MOST_STACK: Final = 1 << 15
 
 
 class Inference(Expressions):
@@ -118,8 +120,6 @@ class Inference(Expressions):
         self.scopes.append({})
         variable = self.declare(one.variable)
         keys = known.keys or ()
-        if any(isinstance(each, kinds.Stack) for each in keys):
-            self.wrong(one.map.span, f"{one.map.name} has stacks as keys: no loop goes over it yet")
         key: Kind = Tuple(keys) if len(keys) != 1 else keys[0]
         value = known.value_kind if known.is_value else Integer(8, known.signed)
         if known.keys == () and known.kind is not None:
@@ -130,9 +130,12 @@ class Inference(Expressions):
         self.scopes.pop()
 
     def delivered(self, kind: Kind) -> Kind:
-        """What a loop's body gets of something that a map has: strings are in memory."""
-        if isinstance(kind, String | kinds.Short):
+        """What a loop's body gets of something that a map has: what is shown as text is text in
+        memory."""
+        if isinstance(kind, (*kinds.TEXTS, kinds.ShownWord)):
             return String(Form.TARGET, 1024)
+        if isinstance(kind, kinds.Stack):
+            return String(Form.TARGET, _MOST_STACK)
         if isinstance(kind, Tuple):
             return Tuple(tuple(map(self.delivered, kind.items)), kind.names)
         return kind

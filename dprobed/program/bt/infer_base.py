@@ -15,6 +15,7 @@ from dprobed.program.bt.kinds import (
 )
 from dprobed.program.bt.source import TextSpan
 from dprobed.program.bt.state import Firing, MapState, ScriptState, VariableState
+from dprobed.program.maps import MAX_VALUE_WORDS
 
 
 class Scopes:
@@ -94,6 +95,10 @@ class Scopes:
         if len(given) == 1 and isinstance(given[0], kinds.Tuple) and not given[0].names:
             # The items of a tuple are those of the key, as where it is written there.
             given = given[0].items
+        given = tuple(
+            String(Form.TARGET, each.size) if isinstance(each, kinds.HeldText) else each
+            for each in given
+        )
         self.keys(known, given, node.span, node.keys)
         return known
 
@@ -141,26 +146,28 @@ class Scopes:
         if isinstance(old, String | kinds.Short) and isinstance(new, String | kinds.Short):
             if isinstance(old, kinds.Short) and isinstance(new, kinds.Short):
                 return old
-            return String(Form.EITHER, 1024)
+            forms = {getattr(each, "form", None) for each in (old, new)}
+            return kinds.met(old, new) if len(forms) == 1 else String(Form.EITHER, 1024)
         return kinds.met(old, new)
 
     def assign_map(self, known: MapState, kind: Kind, span: TextSpan) -> None:
         """A map is given a value of a kind."""
-        if isinstance(kind, String) and kind.form is not Form.CONSTANT:
-            self.wrong(
-                span,
-                f"{known.name} cannot keep a text of the process yet",
-                "keep its address, and use str() where it is shown",
-            )
-            return
-        if kinds.words(kind) != 1 or isinstance(kind, Object):
+        if not kinds.can_be_kept(kind):
             self.wrong(
                 span,
                 f"{known.name} cannot keep {self.shown(kind)} yet",
-                "keep numbers, pointers and constant texts",
+                "keep numbers, pointers, texts and tuples of these",
             )
             return
-        common = kinds.met(known.value, kind)
+        common = kinds.met(known.value, kinds.kept(kind))
+        if common is not None and kinds.words(common) > MAX_VALUE_WORDS:
+            self.wrong(
+                span,
+                f"{known.name} has {kinds.words(common)} words of eight bytes at each key; "
+                f"{MAX_VALUE_WORDS} are possible",
+                "keep shorter texts: str(ADDRESS, LENGTH)",
+            )
+            return
         if common is None:
             assert known.value is not None
             self.wrong(
@@ -192,6 +199,10 @@ class Scopes:
 
     def expression(self, one: Any) -> Kind:
         """The kind of an expression, which it keeps."""
+        raise NotImplementedError
+
+    def constant(self, one: Any) -> int | None:
+        """The number that an expression is before the script runs."""
         raise NotImplementedError
 
     def statement(self, one: Any) -> None:

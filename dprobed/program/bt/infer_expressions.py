@@ -347,6 +347,8 @@ def _kind_size(inference: Expressions, kind: Kind) -> int:
         return kind.most + (kind.form is Form.CONSTANT)
     if isinstance(kind, kinds.Short):
         return 16
+    if isinstance(kind, kinds.HeldText):
+        return kind.size
     if isinstance(kind, Tuple):
         return sum(_kind_size(inference, each) for each in kind.items)
     return 8

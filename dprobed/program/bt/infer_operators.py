@@ -177,7 +177,7 @@ class Operators(Scopes):
         return self.arithmetic(one.span, one.operator, one.left, one.right, left, right)
 
     def _compare(self, one: tree.Binary, left: Kind, right: Kind) -> Kind:
-        texts = (String, kinds.Short)
+        texts = kinds.TEXTS
         if isinstance(left, texts) or isinstance(right, texts):
             kind, given = (left, one.left) if isinstance(left, texts) else (right, one.right)
             if isinstance(left, texts) and isinstance(right, texts):
@@ -239,6 +239,8 @@ class Operators(Scopes):
                     f"`{operator}` does not take {self.shown(kind)}",
                     hint if isinstance(kind, Float) else "",
                 )
+        if operator in ("/", "%") and self.constant(right_node) == 0:
+            self.state.problems.warn(span, f"`{operator}` by 0, which gives 0")
         if operator in ("<<", ">>"):
             signed = is_signed(left)
             literal = isinstance(left, Integer) and left.literal

@@ -7,6 +7,7 @@ Integer   the number, extended to 64 bits; so is a boolean, an enumerator, a poi
 String    constant: its number in ``Bundle.strings``. In the target: most bytes, address.
           Either: all ones and the number, or most bytes and address
 Short     two: the first eight bytes on top
+HeldText  as many as its bytes need: the first eight on top, and zeros behind the last one
 Bytes     how many, address
 Object    the address (of a struct or an array)
 Stack     none: it is taken where it is used
@@ -87,6 +88,12 @@ class Short(msgspec.Struct, frozen=True):
     own: bool = True
 
 
+class HeldText(msgspec.Struct, frozen=True):
+    """A text that a map has, or that is to be one; ``size``: bytes, a multiple of 8."""
+
+    size: int
+
+
 class Bytes(msgspec.Struct, frozen=True):
     """``of``: bytes, inet or mac."""
 
@@ -131,6 +138,7 @@ Kind: TypeAlias = (
     | Pointer
     | String
     | Short
+    | HeldText
     | Bytes
     | Object
     | Stack
@@ -138,6 +146,9 @@ Kind: TypeAlias = (
     | Tuple
     | Void
 )
+
+#: All texts.
+TEXTS: Final = (String, Short, HeldText)
 
 INT64: Final = Integer()
 UINT64: Final = Integer(8, False)
@@ -153,6 +164,8 @@ def words(kind: Kind) -> int:
         return 1 if kind.form is Form.CONSTANT else 2
     if isinstance(kind, Short | Bytes):
         return 2
+    if isinstance(kind, HeldText):
+        return kind.size // 8
     if isinstance(kind, Tuple):
         return sum(map(words, kind.items))
     return 0 if isinstance(kind, Stack | Void) else 1
@@ -209,6 +222,8 @@ def value_of(types: TypeTable, kind: Kind) -> bundle.Value:
         return bundle.String()
     if isinstance(kind, Short):
         return bundle.ShortText()
+    if isinstance(kind, HeldText):
+        return bundle.HeldText(kind.size)
     if isinstance(kind, Bytes):
         return bundle.Memory(kind.of)
     if isinstance(kind, Object):
@@ -240,6 +255,7 @@ def shown(types: TypeTable, kind: Kind) -> str:
         Boolean: "bool",
         String: "string",
         Short: "string",
+        HeldText: "string",
         Bytes: "buffer",
         Stack: "ustack",
         Void: "nothing",
@@ -260,6 +276,10 @@ def met(one: Kind | None, other: Kind) -> Kind | None:
     if isinstance(one, String) and isinstance(other, String):
         form = one.form if one.form is other.form else Form.EITHER
         return String(form, max(one.most, other.most))
+    if isinstance(one, HeldText) and isinstance(other, TEXTS):
+        return HeldText(max(one.size, held(other).size))
+    if isinstance(other, HeldText) and isinstance(one, TEXTS):
+        return HeldText(max(held(one).size, other.size))
     if isinstance(one, Short | String) and isinstance(other, Short | String):
         return _texts(one, other)
     if isinstance(one, Pointer) and isinstance(other, Pointer):
@@ -277,11 +297,36 @@ def met(one: Kind | None, other: Kind) -> Kind | None:
     return None
 
 
+def held(kind: String | Short | HeldText) -> HeldText:
+    """The text that a map can have of one."""
+    if isinstance(kind, HeldText):
+        return kind
+    return HeldText(16 if isinstance(kind, Short) else max(8, kind.most + 7 & ~7))
+
+
+def kept(kind: Kind) -> Kind:
+    """The kind of what a map has of a value: texts of the process are gone after the hit."""
+    if isinstance(kind, Tuple):
+        return Tuple(tuple(map(kept, kind.items)), kind.names)
+    if isinstance(kind, Short) or (isinstance(kind, String) and kind.form is not Form.CONSTANT):
+        return held(kind)
+    return kind
+
+
+def can_be_kept(kind: Kind) -> bool:
+    """Whether a map can have it."""
+    if isinstance(kind, Tuple):
+        return bool(kind.items) and all(map(can_be_kept, kind.items))
+    return not isinstance(kind, Bytes | Object | Stack | Void)
+
+
 def _texts(one: Short | String, other: Short | String) -> Kind | None:
-    """A thread's name and a constant make a short text."""
+    """A thread's name and a short constant make a short text, and with others one in words."""
     for each in (one, other):
-        if isinstance(each, String) and (each.form is not Form.CONSTANT or each.most > 15):
+        if isinstance(each, String) and each.form is Form.EITHER:
             return None
+        if isinstance(each, String) and (each.form is Form.TARGET or each.most > 15):
+            return HeldText(max(held(one).size, held(other).size))
     return Short(all(isinstance(each, Short) and each.own for each in (one, other)))
 
 

@@ -11,7 +11,7 @@ from dprobed.program.bt.options import Options
 from dprobed.program.bt.parser import Parser
 from dprobed.program.bt.source import Problems, SourceText, TextSpan
 from dprobed.program.bt.type_table import TypeTable
-from dprobed.program.bt.world import World
+from dprobed.program.bt.world import UnreadableFile, World
 
 #: Files of one script at most.
 MAX_FILES = 100
@@ -72,9 +72,14 @@ class _Loader:
             self.load(found, self._into)
 
     def _text(self, name: str, span: TextSpan, places: Sequence[str]) -> SourceText | None:
-        """The first of these files that is there; None: there is none, or it was taken already."""
-        texts = (self._world.text(each, span.source.name) for each in places)
-        found = next((each for each in texts if each is not None), None)
+        """The first of these files that is there; None: there is none that can be read, or it was
+        taken already."""
+        try:
+            texts = (self._world.text(each, span.source.name) for each in places)
+            found = next((each for each in texts if each is not None), None)
+        except UnreadableFile as error:
+            self._problems.add(span, f"the file `{name}` cannot be read: {error}")
+            return None
         if found is None:
             self._problems.add(
                 span, f"there is no file `{name}`", "declare in the script what is needed of it"

@@ -11,7 +11,7 @@ from dprobed.program.bt import bundle
 from dprobed.program.bt.code_blocks import Body
 from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.firing import FiredPlace
-from dprobed.program.bt.kinds import Integer, Kind, String, value_of
+from dprobed.program.bt.kinds import Integer, Kind, value_of, words
 from dprobed.program.bt.source import Problems, TextSpan
 from dprobed.program.bt.state import MapState, ScriptState
 from dprobed.program.builder import Builder
@@ -86,9 +86,10 @@ class ProgramMaker:
                     if kind != "value"
                     else isinstance(known.value_kind, Integer) and known.value_kind.signed
                 )
-                found.append(
-                    MapDefinition(name, kind, known.arguments, len(form), known.size, signed)
-                )
+                arguments = known.arguments
+                if known.is_value and words(known.value_kind) > 1:
+                    arguments = (words(known.value_kind),)
+                found.append(MapDefinition(name, kind, arguments, len(form), known.size, signed))
         return tuple(found)
 
     def _fits(self, used: set[str], span: TextSpan, what: str) -> bool:
@@ -216,7 +217,6 @@ class ProgramMaker:
             tuple(value_of(types, each) for each in known.keys or ()),
             value_of(types, value),
             known.arguments,
-            isinstance(known.value_kind, String),
             bool(self.state.config.get("print_maps_on_exit", 1)),
             known.set_in_blocks,
             known.in_hits,

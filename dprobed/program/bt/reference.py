@@ -78,7 +78,8 @@ in bpftrace, how long the script has been running.
 ## Values
 
 Numbers have 64 bits; a type of fewer bits is what a cast, a member or `args.x` says. A comparison
-or division is unsigned where one side is and neither is a number written out. `x / 0` is 0.
+or division is unsigned where one side is and neither is a number written out. `x / 0` is 0, with a
+warning where the 0 is known before the script runs.
 Pointers know what they point to: `(struct req *)arg0`, `$r->path`, `$r.path`, `$r->list[3]`, \
 `*$p`,
 `&$r->path`, `$p + 1`. Types come from the script (`struct`, `union`, `enum`, `typedef`, bit
@@ -112,7 +113,9 @@ and processes |
 | `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has its own |
 
 What is only ever counted up by `@x++` at hits is a `count()`, also where blocks read it. A value is
-of one module's probes; it can be a number, a pointer or a constant text. What aggregates have is
+of one module's probes; it can be a number, a pointer, a text (`@file[tid] = str(arg0)`, `comm`) or
+a tuple of these. A text that is kept has as many bytes as `str()` may have; whoever keeps many
+takes fewer: `str(arg0, 64)`. What aggregates have is
 not read at hits, only in blocks: `(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
 
 ## Blocks
@@ -120,7 +123,7 @@ not read at hits, only in blocks: `(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
 `begin`, `end`, `interval` and `self:signal` are run by whoever shows the script's output. There
 loops over maps are possible: `for ($kv : @map) { print($kv.0); }`: `$kv.0` is the key (a tuple \
 where
-it has several items), `$kv.1` the value. The keys of values that a block sets or deletes are set or
+it has several items; stacks and symbols are their text), `$kv.1` the value. The keys of values that a block sets or deletes are set or
 deleted in every process when the block has ended; all others stay as hits have set them. A block
 has no process: no arguments, no registers, no stack.
 
@@ -164,14 +167,15 @@ libc). Who may alter is as with other programs; `dump()`, `debugger()`, `exit_to
 `dprobe bpftrace -I DIR` names; `--include FILE` does so from outside), `#define NAME text` names
 a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another script in.
 `macro add(x, $y, @z) { … }` is put in where it is called; its own variables are its own.
-`config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings. `let @x = hash(100);`
+`config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings (a text that
+is cut off ends without a mark: `str_trunc_trailer` is refused). `let @x = hash(100);`
 says how many keys a map has.
 
 ## What is not there
 
 Probes in the kernel (`kprobe`, `tracepoint`, `fentry`…), `hardware`, `software`, `iter`, `bench`
 and `profile` are refused, each in one line; so are arithmetic with floating-point numbers (they
-are shown by `%f`), texts of the process and tuples as values of maps, and these:
+are shown by `%f`), stacks and `buf()` as values of maps, and these:
 
 | name | |
 | --- | --- |

@@ -36,6 +36,10 @@ class ProgramVariable(msgspec.Struct, frozen=True):
     location: VariableLocation
 
 
+class UnreadableFile(Exception):
+    """A file that is there cannot be read; the text says why."""
+
+
 class World(Protocol):
     """Answers of whoever knows modules and files. What is not known is None, or empty."""
 
@@ -84,8 +88,8 @@ class World(Protocol):
         ...
 
     def text(self, name: str, beside: str) -> tuple[str, str] | None:
-        """The text of a file that a script includes or imports, and its full name. ``beside``: the
-        file that says so."""
+        """The text of a file that a script includes or imports, and its full name; None: there is
+        none. ``beside``: the file that says so. Raises UnreadableFile."""
         ...
 
 

@@ -45,6 +45,19 @@ class KeyString(msgspec.Struct):
     too_long: Raise
 
 
+class KeyText(msgspec.Struct):
+    """An item of the key becomes the string in these words, up to its NUL.
+
+    ``strings``: as of a ``KeyString``; ``length`` is how long it is where it is ``too_long``.
+    """
+
+    item: int
+    length: Temp
+    words: tuple[Word, ...]
+    strings: tuple[int, ...]
+    too_long: Raise
+
+
 class KeyStack(msgspec.Struct):
     """An item of the key becomes the thread's stack, ``depth`` frames of it at most.
 
@@ -81,4 +94,32 @@ class WriteMap(msgspec.Struct):
     word: Word | None
 
 
-MapOp: TypeAlias = KeyWord | KeyName | KeyString | KeyStack | UpdateMap | ReadMap | WriteMap
+class LoadCell(msgspec.Struct):
+    """The words of the value at the key, 0 if there is none."""
+
+    results: tuple[Temp, ...]
+    map: int
+    items: int
+
+
+class StoreCell(msgspec.Struct):
+    """The value at the key becomes ``words``, all at once."""
+
+    map: int
+    items: int
+    words: tuple[Word, ...]
+
+
+class ReadText(msgspec.Struct):
+    """The string at ``address``, ``length`` bytes at most, up to its NUL or to where it cannot be
+    read, in words: the first one has its first bytes, and zeros come behind it."""
+
+    results: tuple[Temp, ...]
+    address: Word
+    length: Word
+
+
+MapOp: TypeAlias = (
+    KeyWord | KeyName | KeyString | KeyText | KeyStack
+    | UpdateMap | ReadMap | WriteMap | LoadCell | StoreCell | ReadText
+)  # fmt: skip

@@ -7,6 +7,7 @@ from dprobed.program.exceptions import OPERAND_KEY, ExCode
 from dprobed.program.exec import ir_maps
 from dprobed.program.exec.lower_table import lowers
 from dprobed.program.exec.lowering import FRAME_COST, Lowering
+from dprobed.program.isa import cell_words
 from dprobed.program.map_use import KeyItem, key_after
 from dprobed.program.maps import STRING_BYTES
 from dprobed.program.user_stack import USUAL_FRAMES
@@ -52,6 +53,26 @@ def _key_str(to: Lowering, step: Step) -> None:
     _after(to, step)
 
 
+@lowers("key text,count")
+def _key_text(to: Lowering, step: Step) -> None:
+    words = tuple(to.pop() for _ in range(step.operands[0]))
+    length = to.new()
+    too_long = to.fault(ExCode.INVALID_OPERAND, OPERAND_KEY, length)
+    to.add(ir_maps.KeyText(len(to.key), length, words, _sharing(to), too_long))
+    _after(to, step)
+
+
+@lowers("push text,count")
+def _push_text(to: Lowering, step: Step) -> None:
+    count = step.operands[0]
+    address, length = to.pop(), to.pop()
+    to.charge(length, 6, 8 * count)
+    results = tuple(to.new() for _ in range(count))
+    to.add(ir_maps.ReadText(results, address, length))
+    for result in reversed(results):
+        to.push(result)
+
+
 @lowers("madd map", "minc map")
 def _update(to: Lowering, step: Step) -> None:
     word = to.pop() if step.instruction.name == "madd" else None
@@ -73,3 +94,25 @@ def _write(to: Lowering, step: Step) -> None:
     word = to.pop() if step.instruction.name == "mset" else None
     to.add(ir_maps.WriteMap(step.operands[0], len(to.key), word))
     _after(to, step)
+
+
+@lowers("mload cell")
+def _load(to: Lowering, step: Step) -> None:
+    results = tuple(to.new() for _ in range(cell_words(step.operands[0])))
+    to.add(ir_maps.LoadCell(results, _map(step), len(to.key)))
+    for result in reversed(results):
+        to.push(result)
+    _after(to, step)
+
+
+@lowers("mstore cell")
+def _store(to: Lowering, step: Step) -> None:
+    words = tuple(to.pop() for _ in range(cell_words(step.operands[0])))
+    to.add(ir_maps.StoreCell(_map(step), len(to.key), words))
+    _after(to, step)
+
+
+def _map(step: Step) -> int:
+    index = step.instruction.map_index(step.operands)
+    assert index is not None
+    return index

@@ -7,6 +7,7 @@ the map has ``size`` keys, nothing is kept and the update is counted as lost.
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
@@ -16,6 +17,7 @@ from dprobed.program.maps import (
     BUCKET_BYTES,
     PROGRAM_BYTES,
     STRING_BYTES,
+    WORD_BYTES,
     Entry,
     Item,
     MapContents,
@@ -141,7 +143,52 @@ class HeldMap(ABC):
         """The cell at a key becomes what was sent of one; empty: as if nothing had been added."""
 
 
-class ValueMap(HeldMap):
+class OwnMap(HeldMap):
+    """What a program sets at each key, and forgets."""
+
+    __slots__ = ()
+
+    def has(self, key: KeyItems) -> int:
+        """Whether there is a value, 1 or 0."""
+        return 1 if key in self.cells else 0
+
+    def delete(self, key: KeyItems) -> None:
+        """There is none any more."""
+        if self.cells.pop(key, None) is not None:
+            self._give(self._bytes_of(key))
+
+
+class CellsMap(OwnMap):
+    """Several words at each key."""
+
+    __slots__ = ("_none",)
+    cells: dict[KeyItems, tuple[int, ...]]  # type: ignore[assignment]
+
+    def __init__(self, definition: MapDefinition, room: MapRoom) -> None:
+        super().__init__(definition, room)
+        self._none = (0,) * definition.words
+
+    def load_cell(self, key: KeyItems) -> tuple[int, ...]:
+        """The words, 0 if there are none."""
+        return self.cells.get(key, self._none)
+
+    def store_cell(self, key: KeyItems, words: Sequence[int]) -> None:
+        """The words become these."""
+        if key in self.cells or self._has_room(key):
+            self.cells[key] = tuple(words)
+
+    def _bytes_of(self, key: KeyItems) -> int:
+        return WORD_BYTES * len(self._none) + key_bytes(key if isinstance(key, tuple) else (key,))
+
+    def _cell(self, cell: object) -> list[int]:
+        assert isinstance(cell, tuple)
+        return list(cell)
+
+    def _begin(self, key: KeyItems, cell: list[int]) -> None:
+        self.cells[key] = tuple(cell) or self._none
+
+
+class ValueMap(OwnMap):
     """A word at each key."""
 
     __slots__ = ()
@@ -151,9 +198,13 @@ class ValueMap(HeldMap):
         """The word, 0 if there is none."""
         return self.cells.get(key, 0)
 
-    def has(self, key: KeyItems) -> int:
-        """Whether there is one, 1 or 0."""
-        return 1 if key in self.cells else 0
+    def load_cell(self, key: KeyItems) -> tuple[int, ...]:
+        """The word alone."""
+        return (self.get(key),)
+
+    def store_cell(self, key: KeyItems, words: Sequence[int]) -> None:
+        """The word becomes this one."""
+        self.set(key, words[0])
 
     def set(self, key: KeyItems, word: int) -> None:
         """The word becomes this."""
@@ -163,11 +214,6 @@ class ValueMap(HeldMap):
     def count(self, key: KeyItems) -> None:
         """Add 1 to it."""
         self.set(key, (self.cells.get(key, 0) + 1) & _WORD)
-
-    def delete(self, key: KeyItems) -> None:
-        """There is none any more."""
-        if self.cells.pop(key, None) is not None:
-            self._give(self._bytes_of(key))
 
     def _cell(self, cell: object) -> list[int]:
         assert isinstance(cell, int)
@@ -421,7 +467,11 @@ _CLASSES: Final[dict[str, type[HeldMap]]] = {
 def held_maps(definitions: Iterable[MapDefinition], above: MapRoom | None) -> list[HeldMap]:
     """The maps of a program, empty; they take their room from that ``above``."""
     room = MapRoom(PROGRAM_BYTES, above)
-    return [_CLASSES[each.kind](each, room) for each in definitions]
+    return [_class_of(each)(each, room) for each in definitions]
+
+
+def _class_of(one: MapDefinition) -> type[HeldMap]:
+    return CellsMap if one.words > 1 else _CLASSES[one.kind]
 
 
 def key_string(
@@ -446,3 +496,14 @@ def key_string(
 def key_stack(context: Context, depth: int, used: int) -> bytes:
     """The stack for a key, of which strings have ``used`` bytes: as many frames as have room."""
     return stack_item(context.user_stack(depth), STRING_BYTES - used)
+
+
+def text_words(context: Context, address: int, length: int, count: int) -> tuple[int, ...]:
+    """The string at an address in so many words: as much of it as can be read, zeros behind it."""
+    data = read_some(context, address, min(length, 8 * count)).partition(b"\0")[0]
+    return struct.unpack(f"<{count}Q", data.ljust(8 * count, b"\0"))
+
+
+def text_of(words: Sequence[int]) -> bytes:
+    """The string in these words."""
+    return struct.pack(f"<{len(words)}Q", *words).partition(b"\0")[0]

@@ -17,7 +17,7 @@ from dprobed.program.exec import log, machine, python_maps  # noqa: F401
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
-from dprobed.program.exec.maps import held_maps, key_stack, key_string
+from dprobed.program.exec.maps import held_maps, key_stack, key_string, text_of, text_words
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.unit import UnitPart, part_of
 from dprobed.program.exec.variables import ListVariables
@@ -56,6 +56,8 @@ _NAMES: Final[dict[str, object]] = {
     "store_elements": machine.store_elements,
     "string_item": log.string_item,
     "take": machine.take,
+    "text_of": text_of,
+    "text_words": text_words,
     "user_stack_item": log.user_stack_item,
     "variables_item": log.variables_item,
     **{f"pack{count}": word_packer(count) for count in range(1, UNROLL + 1)},

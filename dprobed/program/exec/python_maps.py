@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dprobed.program.exec import ir_maps
+from dprobed.program.exec.ir_values import Temp
 from dprobed.program.exec.python_printer import Printer, prints, word
+from dprobed.program.maps import STRING_BYTES
 
 
 def _key(items: int) -> str:
@@ -41,6 +45,34 @@ def _key_string(to: Printer, op: ir_maps.KeyString) -> None:
     with to.under(f"if {bad} is not None:"):
         to.fail_if(long, op.too_long)
         to.fail(op.fault)
+
+
+@prints(ir_maps.KeyText)
+def _key_text(to: Printer, op: ir_maps.KeyText) -> None:
+    to.line(f"k{op.item} = text_of({to.words(op.words) if op.words else ()})")
+    to.line(f"{word(op.length)} = len(k{op.item})")
+    room = f"{STRING_BYTES} - ({_used(op.strings)})"
+    to.fail_if(f"{word(op.length)} > {room}", op.too_long)
+
+
+@prints(ir_maps.ReadText)
+def _read_text(to: Printer, op: ir_maps.ReadText) -> None:
+    arguments = f"ctx, {word(op.address)}, {word(op.length)}, {len(op.results)}"
+    to.line(f"{_results(op.results)} = text_words({arguments})")
+
+
+def _results(results: Sequence[Temp]) -> str:
+    return "".join(f"{word(each)}, " for each in results).rstrip() or "_"
+
+
+@prints(ir_maps.LoadCell)
+def _load_cell(to: Printer, op: ir_maps.LoadCell) -> None:
+    to.line(f"{_results(op.results)} = M{op.map}.load_cell({_key(op.items)})")
+
+
+@prints(ir_maps.StoreCell)
+def _store_cell(to: Printer, op: ir_maps.StoreCell) -> None:
+    to.line(f"M{op.map}.store_cell({_key(op.items)}, {to.words(op.words)})")
 
 
 @prints(ir_maps.UpdateMap)

@@ -103,7 +103,7 @@ class InstructionParser:
             self._name(step)
         elif kind is Operand.SYMBOL:
             step.value = _symbol(tokens)
-        elif kind is Operand.MAP:
+        elif kind in (Operand.MAP, Operand.CELL):
             self._map(step)
         else:
             names: Mapping[str, int] | None = None

@@ -419,6 +419,7 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.NAME: "index in the program's list of names",
     Operand.SYMBOL: "index in the program's list of names",
     Operand.MAP: "index in the program's list of maps",
+    Operand.CELL: "how many words a value has, and behind these 16 bits the index of the map",
 }
 
 
@@ -482,9 +483,9 @@ def _group(group: str) -> Iterator[str]:
             continue
         written = instruction.spelling
         if instruction.operands:
-            written = instruction.key.replace(
-                instruction.operands[0].text, instruction.operands[0].text.upper()
-            )
+            text = instruction.operands[0].text
+            name = "MAP" if instruction.operands[0] is Operand.CELL else text.upper()
+            written = instruction.key.replace(text, name)
         raises = ", ".join(code.name for code in instruction.raises)
         yield _table_row(
             f"{instruction.opcode:02x}",

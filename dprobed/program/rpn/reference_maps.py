@@ -73,6 +73,10 @@ again:
   has the same items (`word`, `string`, `name`, `stack`); none is open at a `call`, a `ret` or the
   end, nor behind an exception. All keys of a map are of items of the same kinds. Else it is
   refused.
+- `key text,N` pops N words that are a string, as `push text,N` makes them of one in memory and
+  `push comm` of the thread's name: to what `key str` makes of the same string, it is the same.
+- A `value,N` has N words (1 to 512) at each key: `mload` pushes all of them, and `mstore` pops and
+  sets them in one piece, whatever other threads do.
 - `madd` of a `count` is `minc`, and takes no value. A `value` is a word that wraps round; `mget` of
   a key that is not there pushes 0, which `mhas` tells apart. Sums have 128 bits, and do not.
 - A `hist` has buckets of powers of two; with `hist,BITS` each is divided into 2^BITS equal ones (0

@@ -12,7 +12,7 @@ from dprobed.program.keywords import (
     text_error,
     variable_names_error,
 )
-from dprobed.program.maps import KIND_BY_NAME, MapDefinition, definition_error
+from dprobed.program.maps import KIND_BY_NAME, VALUE, MapDefinition, definition_error
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import evaluated
 
@@ -140,7 +140,7 @@ class ValueParser:
         name, kind = names
         known = KIND_BY_NAME.get(kind)
         for argument in (known.arguments if known is not None else ())[len(arguments) :]:
-            if argument.default is not None:
+            if argument.default is not None and kind != VALUE:
                 arguments.append(argument.default)
         signed = bool(options.pop("signed", 0))
         one = MapDefinition(name, kind, tuple(arguments), signed=signed, **options)

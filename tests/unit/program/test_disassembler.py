@@ -125,6 +125,8 @@ def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
         return draw(st.sampled_from(["trace", "dump", "1", "65535"]))
     if kind in (Operand.NAME, Operand.SYMBOL):
         return draw(st.sampled_from(["result", "a", "_b9"]))
+    if kind is Operand.CELL:
+        return "words"
     if kind is Operand.MAP:
         return "sums" if instruction.name == "madd" else "words"
     if kind is Operand.U16 and instruction.group != "log":

@@ -67,7 +67,8 @@ OURS = {
     "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7, "exit facility once": 0xE0,
     "key count": 0xD8, "key str": 0xD9, "key comm": 0xDA, "madd map": 0xDB, "minc map": 0xDC,
     "mget map": 0xDD, "mhas map": 0xDE, "mset map": 0xDF, "mdel map": 0xE1, "key ustack": 0xE2,
-    "key ustack,depth": 0xE3,
+    "key ustack,depth": 0xE3, "key text,count": 0xE4, "push text,count": 0xE5,
+    "mload cell": 0xE6, "mstore cell": 0xE7,
 }  # fmt: skip
 
 SAMPLE = {
@@ -97,6 +98,8 @@ def source_of(instruction: Instruction) -> str:
     kind = instruction.operands[0]
     if instruction.suffix:
         return f"{instruction.spelling} dump {instruction.suffix}"
+    if kind is Operand.CELL:
+        return f"{instruction.spelling} words"
     if kind is Operand.MAP:
         return f"{instruction.spelling} {'sums' if instruction.name == 'madd' else 'words'}"
     return instruction.key.removesuffix(kind.text) + SAMPLE[kind]

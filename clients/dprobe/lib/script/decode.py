@@ -132,11 +132,9 @@ class Decoder:
                 found.append(self._value(value, reader))
         return tuple(found)
 
-    def word(self, value: bt.Value, word: int, *, constant: bool = False) -> Shown:
-        """A single word as a value."""
-        if constant:
-            return self._constant(word)
-        return self._value(value, _Reader([word], 0, ""))
+    def cell(self, value: bt.Value, cell: Sequence[int], whose: int = 0) -> Shown:
+        """What a map of values has. ``whose``: as of ``key``."""
+        return self._value(value, _Reader(list(cell), whose, self.comm_of.get(whose, "")))
 
     def _constant(self, index: int) -> str:
         strings = self._bundle.strings
@@ -161,7 +159,9 @@ class Decoder:
             case bt.Strings():
                 return _until_zero(reader)
             case bt.ShortText():
-                return _short_text(reader)
+                return _words_text(reader, 2)
+            case bt.HeldText():
+                return _words_text(reader, value.size // 8)
             case bt.Struct() | bt.Array():
                 return self._typed(value.of, reader.take())
         return self._of_word(value, reader.word(), reader)
@@ -279,10 +279,11 @@ def _until_zero(reader: _Reader) -> list[Shown]:
     return found
 
 
-def _short_text(reader: _Reader) -> str:
+def _words_text(reader: _Reader, count: int) -> str:
     token = reader.take()
     if isinstance(token, int):
-        token = struct.pack("<QQ", token, reader.word())
+        rest = [reader.word() for _ in range(count - 1)]
+        token = struct.pack(f"<{count}Q", token, *rest)
     return _text(token)
 
 

@@ -140,8 +140,8 @@ class ScriptMaps:
             case "min" | "max":
                 word = cell[0] if cell else 0
                 return as_signed(word) if definition.signed else word
-        word = cell[0] if cell else 0
-        return self._decoder.word(script_map.value, word, constant=script_map.constant)
+        words = cell or [0] * definition.words
+        return self._decoder.cell(script_map.value, words, self.whose)
 
     # -- for blocks -----------------------------------------------------------------------------
 

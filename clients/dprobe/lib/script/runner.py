@@ -8,6 +8,7 @@ signals and until ``next_time``, when a block is due.
 from __future__ import annotations
 
 import heapq
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -17,7 +18,17 @@ import msgspec
 
 from dprobe.lib.script.decode import Act, Decoder, Hit, Names, moment
 from dprobe.lib.script.maps import ScriptMaps
-from dprobe.lib.script.values import MapEntry, Shown, ShownMap
+from dprobe.lib.script.values import (
+    Address,
+    Average,
+    BucketCounts,
+    MapEntry,
+    NamedNumber,
+    Series,
+    Shown,
+    ShownMap,
+    StackText,
+)
 from dprobe.lib.told_maps import MapChange
 from dprobed.program.bt import bundle as bt
 from dprobed.wire import messages
@@ -352,10 +363,14 @@ class Runner:
         types = self._bundle.blocks[action.body].arguments
         infos = self._infos(action.map)
         for entry in self._maps.shown(action.map, infos).entries:
-            values: list[int | bytes] = []
-            for shown, of in zip((*entry.key, _plain(self._maps, entry)), types, strict=False):
-                values += _words(shown, of, self._bundle.strings)
-            yield values
+            found = [each for one in (*entry.key, self._plain(entry)) for each in _leaves(one)]
+            yield [_argument(one, of) for one, of in zip(found, types, strict=False)]
+
+    def _plain(self, entry: MapEntry) -> Shown:
+        """The value of an entry as a block gets it."""
+        if isinstance(entry.value, Average | BucketCounts | Series):
+            return self._maps.number(entry)
+        return entry.value
 
 
 def _has_symbols(bundle: bt.Bundle) -> bool:
@@ -375,23 +390,27 @@ def _has_symbols(bundle: bt.Bundle) -> bool:
     return False
 
 
-def _plain(maps: ScriptMaps, entry: MapEntry) -> Shown:
-    """The value of an entry as a block gets it."""
-    value = entry.value
-    if isinstance(value, int | str | tuple | list | dict):
-        return value
-    return maps.number(entry)
-
-
-def _words(shown: Shown, of: bt.Value, strings: Sequence[str]) -> Iterator[int | bytes]:
-    """A value as arguments of a body: one for each word, text as bytes with a NUL behind them."""
-    if isinstance(of, bt.Tuple) and isinstance(shown, tuple):
-        for each, item in zip(shown, of.items, strict=False):
-            yield from _words(each, item, strings)
-    elif isinstance(shown, str):
-        yield shown.encode("utf-8", "surrogateescape") + b"\0"
-    elif isinstance(shown, int):
-        yield shown
+def _leaves(shown: Shown) -> Iterator[Shown]:
+    """The values in a tuple, those of tuples in it too; or the value alone."""
+    if isinstance(shown, tuple | dict):
+        for each in shown.values() if isinstance(shown, dict) else shown:
+            yield from _leaves(each)
     else:
-        number = getattr(shown, "value", None)
-        yield number if isinstance(number, int) else getattr(shown, "data", b"") + b"\0"
+        yield shown
+
+
+def _argument(shown: Shown, of: bt.Value) -> int | bytes:
+    """A value as an argument of a body: a word, or a text as bytes with a NUL behind them."""
+    match shown:
+        case str():
+            return shown.encode("utf-8", "surrogateescape") + b"\0"
+        case StackText():
+            return shown.text().encode("utf-8", "surrogateescape") + b"\0"
+        case int():
+            return shown
+        case float():
+            form = "<f" if isinstance(of, bt.Float) and of.size == 4 else "<d"
+            return int.from_bytes(struct.pack(form, shown), "little")
+        case Address() | NamedNumber():
+            return shown.value
+    return b"\0"

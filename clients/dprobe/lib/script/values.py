@@ -6,9 +6,12 @@ record) a dictionary by member. What looks otherwise than these has a class here
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
+
+#: What a stack's lines begin with, as a value.
+STACK_INDENT: Final = " " * 8
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -35,6 +38,11 @@ class StackText(msgspec.Struct, frozen=True):
 
     lines: tuple[str, ...]
     tabbed: bool = False
+
+    def text(self, indent: str = STACK_INDENT) -> str:
+        """As it is printed, with this before each line."""
+        before = "\t" if self.tabbed else indent
+        return "\n" + "".join(f"{before}{line}\n" for line in self.lines)
 
 
 Shown: TypeAlias = (

@@ -13,14 +13,14 @@ from typing import Final
 
 from dprobe.lib import reading
 from dprobe.lib.debug_types import DebugTypes
-from dprobe.lib.errors import UserError
+from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module, module_folders
 from dprobe.lib.mapped import File, open_file
 from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
-from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed
+from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed, UnreadableFile
 from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.program.types import Types
 from dprobed.program.variables import SourceFunction
@@ -147,12 +147,19 @@ class FileWorld(NoWorld):
     # -- files ----------------------------------------------------------------------------------
 
     def text(self, name: str, beside: str) -> tuple[str, str] | None:
-        """The text of a file that a script includes or imports, beside it."""
+        """The text of a file that a script includes or imports, beside it; raises
+        UnreadableFile."""
         path = name if name.startswith("/") else f"{os.path.dirname(beside) or '.'}/{name}"  # noqa: PTH120
         try:
             return reading.read_source(Path(path), MOST_TEXT).decode(), path
-        except (OSError, SourceError, UnicodeDecodeError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UnreadableFile(os_error_text(error)) from None
+        except SourceError as error:
+            raise UnreadableFile(str(error)) from None
+        except UnicodeDecodeError as error:
+            raise UnreadableFile(f"it is not UTF-8 text (byte {error.start})") from None
 
     def _binary(self, module: str) -> Binary | None:
         if module not in self._opened:

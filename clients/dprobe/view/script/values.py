@@ -6,10 +6,9 @@ import json
 import math
 from typing import Final
 
-from dprobe.lib.script.values import Address, Buffer, NamedNumber, Shown, StackText
+from dprobe.lib.script.values import STACK_INDENT, Address, Buffer, NamedNumber, Shown, StackText
 
-#: What a stack's lines begin with: as a value, and within the key of a map.
-_INDENT: Final = " " * 8
+#: What a stack's lines begin with within the key of a map.
 _KEY_INDENT: Final = " " * 4
 
 
@@ -27,8 +26,7 @@ def text(value: Shown, *, key: bool = False) -> str:
         case Buffer():
             return escaped(value.data)
         case StackText():
-            indent = "\t" if value.tabbed else _KEY_INDENT if key else _INDENT
-            return "\n" + "".join(f"{indent}{line}\n" for line in value.lines)
+            return value.text(_KEY_INDENT if key else STACK_INDENT)
         case tuple():
             return f"({', '.join(text(each, key=key) for each in value)})"
         case list():

@@ -83,6 +83,36 @@ def _key_string(to: FunctionEmitter, op: ir_maps.KeyString) -> None:
     c.add_to(to.key_strings, end)
 
 
+@emits(ir_maps.KeyText)
+def _key_text(to: FunctionEmitter, op: ir_maps.KeyText) -> None:
+    c = to.c
+    target = _open(to, op.item)
+    cell, most = _cell(to), word(8 * len(op.words))
+    for n, each in enumerate(op.words):
+        c.store(to.word(each), cell, 8 * n)
+    end = string_end(c, cell, most)
+    to.give(op.length, end)
+    room = c.b.sub(word(STRING_BYTES), c.get(to.key_strings))
+    to.fail_if(c.test(">", end, room), op.too_long)
+    c.copy(c.at(target, 8), cell, end, 1)
+    _close(to, target, end)
+    c.add_to(to.key_strings, end)
+
+
+@emits(ir_maps.ReadText)
+def _read_text(to: FunctionEmitter, op: ir_maps.ReadText) -> None:
+    c = to.c
+    to.needs |= Needs.MEMORY
+    cell, most = _cell(to), 8 * len(op.results)
+    wanted = c.least(to.word(op.length), most)
+    done = c.call(to.library("copy_in"), to.hit, to.data, cell, to.word(op.address), wanted)
+    end = string_end(c, cell, done)
+    with c.each(c.b.sub(word(most), end)) as n:
+        c.store(0, c.at(cell, end), n, 1)
+    for n, result in enumerate(op.results):
+        to.give(result, c.load(cell, 8 * n))
+
+
 # -- what is done at a key --------------------------------------------------------------------
 
 
@@ -120,6 +150,41 @@ def _read_map(to: FunctionEmitter, op: ir_maps.ReadMap) -> None:
 def _write_map(to: FunctionEmitter, op: ir_maps.WriteMap) -> None:
     what, value = (_DELETE, word(0)) if op.word is None else (_SET, to.word(op.word))
     to.c.call(to.library(f"map_value_{op.map}"), *_arguments(to, op.items), what, value)
+
+
+@emits(ir_maps.LoadCell)
+def _load_cell(to: FunctionEmitter, op: ir_maps.LoadCell) -> None:
+    c, cell = to.c, _cell(to)
+    for n in range(len(op.results)):
+        c.store(0, cell, 8 * n)
+    _at_cell(to, op.map, op.items, _GET, cell)
+    for n, result in enumerate(op.results):
+        to.give(result, c.load(cell, 8 * n))
+
+
+@emits(ir_maps.StoreCell)
+def _store_cell(to: FunctionEmitter, op: ir_maps.StoreCell) -> None:
+    cell = _cell(to)
+    for n, each in enumerate(op.words):
+        to.c.store(to.word(each), cell, 8 * n)
+    _at_cell(to, op.map, op.items, _SET, cell)
+
+
+def _cell(to: FunctionEmitter) -> Value:
+    """Where words are that are one value."""
+    return to.c.at(to.scratch, to.layout.cell)
+
+
+def _at_cell(to: FunctionEmitter, number: int, items: int, what: int, cell: Value) -> None:
+    """Get or set what is at a key: where it is several words, from or to ``cell``."""
+    function = to.library(f"map_value_{number}")
+    arguments = _arguments(to, items)
+    if to.library.maps[number].cell_words > 1:
+        to.c.call(function, *arguments, what, to.c.address(cell))
+        return
+    found = to.c.call(function, *arguments, what, to.c.load(cell))
+    if what == _GET:
+        to.c.store(found, cell)
 
 
 # -- functions --------------------------------------------------------------------------------
@@ -320,7 +385,8 @@ def _bucket(c: CodeWriter, layout: MapLayout, value: Value) -> Value:
 
 
 def _make_value(library: Library, begin: Begin, layout: MapLayout) -> CodeWriter:
-    """(maps, key, size, what, word): do something at a key of a ``value``."""
+    """(maps, key, size, what, word): do something at a key of a ``value``; of one of several words
+    ``word`` is where they are, which are put there or taken from there."""
     c = begin(PTR, PTR, I64, I64, I64)
     held, key, size, what, value = c.arguments
     slot = _slot(c, layout, held, key, size)
@@ -331,11 +397,19 @@ def _make_value(library: Library, begin: Begin, layout: MapLayout) -> CodeWriter
     entry = c.at(held, found)
     with c.when(is_there):
         cell = _value_cell(c, entry)
-        now = c.load(cell)
-        c.set(result, c.choose(c.test("==", what, _HAS), 1, now))
-        changed = c.choose(c.test("==", what, _SET), value, c.b.add(now, word(1)))
-        with c.when(c.b.or_(c.test("==", what, _SET), c.test("==", what, _COUNT))):
-            c.store(changed, cell)
+        if layout.cell_words > 1:
+            words = word(layout.cell_words)
+            c.set(result, word(1))
+            with c.when(c.test("==", what, _GET)):
+                c.copy(c.b.inttoptr(value, PTR), cell, words, 8)
+            with c.when(c.test("==", what, _SET)):
+                c.copy(cell, c.b.inttoptr(value, PTR), words, 8)
+        else:
+            now = c.load(cell)
+            c.set(result, c.choose(c.test("==", what, _HAS), 1, now))
+            changed = c.choose(c.test("==", what, _SET), value, c.b.add(now, word(1)))
+            with c.when(c.b.or_(c.test("==", what, _SET), c.test("==", what, _COUNT))):
+                c.store(changed, cell)
         with c.when(c.test("==", what, _DELETE)):
             c.store(c.b.and_(c.load(entry, maps.WHAT), word(~maps.THERE)), entry, maps.WHAT)
             keys = c.at(held, layout.header + maps.KEYS)
@@ -405,7 +479,7 @@ def _add_value(c: CodeWriter, layout: MapLayout, slot: Value, free: Value) -> No
                 _lose(c, layout, held)
                 c.set(at, word(0))
         with anew:
-            taken = _take(c, layout, held, c.b.add(size, word(maps.KEY + 8)))
+            taken = _take(c, layout, held, c.b.add(size, word(maps.KEY + 8 * layout.cell_words)))
             c.set(at, taken)
             with c.when(c.test("!=", taken, 0)):
                 new = c.at(held, taken)
@@ -415,7 +489,11 @@ def _add_value(c: CodeWriter, layout: MapLayout, slot: Value, free: Value) -> No
     with c.when(c.test("!=", c.get(at), 0)):
         entry = c.at(held, c.get(at))
         c.copy(c.at(entry, maps.KEY), key, c.b.lshr(size, word(3)), 8)
-        c.store(c.choose(c.test("==", what, _SET), value, 1), _value_cell(c, entry))
+        if layout.cell_words > 1:
+            cell = _value_cell(c, entry)
+            c.copy(cell, c.b.inttoptr(value, PTR), word(layout.cell_words), 8)
+        else:
+            c.store(c.choose(c.test("==", what, _SET), value, 1), _value_cell(c, entry))
         room = c.b.and_(c.load(entry, maps.WHAT), word(maps.LENGTH_MASK << maps.ROOM_SHIFT))
         c.store(c.b.or_(c.b.or_(room, size), word(maps.THERE)), entry, maps.WHAT)
 

@@ -113,7 +113,7 @@ def _cell_words(one: MapDefinition) -> int:
         case "tseries":
             return 1 + PART_WORDS * one.arguments[1]
         case kind:
-            return {VALUE: 1, COUNT: 1, "sum": 2, "min": 2, "max": 2}.get(kind, 5)
+            return {VALUE: one.words, COUNT: 1, "sum": 2, "min": 2, "max": 2}.get(kind, 5)
 
 
 def layouts(definitions: Sequence[MapDefinition]) -> list[MapLayout]:
@@ -405,7 +405,8 @@ class SharedMap:
         for at in self._chain(self._slot(key)):
             what = self._word(at + WHAT)
             room = self._room(what)
-            fits = len(key) <= room and at + KEY + room + 8 <= len(self._view)
+            end = at + KEY + room + 8 * self._layout.cell_words
+            fits = len(key) <= room and end <= len(self._view)
             if fits and not what & THERE:
                 self._view[at + KEY : at + KEY + len(key)] = key
                 self._put(at + WHAT, len(key) | room << ROOM_SHIFT | THERE)

@@ -30,6 +30,14 @@ _HEAP: Final = {ir.Allocate, ir.Free, ir.HeapLoad, ir.HeapPush, ir.HeapStore}
 _CUTS: Final = {ir.LogLength, ir.LastItem, ir.CutLog}
 
 
+def _cell_words(function: ir.Function) -> int:
+    """The most words of one value or text that are in memory together."""
+    ops = [op for block in function.blocks for op in block.ops]
+    taken = [len(op.words) for op in ops if isinstance(op, ir_maps.KeyText | ir_maps.StoreCell)]
+    given = [len(op.results) for op in ops if isinstance(op, ir_maps.ReadText | ir_maps.LoadCell)]
+    return max((*taken, *given), default=0)
+
+
 class Scratch:
     """The offsets of all of it; what a function does not use takes nothing."""
 
@@ -60,7 +68,9 @@ class Scratch:
         starts = header.logmax // PREFIX.size + 1
         self.starts: Final = self._take(8 * starts if self.cuts_log else 0)
         plain = _PLAIN_KEY_BYTES if uses & {ir_maps.KeyWord, ir_maps.KeyName} else 0
-        self.key: Final = self._take(_KEY_BYTES if ir_maps.KeyString in uses else plain)
+        strings = uses & {ir_maps.KeyString, ir_maps.KeyText}
+        self.key: Final = self._take(_KEY_BYTES if strings else plain)
+        self.cell: Final = self._take(8 * _cell_words(function))
         self.heap_left: Final = self._take(8 * self.has_heap)
         self.heap_top: Final = self._take(8 * self.has_heap)
         self.heap_count: Final = self._take(8 * self.has_heap)

@@ -171,6 +171,9 @@ class Running:
                 .split(b"\0")[0]
                 .decode()
             )
+        if isinstance(kind, bundle.HeldText):
+            words = [one, *(row.pop(0) for _ in range(kind.size // 8 - 1))]
+            return b"".join(each.to_bytes(8, "little") for each in words).split(b"\0")[0].decode()
         if isinstance(kind, bundle.Integer):
             return number(one, kind)
         if isinstance(kind, bundle.Boolean):
@@ -210,9 +213,9 @@ class Running:
         return number(one, kind) if isinstance(kind, bundle.Integer) else one
 
     def _cell(self, known: bundle.Map, cell: list[int]) -> Any:
-        if known.kind == "value" and known.constant:
-            return self.bundle.strings[cell[0]]
-        if known.kind in ("value", "min", "max"):
+        if known.kind == "value":
+            return self.value(known.value, list(cell))
+        if known.kind in ("min", "max"):
             return number(cell[0], known.value)
         return cell[0] if known.kind in ("count", "sum") else cell
 

@@ -94,7 +94,6 @@ def test_blocks_say_what_fires_them() -> None:
         ('print(reg("ax"))', "a block has no registers"),
         ("print(ustack())", "`ustack` is of a process, and a block has none"),
         ("dump()", "`dump` is of a process, and a block has none"),
-        ("for ($kv : @s) { } } uprobe:m:g { @s[ustack] = count()", "stacks as keys"),
         ("for ($kv : @c) { $kv = 3 }", "$kv is what the loop is at"),
     ],
 )

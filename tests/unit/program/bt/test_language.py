@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dprobed.program.bt.compiler import Options, compile_script
 from dprobed.program.bt.format import formatted
-from dprobed.program.bt.world import NoWorld
+from dprobed.program.bt.world import NoWorld, UnreadableFile
 from dprobed.program.model import ProgramError
 from tests.unit.program.bt.running import Running, refused, said
 
@@ -133,6 +133,55 @@ def test_settings() -> None:
     assert "there is no setting `stack_mod`" in found
     assert "did you mean `stack_mode`?" in found
     assert "`cpp_demangle` is true or false" in found
+
+
+def test_settings_that_are_not_there_are_refused_by_name() -> None:
+    found = refused('config = { str_trunc_trailer=".." } begin { }')
+    assert "`str_trunc_trailer` is not there yet" in found
+    options = Options(config={"max_strlen": "x", "str_trunc_trailer": "..", "nobody": "1"})
+    with pytest.raises(ProgramError) as caught:
+        compile_script("begin { }", "x", options)
+    found = str(caught.value)
+    assert "environment:1:1: error: `max_strlen` is 1 to 16384, not `x`" in found
+    assert "BPFTRACE_STR_TRUNC_TRAILER=.." in found
+    assert "nobody" not in found
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "uprobe:m:f { print(1 / 0) }",
+        "uprobe:m:f { print(arg0 % 0) }",
+        "uprobe:m:f { $x = 3; $x /= 2 - 2 }",
+        "uprobe:m:f { @ = 3; @ %= 0 }",
+        "enum e { NONE }; uprobe:m:f { print(arg0 / NONE) }",
+        "uprobe:m:f { print(arg0 / $1) }",
+    ],
+)
+def test_a_division_by_a_known_0_is_warned_of(script: str) -> None:
+    (warning,) = compile_script(script, "x").warnings
+    assert " by 0, which gives 0" in warning
+    assert warning.startswith("x:1:")
+
+
+def test_a_division_by_another_number_is_not() -> None:
+    assert compile_script("uprobe:m:f { print(arg0 / 2 % arg1) }", "x").warnings == ()
+
+
+class Unreadable(Files):
+    """A world with a file that cannot be read."""
+
+    def text(self, name: str, beside: str) -> tuple[str, str] | None:
+        if name == "mine.h":
+            raise UnreadableFile("permission denied")
+        return super().text(name, beside)
+
+
+def test_a_file_that_cannot_be_read_says_why() -> None:
+    for line in ('#include "mine.h"', "#include <mine.h>", 'import "mine.h";'):
+        found = refused(f"{line}\nbegin {{ }}", Unreadable())
+        assert "the file `mine.h` cannot be read: permission denied" in found
+        assert "there is no file" not in found
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

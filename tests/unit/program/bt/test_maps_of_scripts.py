@@ -28,6 +28,50 @@ CASES: list[tuple[str, str, str, int, Any]] = [
     ("a tuple", "@[(1, arg1)] = count(); @[1, arg1] = count()", "@", 1, {(1, 6): 2}),
     ("a tuple in a tuple", "@[1, (arg1, 2)] = count()", "@", 1, {(1, (6, 2)): 1}),
     ("a constant as a value", '@[tid] = "x"; @[tid] = "yy"', "@", 1, {101: "yy"}),
+    ("a text as a value", "@[tid] = str(arg0)", "@", 2, {101: "hello"}),
+    ("a cut text as a value", "@ = str(arg0, 3)", "@", 1, {(): "he"}),
+    ("no text as a value", "@ = str(1)", "@", 1, {(): ""}),
+    ("the name as a value", "@[1] = comm", "@", 1, {1: "target"}),
+    (
+        "a tuple as a value",
+        '@ = (arg1, comm, str(arg0), "k", (1, true))',
+        "@",
+        1,
+        {(): (6, "target", "hello", "k", (1, True))},
+    ),
+    (
+        "texts of all kinds",
+        '@[1] = "constant"; @[2] = comm; @[3] = str(arg0)',
+        "@",
+        1,
+        {1: "constant", 2: "target", 3: "hello"},
+    ),
+    (
+        "tuples with texts of all kinds",
+        '@[1] = (1, "x"); @[2] = (2, str(arg0)); $t = (3, comm); @[3] = $t',
+        "@",
+        1,
+        {1: (1, "x"), 2: (2, "hello"), 3: (3, "target")},
+    ),
+    ("one of two texts", '@ = arg1 == 6 ? str(arg0) : "other"', "@", 1, {(): "hello"}),
+    ("the other one of two texts", '@ = arg1 == 7 ? str(arg0) : "other"', "@", 1, {(): "other"}),
+    ("a value as a key", "@f = str(arg0); @[@f, comm] = count()", "@", 2, {("hello", "target"): 2}),
+    ("a value as a tuple's key", "@f = (str(arg0), 1); @[@f] = count()", "@", 2, {("hello", 1): 2}),
+    ("a variable's tuple as a key", "$t = (comm, 1); @[$t] = count()", "@", 2, {("target", 1): 2}),
+    (
+        "the name or a constant as a key",
+        '@[pid == 0 ? comm : "other"] = count()',
+        "@",
+        2,
+        {"other": 2},
+    ),
+    (
+        "keys of values in all ways",
+        '@["hello"] += 1; @[str(arg0)] += 2; @[comm] += 4; @["target"] += 8',
+        "@",
+        1,
+        {"hello": 3, "target": 12},
+    ),
     ("a name of one letter more", "@_ = count(); @ = count()", "@_", 1, {(): 1}),
     ("counted down", "@c++; @c--; --@c", "@c", 1, {(): -1}),
     ("the pointer type is kept", "@p = (uint32 *)arg0; @p++", "@p", 1, {(): AT + 4}),
@@ -84,6 +128,36 @@ def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
             [True, 2, False, 2],
         ),
         ("@a[1] = 2; delete(@a, 1); print(@a[1])", [0]),
+        (
+            "@a[1] = (arg1, comm); print(@a[1].1); print(@a[1].0 + 1); print(@a[2])",
+            ["target", 7, (0, "")],
+        ),
+        (
+            "@a[1] = comm; print(has_key(@a, 1)); print(delete(@a, 1)); print(@a[1])",
+            [True, True, ""],
+        ),
+        (
+            '@a = comm; print(@a == "target"); print(@a == "target "); print(@a != "targe")',
+            [True, False, True],
+        ),
+        (
+            '@a = comm; print(@a == comm); print(strncmp(@a, "tarzan", 3)); print(strlen(@a))',
+            [True, 0, 6],
+        ),
+        (
+            '@a = comm; print(strcontains(@a, "arg")); print(str(@a, 4)); print(str(@a))',
+            [True, "tar", "target"],
+        ),
+        (
+            '@a = comm; @b[1] = "target, and more than that"; @b[2] = comm; print(@a == @b[1]); '
+            "print(@a == @b[2])",
+            [False, True],
+        ),
+        (
+            "@a = 1 == 1 ? comm : str(5); let $v; print(find(@c, 1, $v)); @c[1] = (2, 3); "
+            "print(find(@c, 1, $v)); print($v.1)",
+            [False, True, 3],
+        ),
         ('@s[1] = "x"; print(@s[2]); print(@s[2] == "x"); print(@s[2] == "")', ["", False, True]),
         ('let $s; if (arg1 == 5) { $s = "x"; } print($s)', [""]),
     ],
@@ -92,6 +166,18 @@ def test_values_are_read_back(body: str, wanted: list[Any]) -> None:
     running = Running(f"uprobe:m:f {{ {body} }}")
     running.thread(rsi=6)
     assert [one[1] for one in running.hit()] == wanted
+
+
+def test_a_text_that_was_kept_is_compared_with_one_of_the_process() -> None:
+    running = Running(
+        "uprobe:m:f { @a = str(arg0) } "
+        "uprobe:m:g { print((@a == str(arg0), @a == str(arg1), str(arg2) == @a, @a)) }"
+    )
+    texts = [text("hello"), text("hello!", AT + 0x100), text("hell", AT + 0x200)]
+    running.thread(texts, rdi=AT)
+    running.hit(0)
+    running.thread(texts, rdi=AT, rsi=AT + 0x100, rdx=AT + 0x200)
+    assert running.hit(1) == [("Print", (True, False, False, "hello"))]
 
 
 def test_whole_maps_are_for_whoever_shows() -> None:
@@ -121,12 +207,19 @@ def test_declared_maps_have_their_size() -> None:
         ("@a = count(); @a = sum(1)", "@a is a count() already"),
         ("@a[1] = 1; @a = 2", "@a has 1 keys, not 0"),
         ("@a[1] = 1; @a[comm] = 2", "a key of @a is int64, and cannot be string as well"),
-        ("@a = 1; @a = comm", "@a cannot keep string yet"),
-        ("@a = str(arg0)", "@a cannot keep a text of the process yet"),
+        ("@a = 1; @a = comm", "@a has int64, and cannot have string as well"),
+        ("@a = buf(arg0, 4)", "@a cannot keep buffer yet"),
+        ("@a = (1, ustack)", "@a cannot keep (int64, ustack) yet"),
+        ("@a = (1, 2); @a = (1, 2, 3)", "@a has (int64, int64), and cannot have (int64"),
+        (
+            "@a = (" + ", ".join(["str(arg0)"] * 5) + ")",
+            "@a has 640 words of eight bytes at each key; 512 are possible",
+        ),
+        ("@a = str(arg0); print(strlen(@a))", "how long a text of 1024 bytes is"),
+        ('@a = "x"; $x = @a; @b = str(arg0); @b = $x', "which text this is, is known only"),
         ("@a = count(); print(@a + 1)", "@a is a count(), which is not read at hits"),
         ("print(@nothing)", "nothing is ever put into @nothing"),
         ("@a = lhist(1, 5, 5, 1)", "no steps of 1 from 5 to 5"),
-        ('@a["x"] = 1; print(@a[str(arg0)])', "which it does not know to be the same"),
         ("@a = tseries(1, 1s, 5)", "only the sum of each interval can be kept so far"),
         ('@a = tseries(1, 100ns, 5, "sum")', "an interval is a whole number of milliseconds"),
         ("@a = hist(comm)", "`hist` takes a number, not string"),
@@ -135,10 +228,6 @@ def test_declared_maps_have_their_size() -> None:
         ("@a[1,2,3,4,5,6,7,8,9] = count()", "a key has 8 items at most, not 9"),
         ("for ($kv : @a) { } @a[1] = 1", "a loop over a map runs where output is shown"),
         ("@a = 1; print(len(@a))", "how long a map is"),
-        (
-            '@a[pid == 0 ? comm : "other"] = count()',
-            "either the thread's name or a constant is no key",
-        ),
         ("@a = count(); print(@a, -1)", "the top of `print` is 0 or more, not -1"),
         ("@a = count(); print(@a, 5, 0)", "the divisor of `print` is 1 or more, not 0"),
         ("@a = count(); print(@a, 5, -2)", "the divisor of `print` is 1 or more, not -2"),

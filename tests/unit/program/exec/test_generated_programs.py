@@ -37,6 +37,7 @@ from dprobed.program.isa import (
     Flow,
     Instruction,
     Operand,
+    cell_operand,
     decode_at,
     encode_one,
 )
@@ -64,9 +65,11 @@ USER = [
 WITHOUT_MAPS = [i for i in USER if i.group != "maps"]
 #: Of each kind, with the instructions that gather its keys.
 KEY, KEY_STR, KEY_COMM = BY_KEY["key count"], BY_KEY["key str"], BY_KEY["key comm"]
+KEY_TEXT = BY_KEY["key text,count"]
 MAPS: list[tuple[MapDefinition, tuple[Instruction, ...]]] = [
     (MapDefinition("value", "value", keys=1, size=2), (KEY,)),
     (MapDefinition("word", "value"), ()),
+    (MapDefinition("words", "value", (3,), keys=1, size=3), (KEY_TEXT,)),
     (MapDefinition("count", "count", keys=2), (KEY_COMM, KEY)),
     (MapDefinition("sum", "sum", keys=1, signed=True), (KEY_STR,)),
     (MapDefinition("min", "min", keys=2), (KEY_STR, KEY_STR)),
@@ -104,6 +107,14 @@ class Line:
     is_inside: bool = False
 
 
+_KEY_OPERANDS = {"key count": (1,), "key text,count": (2,)}
+
+
+def _fits(instruction: Instruction, one: MapDefinition) -> bool:
+    alone = one.words == 1 or instruction.name in ("mhas", "mdel")
+    return alone and unfit(instruction, one) is None
+
+
 def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
     kind = instruction.operands[0]
     if kind is Operand.WORD:
@@ -116,8 +127,12 @@ def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
         many = {"locals": header.vars, "globals": header.gvars}.get(instruction.group, 0x10000)
         return draw(st.integers(0, many - 1))
     if kind is Operand.MAP:
-        fit = [n for n, (one, _) in enumerate(MAPS) if unfit(instruction, one) is None]
+        fit = [n for n, (one, _) in enumerate(MAPS) if _fits(instruction, one)]
         return draw(st.sampled_from(fit))
+    if kind is Operand.CELL:
+        fit = [n for n, (one, _) in enumerate(MAPS) if unfit(instruction, one) is None]
+        number = draw(st.sampled_from(fit))
+        return cell_operand(number, MAPS[number][0].words)
     if kind is Operand.SLOT:
         return draw(st.integers(-3, 3))
     if kind in (Operand.COUNT16, Operand.COUNT8):
@@ -136,9 +151,10 @@ def _part(
             operands: tuple[int, ...] = (-1,)
         else:
             operands = tuple(_operand(draw, instruction, header) for _ in instruction.operands)
-        keys = MAPS[operands[0]][1] if Operand.MAP in instruction.operands else ()
+        number = instruction.map_index(operands)
+        keys = MAPS[number][1] if number is not None else ()
         # What is taken off the stack comes before the key.
-        steps = [(key, (1,) if key is KEY else ()) for key in keys]
+        steps = [(key, _KEY_OPERANDS.get(key.key, ())) for key in keys]
         inside = False
         for step, its in (*steps, (instruction, operands)):
             need, change = step.effect(its)
