@@ -49,6 +49,14 @@ class _Done(msgspec.Struct, frozen=True):
     rights: str
 
 
+def _check_held(client: Client, target: Target) -> None:
+    """That the target is still what ``client`` attached to: the policies may be others, or the
+    process another target by now; raises Refusal. The caller has the target's lock."""
+    if client not in target.holders or target.finished.is_set():
+        reason = target.reason or f"process {target.pid} was detached from meanwhile"
+        raise Refusal(reason)
+
+
 class Inserting:
     """Inserts programs where the policies and the quota allow it."""
 
@@ -116,7 +124,7 @@ class Inserting:
         # It may have been detached from, and attached to anew, meanwhile.
         target = self._targets.held(client, pid)
         async with target.lock:
-            self._check_held(client, target)
+            _check_held(client, target)
             rights: frozenset[Right] = frozenset()
             for upload, program in programs:
                 rights |= self._gate.allow(client, pid, upload.label, program)
@@ -256,14 +264,6 @@ class Inserting:
             return ["; ".join([*stays, LATER])] if stays else []
         return list(stays)
 
-    @staticmethod
-    def _check_held(client: Client, target: Target) -> None:
-        """That the target is still what ``client`` attached to: the policies may be others, or the
-        process another target by now; raises Refusal. The caller has the target's lock."""
-        if client not in target.holders or target.finished.is_set():
-            reason = target.reason or f"process {target.pid} was detached from meanwhile"
-            raise Refusal(reason)
-
     async def put(
         self,
         client: Client,
@@ -283,7 +283,7 @@ class Inserting:
         target = self._targets.held(client, pid)
         program, label = insertion.program, insertion.upload.label
         async with target.lock:
-            self._check_held(client, target)
+            _check_held(client, target)
             entry = InsertedProgram(insertion, target, owner, client)
             try:
                 if start is not None and procfs.start_time(pid) != start:
