@@ -25,6 +25,7 @@ from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.resolver import limits
 from dprobed.resolver.service import main as resolver_main
+from dprobed.tracer.main import import_all
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
@@ -179,6 +180,7 @@ class TracerProcess:
                     os.close(number)
             logging.root.handlers = [logging.StreamHandler(stderr)]
             if uid:
+                import_all()  # our files may be where that user cannot get at
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
                 os.setresuid(uid, uid, uid)

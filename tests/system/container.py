@@ -112,7 +112,12 @@ def booted(name: str, shared: Path, *arguments: str) -> Iterator[Container]:
     """A container that has booted; ``shared`` is its ``/mnt``."""
     folders = [Path("/sys/fs/cgroup") / each for each in _CGROUPS]
     # In a tree of its own: it would else find a manager of another's units there, or none.
-    own = [each / name for each in folders if (each / "cgroup.procs").exists()]
+    # A root of cgroups, of version 1 or 2: not a folder in which they are mounted.
+    own = [
+        each / name
+        for each in folders
+        if (each / "tasks").exists() or (each / "cgroup.controllers").exists()
+    ]
     script = 'for each in $OWN; do mkdir -p "$each"; echo $$ >"$each/cgroup.procs"; done; exec "$@"'
     command = ["sh", "-c", script, "sh", "systemd-nspawn", "--quiet", f"--machine={name}"]
     command += [f"--directory={root_folder()}", "--volatile=overlay", "--boot", "--register=no"]
