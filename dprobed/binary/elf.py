@@ -71,6 +71,8 @@ _DT_FLAGS_1, _DF_1_PIE = 0x6FFFFFFB, 0x08000000
 
 #: No header table or section may be larger than this; the largest real ones are far below.
 _SIZE_LIMIT: Final = 1 << 31
+#: Before a compressed section: kind, reserved, size and alignment of what it becomes.
+_COMPRESSED: Final = struct.Struct("<IIQQ")
 #: Bytes of a dynamic section that are read at once; few are longer.
 _DYNAMIC_PART: Final = 1 << 14
 
@@ -354,10 +356,17 @@ class ElfFile(ReadableFile):
         raw = self.read(section.offset, section.size)
         return self._decompress(section.name, raw) if section.flags & SHF_COMPRESSED else raw
 
+    def content_size(self, section: Section) -> int:
+        """How many bytes ``content`` has, as the file says; raises LocationError."""
+        if section.type == SHT_NOBITS or not section.flags & SHF_COMPRESSED:
+            return 0 if section.type == SHT_NOBITS else section.size
+        raw = self.read(section.offset, min(section.size, _COMPRESSED.size))
+        return int(_COMPRESSED.unpack(raw)[2]) if len(raw) == _COMPRESSED.size else 0
+
     def _decompress(self, name: str, raw: bytes) -> bytes:
-        if len(raw) < 24:
+        if len(raw) < _COMPRESSED.size:
             raise self.damaged(f"section {name} is cut off")
-        kind, _, size, _ = struct.unpack_from("<IIQQ", raw)
+        kind, _, size, _ = _COMPRESSED.unpack_from(raw)
         if kind != 1:
             raise LocationError(
                 f"{self.path}: section {name} is compressed in an unknown way ({kind})",
@@ -366,7 +375,7 @@ class ElfFile(ReadableFile):
         if size > _SIZE_LIMIT:
             raise self.damaged(f"section {name} says that it has {size:#x} bytes")
         try:
-            data = zlib.decompressobj().decompress(memoryview(raw)[24:], size or 1)
+            data = zlib.decompressobj().decompress(memoryview(raw)[_COMPRESSED.size :], size or 1)
         except zlib.error as error:
             raise self.damaged(f"section {name}: {error}") from error
         if len(data) != size:

@@ -35,6 +35,8 @@ _MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 #: Line tables up to this size are kept for the next look-up; larger ones are read again.
 _KEPT_SIZE: Final = 8 << 20
 _KEPT_FILES: Final = 16
+#: Bytes of the program of one unit of which all rows are wanted; each may be a row.
+_LONGEST_PROGRAM: Final = 4 << 20
 
 
 class _Unit(msgspec.Struct, frozen=True):
@@ -107,6 +109,20 @@ class Lines:
                 raise self._elf.damaged("its line tables (.debug_line)") from error
             self._numbered[table] = files
         return files.get(number, "")
+
+    def rows(self, table: int) -> list[tuple[int, int, int]]:
+        """Address, file's number and line of each row of the line table at an offset, by address;
+        line 0: from there on nothing is known. There are none where the table is too long."""
+        found: list[tuple[int, int, int]] = []
+        try:
+            unit = self._unit_at(table)
+            if unit is not None and unit.end - unit.start <= _LONGEST_PROGRAM:
+                found = [(address, file, line) for address, file, line, _ in self._rows(unit)]
+        except (IndexError, ZeroDivisionError) as error:
+            raise self._elf.damaged("its line tables (.debug_line)") from error
+        # The end of a sequence stands before what begins at the same address.
+        found.sort(key=lambda row: (row[0], bool(row[2])))
+        return found
 
     def _marks(self, base: str) -> list[bytes]:
         """Byte strings of which a header has at least one if it names a file ``base``."""
@@ -321,8 +337,9 @@ class Lines:
 
 
 def _joined(folders: list[str], index: int, name: str) -> str:
-    folder = folders[index] if index < len(folders) else ""
-    # Directories are relative to the first, which is the one where the compiler ran.
+    # Directories are relative to the first, which is the one where the compiler ran, and may itself
+    # be relative.
+    folder = folders[index] if 0 < index < len(folders) else ""
     return posixpath.normpath(posixpath.join(folders[0] if folders else "", folder, name))
 
 

@@ -18,11 +18,14 @@ from dprobe.lib.perf_map import PerfMap
 from dprobed.binary.demangle import demangled
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.binary.source_places import SourcePlaces
 from dprobed.resolver.cache import packed
 
 _VDSO: Final = "[vdso]"
 #: Files, names of frames, and maps of processes that are remembered.
 _MOST_FILES: Final = 64
+#: Bytes that the debug information of these may take before all are closed for another.
+_MOST_BYTES: Final = 512 << 20
 _MOST_NAMES: Final = 100_000
 _MOST_MAPS: Final = 64
 
@@ -31,9 +34,6 @@ class _File:
     """One file, and what its code is from."""
 
     def __init__(self, binary: Binary) -> None:
-        # Here: it reads DWARF with pyelftools, whose import takes 60 ms.
-        from dprobed.binary.source_places import SourcePlaces
-
         self.binary = binary
         self.places = SourcePlaces(binary)
 
@@ -92,15 +92,13 @@ class StackNames:
 
     def close(self) -> None:
         """Close all files; they are opened again where that is asked for."""
-        for file in self._files.values():
-            if file is not None:
-                file.places.close()
         self._files.clear()
 
     def _file(self, path: str, build_id: str, pid: int) -> _File | None:
         key = path, build_id
         if key not in self._files:
-            if len(self._files) >= _MOST_FILES:
+            size = sum(each.places.size for each in self._files.values() if each is not None)
+            if len(self._files) >= _MOST_FILES or size > _MOST_BYTES:
                 self.close()
             binary = _opened(path, build_id, pid)
             self._files[key] = None if binary is None else _File(binary)
