@@ -78,7 +78,7 @@ class MapReading:
         was not done is told of."""
         select = messages.Select(number=request.number, pid=request.pid)
         chosen = [each for each in self._targets.select(client, select) if each.is_settled]
-        ended = self._targets.with_ended_maps(client, select) if request.gone else []
+        ended = self._targets.with_ended_maps(client, select) if request.pid is None else []
         there = [*chosen, *ended]
         entries, gone = _change(client, request, there) if there else ([], [])
         # Before anybody is told: what ends from now on has been told, or is told of by itself.
@@ -86,6 +86,7 @@ class MapReading:
             kept = self._ended.get(each.number)
             if kept is not None:
                 kept.delete(request.name, gone)
+                kept.put(request.name, entries)
         writing = _Writing(request.name, entries, gone)
         await asyncio.gather(*(writing.do(each) for each in chosen))
         return messages.MapListing(

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from dprobed.daemon.target import InsertedProgram
-from dprobed.program.maps import PROGRAM_BYTES, STACK_MARK, VALUE, Item, MapRoom
+from dprobed.program.maps import PROGRAM_BYTES, STACK_MARK, Entry, Item, MapRoom
 from dprobed.program.model import Header
 from dprobed.record.maps import MapSums
 from dprobed.record.strings import told_apart
@@ -47,9 +47,9 @@ class ProgramMaps:
             if state.number >= len(self._header.map):
                 continue
             definition = self._header.map[state.number]
-            if definition.kind == VALUE and pid is None:
+            if definition.is_own and pid is None:
                 continue
-            key = state.number, pid if definition.kind == VALUE else None
+            key = state.number, pid if definition.is_own else None
             sums = self._sums.setdefault(key, MapSums(definition, self._room))
             sums.add(state.lost, state.entries)
 
@@ -77,6 +77,12 @@ class ProgramMaps:
             if sums.definition.name == name:
                 for key in keys:
                     sums.delete(key)
+
+    def put(self, name: str, entries: Sequence[Entry]) -> None:
+        """Set keys of the map of this name, which is timed."""
+        for sums in self._sums.values():
+            if sums.definition.name == name and sums.definition.timed:
+                sums.add(0, entries)
 
     def infos(
         self, number: int, label: str, *, name: str | None = None, pid: int | None = None
@@ -179,7 +185,7 @@ class EndedMaps:
     def add(self, inserted: InsertedProgram) -> None:
         """A process has ended with this program in it, or it is out of that."""
         definitions = inserted.program.header.map
-        if all(definitions[each.number].kind == VALUE for each in inserted.maps):
+        if all(definitions[each.number].is_own for each in inserted.maps):
             return
         if inserted.number not in self._maps:
             room = self._rooms.setdefault(inserted.uid, MapRoom(_USER_BYTES))

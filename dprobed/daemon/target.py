@@ -19,7 +19,7 @@ from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.isa import WORD_MASK
-from dprobed.program.maps import PROGRAM_BYTES, VALUE
+from dprobed.program.maps import PROGRAM_BYTES
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
@@ -294,7 +294,7 @@ class InsertedProgram:
         """What was counted in its maps is held elsewhere now; values are of its process alone."""
         if not self.readers:
             definitions = self.program.header.map
-            self.maps = [each for each in self.maps if definitions[each.number].kind == VALUE]
+            self.maps = [each for each in self.maps if definitions[each.number].is_own]
             self._map_bytes = sum(map(told.map_size, self.maps))
 
     def count_handler_drop(self, probe: int, handler: str) -> None:

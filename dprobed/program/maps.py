@@ -7,7 +7,7 @@ kind says. Cells, as they travel and are merged, are lists of words:
 ======== ===================================================================================
 kind     cell
 ======== ===================================================================================
-value    the word, or as many as it has
+value    the word, or as many as it has; of a timed one the first is when it was set
 count    how many
 sum      low and high word of the sum (128 bits: it never overflows)
 min max  the word
@@ -107,7 +107,10 @@ KINDS: Final[tuple[MapKind, ...]] = (
         "a word, or several that belong together, which the program reads and sets; it belongs to "
         "its process, and is not merged",
         ("mget", "mhas", "mset", "minc", "mdel", "mload", "mstore"),
-        (KindArgument("words", 1, MAX_VALUE_WORDS, 1),),
+        (
+            KindArgument("words", 1, MAX_VALUE_WORDS, 1),
+            KindArgument("timed", 0, 1, 0),
+        ),
     ),
     MapKind("count", "how often", ("minc",)),
     MapKind("sum", "the sum of the words added", _ADD),
@@ -168,6 +171,17 @@ class MapDefinition(msgspec.Struct, frozen=True):
         """How many words a ``value`` has; 1 of all others."""
         return self.arguments[0] if self.kind == VALUE and self.arguments else 1
 
+    @property
+    def timed(self) -> bool:
+        """Whether the first word of a ``value`` is the time at which it was set: of those that
+        several processes have, the latest one counts."""
+        return self.kind == VALUE and len(self.arguments) > 1 and self.arguments[1] == 1
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it belongs to its process alone, and is not merged."""
+        return self.kind == VALUE and not self.timed
+
     def _written(self) -> tuple[int, ...]:
         """Its arguments, without those at the end that go without saying."""
         kind = KIND_BY_NAME.get(self.kind)
@@ -200,14 +214,18 @@ def definition_error(one: MapDefinition) -> tuple[str, str] | None:
 
 def _arguments_error(kind: MapKind, one: MapDefinition) -> tuple[str, str] | None:
     names = [argument.name for argument in kind.arguments]
-    if len(one.arguments) != len(names) and (one.arguments or kind.name != VALUE):
+    if len(one.arguments) != len(names) and kind.name != VALUE:
         written = ",".join((kind.name, *(name.upper() for name in names)))
         many = {0: "no arguments", 1: "1 argument"}.get(len(names), f"{len(names)} arguments")
         return f"`{kind.name}` takes {many}, not {len(one.arguments)}", f"write {written}"
+    if len(one.arguments) > len(names):
+        return f"`{kind.name}` takes {len(names)} arguments, not {len(one.arguments)}", ""
     for argument, value in zip(kind.arguments, one.arguments, strict=False):
         if not argument.low <= value <= argument.high:
             message = f"`{argument.name}` of `{kind.name}` is {argument.low} to {argument.high}"
             return f"{message}, not {value}", ""
+    if one.timed and one.words == 1:
+        return "a timed `value` has a word for the time, and others", "write value,2,1"
     if kind.name == "lhist":
         low, high, step = one.arguments
         if not low < high:

@@ -89,9 +89,12 @@ class MapSums:
 
 
 def merged(definition: MapDefinition, one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """Two cells of the same key in one; a ``value`` is of one process, and the later one stays."""
-    if not one or not other or definition.kind == VALUE:
+    """Two cells of the same key in one; a ``value`` is of one process, and the later one stays: the
+    one that was told later, or the one that was set later where that is known."""
+    if not one or not other:
         return list(other or one)
+    if definition.kind == VALUE:
+        return list(one if definition.timed and one[0] > other[0] else other)
     signed = definition.signed
     match definition.kind:
         case "count":
@@ -145,7 +148,9 @@ def values(definition: MapDefinition, cell: Sequence[int]) -> dict[str, Any]:
     signed = definition.signed
     match definition.kind:
         case "value" | "min" | "max":
-            return {"value": None if not cell else as_signed(cell[0]) if signed else cell[0]}
+            words = [as_signed(each) if signed else each for each in cell[definition.timed :]]
+            first: dict[str, Any] = {"value": words[0] if words else None}
+            return first | ({"words": words} if len(words) > 1 else {})
         case "count":
             return {"value": cell[0] if cell else 0}
         case "sum":

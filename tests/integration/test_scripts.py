@@ -312,6 +312,41 @@ def test_values_that_several_processes_had_at_last(worker: Cat, work: Path) -> N
     }
 
 
+def test_of_what_several_processes_and_blocks_set_the_latest_is_shown(
+    worker: Cat, work: Path
+) -> None:
+    script = (
+        'BEGIN { @x = 1; @who[0] = (0, "nobody"); } '
+        f"uprobe:{work}:inner {{ @x = arg0 + 5; @who[arg0] = (pid, str(arg1)); @n++; $n = @n; "
+        'printf("%d %d\\n", pid, arg0); } '
+        'interval:ms:20 { printf(".\\n"); } END { @who[1] = (1, "the last"); }'
+    )
+    traced = started("bpftrace", "-q", "-e", script)
+    assert traced.stdout is not None
+    lines: list[str] = []
+    with cat((work, "3")) as other:
+        # It may have been there before the probes were.
+        while f"{other.pid} 2\n" not in lines:
+            lines.append(traced.stdout.readline())
+            assert lines[-1]
+            if lines[-1] == ".\n":
+                other.say("go")
+        pid = other.pid
+    # It has ended; the worker still has what the first block set.
+    traced.send_signal(signal.SIGINT)
+    shown = traced.stdout.readlines()
+    assert traced.wait(PATIENCE) == 0
+    shown = [line for line in shown if line.startswith("@")]
+    assert shown.pop(0).startswith("@n: ")
+    assert shown == [
+        f"@who[0]: ({pid}, zero)\n",
+        "@who[1]: (1, the last)\n",
+        f"@who[2]: ({pid}, two)\n",
+        "@x: 7\n",
+    ]
+    worker.say("go")
+
+
 def test_blocks_alone_go_with_a_command() -> None:
     done = dprobe("run", "-e", "BEGIN { print(1); } END { print(2); }", "--", "echo", "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "1\n2\n")

@@ -55,7 +55,9 @@ def _key_string(hit: Hit, op: ir_maps.KeyString) -> None:
 @walks(ir_maps.UpdateMap)
 def _update_map(hit: Hit, op: ir_maps.UpdateMap) -> None:
     held, key = hit.executor.maps[op.map], _key(hit, op.items)
-    if op.word is None:
+    if op.word is None and isinstance(held, CellsMap):
+        held.count_at(key, hit.context.now())
+    elif op.word is None:
         assert isinstance(held, ValueMap)
         held.count(key)
     elif isinstance(held, SeriesMap):

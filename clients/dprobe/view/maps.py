@@ -126,6 +126,8 @@ def _item(item: int | str | dict[str, Any]) -> str:
 
 
 def _scalar(kind: str, entry: Mapping[str, Any]) -> str:
+    if "words" in entry:
+        return " ".join(map(str, entry["words"]))
     if kind not in ("avg", "stats"):
         return "-" if entry["value"] is None else str(entry["value"])
     if not entry["count"]:

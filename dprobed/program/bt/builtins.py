@@ -199,16 +199,18 @@ def _argument_kind(inference: Inferring, one: tree.Name) -> Kind:
 
 
 def result_kind(state: ScriptState, firing: Firing) -> Kind:
-    """The kind of what a function returns: bpftrace's probes say a number; ours, what debug
-    information says."""
-    if not firing.short or not firing.function:
+    """The kind of what a function returns: bpftrace's probes say a number, unless debug information
+    says that it is a floating-point one, in another register; ours, what debug information says."""
+    if not firing.function:
         return UINT64
     if firing.result is None:
         firing.result = state.world.result(firing.module, firing.function)
     if firing.result is None:
         return UINT64
     kind = kinds.of_type(state.types, state.types.take(firing.result))
-    return UINT64 if kind is None or isinstance(kind, kinds.Object) else kind
+    if isinstance(kind, kinds.Float):
+        return kind
+    return UINT64 if kind is None or isinstance(kind, kinds.Object) or not firing.short else kind
 
 
 def _emit_result(code: Coding) -> None:

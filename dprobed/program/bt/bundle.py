@@ -221,7 +221,7 @@ class Map(msgspec.Struct, frozen=True):
 
     ``shown``: printed at the end of the script, with what is in it. ``blocks``: blocks set it (a
     ``value`` map): at their end what they have set is to be put into the processes' maps.
-    ``hits``: programs use it.
+    ``hits``: programs use it. ``timed``: before each value is the time at which it was set.
     """
 
     name: str
@@ -233,6 +233,7 @@ class Map(msgspec.Struct, frozen=True):
     shown: bool = True
     blocks: bool = False
     hits: bool = True
+    timed: bool = False
 
 
 # -- actions --------------------------------------------------------------------------------------

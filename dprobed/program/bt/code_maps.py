@@ -232,7 +232,7 @@ def read_map(code: Coding, one: tree.MapValue) -> None:
     known: MapState = one.type
     if known.is_value:
         part = open_key(code, known, one.keys)
-        code.to.cell("mload cell", part, words(known.value_kind))
+        _load(code, known, part)
         return
     code.fetched(one)
 
@@ -270,13 +270,27 @@ def measure(code: Coding, one: tree.MapValue) -> None:
     code.measured(one)
 
 
+def _load(code: Coding, known: MapState, part: str) -> None:
+    """Push the value at the key that is open."""
+    code.to.cell("mload cell", part, words(known.value_kind) + known.timed)
+    if known.timed:
+        code.to.drop()
+
+
+def _store(code: Coding, known: MapState, target: tree.MapValue) -> None:
+    """Pop the value at a key."""
+    if known.timed:
+        code.to.add("push time")
+    part = open_key(code, known, target.keys)
+    code.to.cell("mstore cell", part, words(known.value_kind) + known.timed)
+
+
 # -- setting --------------------------------------------------------------------------------------
 
 
 def set_map(code: Coding, one: tree.Assign) -> None:
     """``@x[k] = v``, ``@x[k] += v``"""
     target, known = one.target, one.target.type
-    to = code.to
     if isinstance(one.value, tree.Call) and one.operator == "=" and not known.is_value:
         _aggregate(code, known, target, one.value)
         return
@@ -290,8 +304,7 @@ def set_map(code: Coding, one: tree.Assign) -> None:
         code.expression(one.value)
         code.scaled(operator, left, right)
         code.operate(operator, left, right)
-    part = open_key(code, known, target.keys)
-    to.cell("mstore cell", part, words(known.value_kind))
+    _store(code, known, target)
 
 
 def _aggregate(code: Coding, known: MapState, target: tree.MapValue, call: tree.Call) -> None:
@@ -323,5 +336,4 @@ def step_map(code: Coding, one: tree.Step, *, wanted: bool = True) -> None:
     to.add("add" if one.operator == "++" else "sub")
     if wanted and one.prefix:
         to.add("dup count", 1)
-    part = open_key(code, known, target.keys)
-    to.add("mset map", part)
+    _store(code, known, target)

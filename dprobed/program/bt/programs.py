@@ -87,7 +87,9 @@ class ProgramMaker:
                     else isinstance(known.value_kind, Integer) and known.value_kind.signed
                 )
                 arguments = known.arguments
-                if known.is_value and words(known.value_kind) > 1:
+                if known.timed:
+                    arguments = (words(known.value_kind) + 1, 1)
+                elif known.is_value and words(known.value_kind) > 1:
                     arguments = (words(known.value_kind),)
                 found.append(MapDefinition(name, kind, arguments, len(form), known.size, signed))
         return tuple(found)
@@ -220,6 +222,7 @@ class ProgramMaker:
             bool(self.state.config.get("print_maps_on_exit", 1)),
             known.set_in_blocks,
             known.in_hits,
+            known.timed,
         )
 
 

@@ -110,7 +110,7 @@ are nanoseconds.
 | `@ = count()`, `sum(n)`, `min(n)`, `max(n)`, `avg(n)`, `stats(n)`, `hist(n[, bits])`, \
 `lhist(n, least, greatest, step)`, `tseries(n, 1s, 10, "sum")` | exact, merged over all threads \
 and processes |
-| `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has its own |
+| `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has its own; shown is what was set last, in whichever process (an ended one too) or block |
 
 What is only ever counted up by `@x++` at hits is a `count()`, also where blocks read it. A value is
 of one module's probes; it can be a number, a pointer, a text (`@file[tid] = str(arg0)`, `comm`) or
@@ -123,7 +123,8 @@ not read at hits, only in blocks: `(int64)@c[1]`, `has_key(@c, 1)`, `len(@c)`.
 `begin`, `end`, `interval` and `self:signal` are run by whoever shows the script's output. There
 loops over maps are possible: `for ($kv : @map) { print($kv.0); }`: `$kv.0` is the key (a tuple \
 where
-it has several items; stacks and symbols are their text), `$kv.1` the value. The keys of values that a block sets or deletes are set or
+it has several items; stacks and symbols are their text), `$kv.1` the value. The keys of values
+that a block sets or deletes are set or
 deleted in every process when the block has ended; all others stay as hits have set them. A block
 has no process: no arguments, no registers, no stack.
 

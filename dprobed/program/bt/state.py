@@ -49,6 +49,12 @@ class MapState(msgspec.Struct, eq=False):
         return INT64 if self.value is None else self.value
 
     @property
+    def timed(self) -> bool:
+        """Whether its values come with the time at which they were set: of several processes' and
+        the blocks', the latest is shown."""
+        return self.is_value and self.in_hits
+
+    @property
     def is_value(self) -> bool:
         """Whether it has a word at each key, which the script reads and sets."""
         return self.kind in (None, "value")

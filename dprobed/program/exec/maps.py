@@ -117,10 +117,17 @@ class HeldMap(ABC):
         before = self.lost
         for items, cell in entries:
             key = _gathered(items)
-            if key in self.cells or self._has_room(key):
+            if key in self.cells:
+                if not (self.definition.timed and cell and self._is_later(key, cell[0])):
+                    self._begin(key, cell)
+            elif self._has_room(key):
                 self._begin(key, cell)
         without, self.lost = self.lost - before, before
         return without
+
+    def _is_later(self, key: KeyItems, time: int) -> bool:
+        """Whether a key was set after that."""
+        return self._cell(self.cells[key])[0] > time
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""
@@ -176,6 +183,11 @@ class CellsMap(OwnMap):
         """The words become these."""
         if key in self.cells or self._has_room(key):
             self.cells[key] = tuple(words)
+
+    def count_at(self, key: KeyItems, now: int) -> None:
+        """Add 1 to the word behind the time, which it is now."""
+        _, word, *rest = self.load_cell(key)
+        self.store_cell(key, (now, (word + 1) & _WORD, *rest))
 
     def _bytes_of(self, key: KeyItems) -> int:
         return WORD_BYTES * len(self._none) + key_bytes(key if isinstance(key, tuple) else (key,))

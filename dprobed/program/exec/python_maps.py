@@ -78,7 +78,9 @@ def _store_cell(to: Printer, op: ir_maps.StoreCell) -> None:
 @prints(ir_maps.UpdateMap)
 def _update_map(to: Printer, op: ir_maps.UpdateMap) -> None:
     key = _key(op.items)
-    if op.word is None:
+    if op.word is None and to.header.map[op.map].timed:
+        to.line(f"M{op.map}.count_at({key}, ctx.now())")
+    elif op.word is None:
         to.line(f"M{op.map}.count({key})")
     elif to.header.map[op.map].kind == "tseries":
         to.line(f"M{op.map}.add_at({key}, {word(op.word)}, ctx.now())")

@@ -76,7 +76,9 @@ again:
 - `key text,N` pops N words that are a string, as `push text,N` makes them of one in memory and
   `push comm` of the thread's name: to what `key str` makes of the same string, it is the same.
 - A `value,N` has N words (1 to 512) at each key: `mload` pushes all of them, and `mstore` pops and
-  sets them in one piece, whatever other threads do.
+  sets them in one piece, whatever other threads do. In a `value,N,1` the first of the words is the
+  time at which it was set, which the program pushes (`push time`): of several processes, ended ones
+  too, the latest is told. `minc` adds 1 to the word behind the time.
 - `madd` of a `count` is `minc`, and takes no value. A `value` is a word that wraps round; `mget` of
   a key that is not there pushes 0, which `mhas` tells apart. Sums have 128 bits, and do not.
 - A `hist` has buckets of powers of two; with `hist,BITS` each is divided into 2^BITS equal ones (0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dprobed.program.exec.maps import AddingMap, SeriesMap, ValueMap, held_maps
 from dprobed.program.maps import MapDefinition, MapRoom
-from dprobed.record.maps import MapSums, values, weight
+from dprobed.record.maps import MapSums, merged, values, weight
 from tests.unit.program.exec.test_maps import KINDS
 
 WORDS = st.one_of(st.integers(0, 200), st.integers(0, (1 << 64) - 1))
@@ -50,6 +50,22 @@ def test_two_processes_are_as_one(
     both = added(definition, one + other)
     assert sorted(map(repr, sums.entries())) == sorted(map(repr, both.entries()))
     assert sums.left_out == 0
+
+
+def test_of_timed_values_the_latest_stays() -> None:
+    sums = MapSums(MapDefinition("a", "value", (2, 1), keys=1), MapRoom(100_000))
+    sums.add(0, [([1], [50, 1]), ([2], [50, 1])])
+    sums.add(0, [([1], [49, 2]), ([2], [51, 2]), ([3], [1, 3]), ([4], [1])])
+    assert sums.entries() == [([1], [50, 1]), ([2], [51, 2]), ([3], [1, 3])]
+    assert sums.left_out == 1
+    assert merged(sums.definition, [5, 1], []) == [5, 1]
+
+
+def test_a_value_of_several_words_is_told_with_all_of_them() -> None:
+    timed = MapDefinition("a", "value", (2, 1), signed=True)
+    assert values(timed, [99, (1 << 64) - 1]) == {"value": -1}
+    assert values(timed, []) == {"value": None}
+    assert values(MapDefinition("a", "value", (2,)), [7, 8]) == {"value": 7, "words": [7, 8]}
 
 
 def test_what_has_no_room_is_counted() -> None:

@@ -93,7 +93,8 @@ class Deployed:
             values = self._values.pop(name, {})
             if values and keep_keys:
                 self._values[name] = {
-                    key: messages.MapEntry(entry.key, [0]) for key, entry in values.items()
+                    key: messages.MapEntry(entry.key, [0] * len(entry.cell))
+                    for key, entry in values.items()
                 }
 
     def put(self, changes: Sequence[MapChange]) -> None:

@@ -2,8 +2,8 @@
 
 Behind a map of the script stand maps of its programs (``Part``), in each process and in the blocks'
 program. What is counted is added up over all of these. A value is the process's; of several
-processes (and of the blocks, which hand what they set to all processes) the one that was told of
-last is shown.
+processes (and of the blocks, which hand what they set to all processes) the one that was set last
+is shown.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class ScriptMaps:
                 word = cell[0] if cell else 0
                 return as_signed(word) if definition.signed else word
         words = cell or [0] * definition.words
-        return self._decoder.cell(script_map.value, words, self.whose)
+        return self._decoder.cell(script_map.value, words[script_map.timed :], self.whose)
 
     # -- for blocks -----------------------------------------------------------------------------
 
@@ -151,7 +151,10 @@ class ScriptMaps:
             of_part = [info for info in infos if info.map == name]
             if held.definition.kind != VALUE or not of_part:
                 continue
-            cells = {tuple(entry.key): entry.cell for info in of_part for entry in info.entries}
+            cells: dict[tuple[int | str, ...], list[int]] = {}
+            for entry in (entry for info in of_part for entry in info.entries):
+                key = tuple(entry.key)
+                cells[key] = merged(held.definition, cells.get(key, []), entry.cell)
             held.load(
                 MapContents(0, [(list(map(_held_item, key)), cell) for key, cell in cells.items()])
             )

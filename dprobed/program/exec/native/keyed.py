@@ -129,7 +129,11 @@ def _arguments(to: FunctionEmitter, items: int) -> tuple[Value, Value, Value]:
 def _update_map(to: FunctionEmitter, op: ir_maps.UpdateMap) -> None:
     layout = to.library.maps[op.map]
     if layout.is_value:
-        to.c.call(to.library(f"map_value_{op.map}"), *_arguments(to, op.items), _COUNT, 0)
+        now = word(0)
+        if layout.definition.timed:
+            to.needs |= Needs.TIME
+            now = to.c.load(to.hit, Hit.TIME)
+        to.c.call(to.library(f"map_value_{op.map}"), *_arguments(to, op.items), _COUNT, now)
         return
     value = word(1) if op.word is None else to.word(op.word)
     now = word(0)
@@ -386,7 +390,8 @@ def _bucket(c: CodeWriter, layout: MapLayout, value: Value) -> Value:
 
 def _make_value(library: Library, begin: Begin, layout: MapLayout) -> CodeWriter:
     """(maps, key, size, what, word): do something at a key of a ``value``; of one of several words
-    ``word`` is where they are, which are put there or taken from there."""
+    ``word`` is where they are, which are put there or taken from there; to count, it is the time
+    of a timed one."""
     c = begin(PTR, PTR, I64, I64, I64)
     held, key, size, what, value = c.arguments
     slot = _slot(c, layout, held, key, size)
@@ -404,6 +409,10 @@ def _make_value(library: Library, begin: Begin, layout: MapLayout) -> CodeWriter
                 c.copy(c.b.inttoptr(value, PTR), cell, words, 8)
             with c.when(c.test("==", what, _SET)):
                 c.copy(cell, c.b.inttoptr(value, PTR), words, 8)
+            if layout.definition.timed:
+                with c.when(c.test("==", what, _COUNT)):
+                    c.store(value, cell)
+                    c.store(c.b.add(c.load(cell, 8), word(1)), cell, 8)
         else:
             now = c.load(cell)
             c.set(result, c.choose(c.test("==", what, _HAS), 1, now))
@@ -491,7 +500,12 @@ def _add_value(c: CodeWriter, layout: MapLayout, slot: Value, free: Value) -> No
         c.copy(c.at(entry, maps.KEY), key, c.b.lshr(size, word(3)), 8)
         if layout.cell_words > 1:
             cell = _value_cell(c, entry)
-            c.copy(cell, c.b.inttoptr(value, PTR), word(layout.cell_words), 8)
+            with c.when(c.test("==", what, _SET)):
+                c.copy(cell, c.b.inttoptr(value, PTR), word(layout.cell_words), 8)
+            with c.when(c.test("==", what, _COUNT)):
+                _begin_cell(c, layout, cell)
+                c.store(value, cell)
+                c.store(1, cell, 8)
         else:
             c.store(c.choose(c.test("==", what, _SET), value, 1), _value_cell(c, entry))
         room = c.b.and_(c.load(entry, maps.WHAT), word(maps.LENGTH_MASK << maps.ROOM_SHIFT))

@@ -247,10 +247,15 @@ class SharedMap:
         for key, cell in put:
             at = self._found(key)
             if at:
-                self._put_cell(at, cell)
+                if not (self.definition.timed and cell and self._is_later(at, cell[0])):
+                    self._put_cell(at, cell)
             else:
                 without += not (self._again(key, cell) or self._add(key, cell))
         return without
+
+    def _is_later(self, at: int, time: int) -> bool:
+        """Whether an entry was set after that."""
+        return self._word(at + KEY + self._room(self._word(at + WHAT))) > time
 
     def clear(self) -> None:
         """Forget all keys, and what was lost."""

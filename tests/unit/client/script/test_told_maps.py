@@ -14,10 +14,13 @@ from dprobed.wire import messages
 from tests.unit.client.script.test_runner import NoNames
 
 
-def info(name: str, cells: dict[Any, list[int]], pid: int = 1) -> messages.MapInfo:
+def info(
+    name: str, cells: dict[Any, list[int]], pid: int = 1, *, timed: bool = False
+) -> messages.MapInfo:
     """What a process has in a map of one key."""
     return messages.MapInfo(
-        number=1, program="x", pid=pid, processes=1, map=name, kind="value", arguments=[],
+        number=1, program="x", pid=pid, processes=1, map=name, kind="value",
+        arguments=[2, 1] if timed else [],
         keys=1, size=10, signed=True, lost=0, left_out=0,
         entries=[messages.MapEntry([key], cell) for key, cell in cells.items()],
     )  # fmt: skip
@@ -48,7 +51,8 @@ class Process:
 
     def maps(self, names: Any, reset: str = "") -> list[messages.MapInfo]:
         """What it has; a hit comes right behind."""
-        found = [info("v", {key: [cell] for key, cell in self.cells.items()})]
+        cells = {key: [self.cells[1], cell] for key, cell in self.cells.items()}
+        found = [info("v", cells, timed=True)]
         self.cells[1] += 1
         return found
 
@@ -61,7 +65,7 @@ class Process:
         for change in changes:
             for entry in change.entries:
                 assert isinstance(entry.key[0], int)
-                self.cells[entry.key[0]] = entry.cell[0]
+                self.cells[entry.key[0]] = entry.cell[1]
             for key in change.gone:
                 assert isinstance(key[0], int)
                 del self.cells[key[0]]

@@ -214,7 +214,7 @@ class Running:
 
     def _cell(self, known: bundle.Map, cell: list[int]) -> Any:
         if known.kind == "value":
-            return self.value(known.value, list(cell))
+            return self.value(known.value, cell[known.timed :])
         if known.kind in ("min", "max"):
             return number(cell[0], known.value)
         return cell[0] if known.kind in ("count", "sum") else cell

@@ -100,7 +100,8 @@ def test_arguments_are_kept_for_the_return() -> None:
     running = Running(
         "handle:return { print((args.n, str(args.path), retval)) }"
         "area:return { print(retval) }"
-        "uretprobe:m:handle { print(retval) }",
+        "uretprobe:m:handle { print(retval) }"
+        "uretprobe:m:area { print(retval); @a = retval }",
         None,
         World(),
     )
@@ -108,6 +109,8 @@ def test_arguments_are_kept_for_the_return() -> None:
     assert running.hit() == [("Print", (3, "/x", -2))]
     context.fp[160:168] = pack("<d", 6.25)
     ((_, found),) = running.hit(1)
+    assert unpack("<d", pack("<Q", found)) == (6.25,)
+    ((_, found),) = running.hit(3)
     assert unpack("<d", pack("<Q", found)) == (6.25,)
     # As bpftrace has it.
     assert running.hit(2) == [("Print", (9 << 32) | 0xFFFFFFFE)]

@@ -70,6 +70,7 @@ MAPS: list[tuple[MapDefinition, tuple[Instruction, ...]]] = [
     (MapDefinition("value", "value", keys=1, size=2), (KEY,)),
     (MapDefinition("word", "value"), ()),
     (MapDefinition("words", "value", (3,), keys=1, size=3), (KEY_TEXT,)),
+    (MapDefinition("timed", "value", (2, 1), keys=1, size=2), (KEY,)),
     (MapDefinition("count", "count", keys=2), (KEY_COMM, KEY)),
     (MapDefinition("sum", "sum", keys=1, signed=True), (KEY_STR,)),
     (MapDefinition("min", "min", keys=2), (KEY_STR, KEY_STR)),
@@ -112,6 +113,7 @@ _KEY_OPERANDS = {"key count": (1,), "key text,count": (2,)}
 
 def _fits(instruction: Instruction, one: MapDefinition) -> bool:
     alone = one.words == 1 or instruction.name in ("mhas", "mdel")
+    alone = alone or (one.timed and instruction.name == "minc")
     return alone and unfit(instruction, one) is None
 
 

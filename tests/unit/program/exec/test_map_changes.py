@@ -116,3 +116,20 @@ def test_what_a_target_has_written_over_is_not_believed() -> None:
         view[at : at + 8] = (len(view) - 8 - at % 64 // 8 * 2).to_bytes(8, "little")
     one.change([([b"a"], [2]), ([b"b"], [2])], [[b"c"]])
     one.contents()
+
+
+TIMED = MapDefinition("t", "value", (3, 1), keys=1, size=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_set_later_stays(kind: str) -> None:
+    one = made(kind, TIMED)
+    assert one.change([([1], [50, 5, 5]), ([2], [50, 6, 6])], []) == 0
+    assert one.change([([1], [49, 7, 7]), ([2], [51, 8, 8]), ([3], [1, 9, 9])], []) == 0
+    assert sorted(one.contents().entries) == [
+        ([1], [50, 5, 5]),
+        ([2], [51, 8, 8]),
+        ([3], [1, 9, 9]),
+    ]
+    assert one.change([([1], [52, 1, 2])], [[2], [3]]) == 0
+    assert one.contents().entries == [([1], [52, 1, 2])]
