@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from dprobe.lib.errors import UserError, os_error_text
+from dprobe.lib.script.decode import Hit
 from dprobe.lib.script.values import Shown, ShownMap
 from dprobe.view.output import complain, write_all
-from dprobe.view.script import maps, values
+from dprobe.view.script import logs, maps, values
 from dprobe.view.script.formats import formatted
 from dprobed.proc import far
 from dprobed.program.bt import bundle as bt
@@ -36,7 +37,9 @@ class ScriptOutput:
     ``form``: text or json. ``bare``: without what bpftrace says of itself (how many probes are in,
     the empty lines before the maps at the end). ``mode``: when it is written: at the end of each
     batch (``line``), at once (``none``), or when there is much of it (``full``). ``cat_bytes``: how
-    much of a file ``cat`` shows. Raises UserError when the file cannot be made.
+    much of a file ``cat`` shows. ``dated``: time and process stand before what ``log`` prints, of
+    which the first ``most_logs`` are written (0: all). Raises UserError when the file cannot be
+    made.
     """
 
     def __init__(
@@ -49,12 +52,16 @@ class ScriptOutput:
         mode: str = "line",
         warnings: bool = True,
         cat_bytes: int = _CAT,
+        dated: bool = False,
+        most_logs: int = 0,
     ) -> None:
         self._json: Final = form == "json"
         self._bare: Final = bare
         self._mode: Final = mode
         self._warnings: Final = warnings
         self._cat_bytes: Final = cat_bytes
+        self._dated: Final = dated
+        self._logs_left = most_logs if most_logs else -1
         self._descriptor = 1 if path == "-" else descriptor
         self._name = path if path not in (None, "-") else "output"
         #: What comes before it is said how many probes are in is printed after that.
@@ -74,6 +81,11 @@ class ScriptOutput:
             with contextlib.suppress(io.UnsupportedOperation):  # no file of this process's
                 self._descriptor = self._file.fileno()
 
+    @property
+    def has_all_logs(self) -> bool:
+        """Whether all lines of ``log`` that are wanted were written."""
+        return self._logs_left == 0
+
     # -- what scripts do ------------------------------------------------------------------------
 
     def printf(self, act: bt.Printf, arguments: Sequence[Shown]) -> None:
@@ -85,6 +97,17 @@ class ScriptOutput:
             self.flush()
             place = f"{act.place}: " if act.place else ""
             _to_stderr(f"{place}{_PREFIX.get(act.to, '')}{text}\n")
+
+    def log(self, act: bt.Log, arguments: Sequence[Shown], hit: Hit | None) -> None:
+        """A line of ``log``: in JSON with the values by what they are written as, and the hit."""
+        if hit is not None:
+            if self.has_all_logs:
+                return
+            self._logs_left -= 1
+        if self._json:
+            self._write(logs.as_json(act, arguments, hit))
+        else:
+            self._write(logs.text(act, arguments, hit if self._dated else None))
 
     def value(self, value: Shown) -> None:
         """A value and the end of a line."""
@@ -102,6 +125,10 @@ class ScriptOutput:
     def entry(self, shown: ShownMap) -> None:
         """One entry of a map."""
         self.map(shown, 0, 1)
+
+    def plain(self, text: str) -> None:
+        """Lines that are whole in themselves."""
+        self._write(text)
 
     def text(self, kind: str, text: str) -> None:
         """Text as it is; in JSON with its kind."""
