@@ -89,6 +89,8 @@ class Firing(msgspec.Struct, eq=False):
     place: str = ""
     variables: dict[str, ProgramVariable | None] = msgspec.field(default_factory=dict)
     result: Typed | None = None
+    #: Of an instruction that makes system calls: which one is meant.
+    system_call: int | None = None
 
 
 class ScriptState:
