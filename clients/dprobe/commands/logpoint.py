@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.commands.budget import BudgetType, chosen
 from dprobed.durations import text
@@ -94,7 +94,7 @@ examples:
 @options.output("standard output")
 @options.private
 @click.argument("pids", metavar="TARGET", type=processes.Processes())
-@click.argument("place")
+@click.argument("place", shell_complete=complete.functions)
 @click.argument("message")
 @click.pass_obj
 def logpoint_command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.commands.logpoint import condition, default_budget, redact
 from dprobe.lib.errors import UserError
@@ -89,7 +89,7 @@ examples:
 @options.output("standard output")
 @options.private
 @click.argument("pids", metavar="TARGET", type=processes.Processes())
-@click.argument("place")
+@click.argument("place", shell_complete=complete.functions)
 @click.pass_obj
 def snapshot_command(
     socket: Path | None,

@@ -39,8 +39,7 @@ class Session:
     """Processes, those of their children that are followed, and the programs in them.
 
     ``on_record`` is called with each record (the daemon's line), ``say`` with each line for the
-    user: a probe that does not work, a thread that is held. ``ended``: how the process ended (of
-    several: the last of them).
+    user: a probe that does not work, a thread that is held. ``ended``: how the last process ended.
     """
 
     def __init__(
