@@ -42,7 +42,7 @@ LINE = SOURCE[: SOURCE.index("/* the line */")].count("\n") + 1
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
     (folder / "jobs.c").write_text(SOURCE)
-    command = ["gcc", "-g", "-O0", "-o", folder / "jobs", folder / "jobs.c"]
+    command = ["gcc", "-g", "-O0", "-o", str(folder / "jobs"), str(folder / "jobs.c")]
     subprocess.run(command, check=True, timeout=PATIENCE)
     return folder / "jobs"
 

@@ -65,7 +65,7 @@ LINE = SOURCE[: SOURCE.index("/* the line */")].count("\n") + 1
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     (folder / "shop.c").write_text(SOURCE)
-    command = ["gcc", "-g", "-O0", "-o", folder / "shop", folder / "shop.c"]
+    command = ["gcc", "-g", "-O0", "-o", str(folder / "shop"), str(folder / "shop.c")]
     subprocess.run(command, check=True, timeout=PATIENCE)
     return folder / "shop"
 

@@ -28,17 +28,17 @@ class _Log:
             return inference.wrong(
                 first.span, "what `log` prints is a text in quotes", 'write log("n={n}")'
             )
+        # What is shown depends on the place: each time it is made of what was written.
+        written = inference.state.messages.setdefault(id(call), call.arguments[1:])
+        call.arguments[1:] = [_shown(inference, one) for one in written]
         for one in call.arguments[1:]:
-            if isinstance(inference.expression(_shown(inference, one)), kinds.Void):
+            if isinstance(inference.expression(one), kinds.Void):
                 inference.wrong(one.span, "this has no value")
         return VOID
 
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:
-        message = call.arguments[0]
-        given = [_shown(code.inference, one) for one in call.arguments[1:]]
-        for one in given:
-            code.inference.expression(one)
+        message, *given = call.arguments
         # What is written well was said by the parser.
         parts = message_parts(message, _never)
         action = bundle.Log(

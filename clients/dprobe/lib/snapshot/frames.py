@@ -99,7 +99,9 @@ class Unwinder:
         if cfa <= registers[RSP]:
             self.end = "the stack is corrupt: the caller's frame is not above"
             return None
-        found = {number: registers[number] for number in _KEPT if number in registers}
+        found: dict[int, int] = {
+            number: registers[number] for number in _KEPT if number in registers
+        }
         for how in rule.registers:
             value = self._value(how, cfa, registers)
             found.pop(how.register, None)
