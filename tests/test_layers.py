@@ -126,7 +126,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
-                    "dprobed.wire.messages", "dprobed.proc", "dprobe.lib", "dprobe.lib.snapshot"),
+                    "dprobed.wire.messages", "dprobed.proc", "dprobed.binary", "dprobe.lib",
+                    "dprobe.lib.snapshot"),
     "dprobe.view.script": ("dprobed.printable", "dprobed.program", "dprobed.program.bt",
                            "dprobed.proc", "dprobe.lib", "dprobe.lib.script", "dprobe.view"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",

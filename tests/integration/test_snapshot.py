@@ -161,3 +161,49 @@ def test_a_process_that_ends_right_after_it_is_shown_all_the_same(
     frames = json.loads(out)["frames"]
     assert [frame["function"] for frame in frames[:3]] == ["work", "serve", "main"]
     assert variables(frames[0])["n"] == 1
+
+
+CPP = """
+#include <iostream>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+struct Order { std::string name; std::vector<int> items; std::map<std::string, int> prices; };
+class Shop {
+public:
+    __attribute__((noinline)) int sell(const Order &order, std::string who)
+    {
+        total += (int)order.items.size();
+        return total + (int)who.size();
+    }
+    int total = 100;
+};
+int main()
+{
+    std::string line;
+    Shop shop;
+    while (std::getline(std::cin, line)) {
+        Order order{"first", {1, 2, 3}, {{"a", 1}, {"b", 2}}};
+        std::thread([&] { shop.sell(order, "someone with a long name"); }).join();
+        std::cout << line << std::endl;
+    }
+}
+"""
+
+
+def test_a_thread_of_a_program_in_cpp(tmp_path: Path) -> None:
+    (tmp_path / "shop.cc").write_text(CPP)
+    path = tmp_path / "shop"
+    command = ["g++", "-g", "-O0", "-pthread", "-o", str(path), str(tmp_path / "shop.cc")]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    line = CPP[: CPP.index("return total +")].count("\n") + 1
+    with cat([path]) as worker:
+        found = json.loads(taken(worker, tmp_path, f"shop.cc:{line}", "--frames", 1, "--json"))
+    (sell,) = found["frames"]
+    assert found["tid"] != worker.pid and sell["function"].startswith("Shop::sell(Order const&")
+    assert variables(sell) == {
+        "this": {"address": variables(sell)["this"]["address"], "value": {"total": 103}},
+        "order": {"name": "first", "items": [1, 2, 3], "prices": {"a": 1, "b": 2}},
+        "who": "someone with a long name",
+    }

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from dprobe.lib.snapshot.taken import StackSnapshot, TakenFrame
+from dprobed.binary.demangle import demangled
 from dprobed.printable import printable
 from dprobed.program.showing.nodes import json_of_shown, text_of_shown
 
@@ -35,13 +36,20 @@ def _lines(snapshot: StackSnapshot, taken: Taken) -> Iterator[str]:
     who = f"{printable(taken.comm)}[{taken.pid}]"
     if snapshot.tid != taken.pid:
         who += f" thread {snapshot.tid}"
-    yield f"{clock}.{taken.time_ns // 10**6 % 1000:03} {who} at {printable(taken.place)}"
+    place = printable(_demangled(taken.place))
+    yield f"{clock}.{taken.time_ns // 10**6 % 1000:03} {who} at {place}"
     for number, frame in enumerate(snapshot.frames):
         yield f"#{number:<2} {printable(_place(frame))}"
         for one in frame.variables or ():
             yield f"      {printable(one.name)} = {text_of_shown(one.value)}"
     if snapshot.end:
         yield f"    ({snapshot.end})"
+
+
+def _demangled(place: str) -> str:
+    """``symbol+0x4`` as it is written in the source."""
+    symbol, plus, offset = place.partition("+")
+    return f"{demangled(symbol)}{plus}{offset}"
 
 
 def _place(frame: TakenFrame) -> str:

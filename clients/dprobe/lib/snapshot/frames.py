@@ -23,6 +23,9 @@ from dprobed.binary.cfi_program import (
 )
 from dprobed.binary.errors import LocationError
 
+#: Why there are no more frames.
+MORE: Final = "more frames than were asked for"
+
 _MASK: Final = (1 << 64) - 1
 #: Registers that a function leaves as they were, by DWARF's numbers: rbx, rbp, r12 to r15.
 _KEPT: Final = (3, 6, 12, 13, 14, 15)
@@ -65,7 +68,7 @@ class Unwinder:
             frame = ThreadFrame(address, registers, self._modules.at(address), exact)
             yield frame
             if number == most - 1:
-                self.end = "more frames than were asked for"
+                self.end = MORE
                 return
             rule = self._rule(frame)
             if rule is None:

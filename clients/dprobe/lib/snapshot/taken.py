@@ -10,7 +10,7 @@ import msgspec
 
 from dprobe.lib.debug_info import debug_information
 from dprobe.lib.snapshot.core import CoreImage
-from dprobe.lib.snapshot.frames import Memory, ThreadFrame, Unwinder
+from dprobe.lib.snapshot.frames import MORE, Memory, ThreadFrame, Unwinder
 from dprobe.lib.snapshot.modules import MappedModules
 from dprobed.binary.demangle import demangled
 from dprobed.binary.errors import LocationError
@@ -85,12 +85,14 @@ class Taker:
                 return modules.read(address, size) if found is None else found
 
             unwinder = Unwinder(modules, memory)
-            frames = tuple(
+            frames = [
                 taken
                 for frame in unwinder.frames(core.registers, self._frames)
                 for taken in self._functions(frame, memory)
-            )
-            return StackSnapshot(core.tid, frames, unwinder.end)
+            ]
+            # Several functions are in one frame, where some are inlined.
+            end = MORE if len(frames) > self._frames else unwinder.end
+            return StackSnapshot(core.tid, tuple(frames[: self._frames]), end)
         finally:
             core.close()
 
@@ -127,8 +129,10 @@ class Taker:
     ) -> Iterator[TakenVariable]:
         seen: set[str] = set()
         for one in visible.variables:
-            if one.frame != number or one.artificial or one.name in seen:
-                continue  # of several with one name the innermost is meant
+            # Of several with one name the innermost is meant; what the compiler made says nothing.
+            made = one.artificial and one.name != "this"
+            if one.frame != number or made or one.name in seen:
+                continue
             seen.add(one.name)
             yield self._variable(visible, one, memory, thread)
 
