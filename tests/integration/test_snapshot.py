@@ -203,7 +203,7 @@ def test_a_thread_of_a_program_in_cpp(tmp_path: Path) -> None:
     (sell,) = found["frames"]
     assert found["tid"] != worker.pid and sell["function"].startswith("Shop::sell(Order const&")
     assert variables(sell) == {
-        "this": {"address": variables(sell)["this"]["address"], "value": {"total": 103}},
+        "this": {"address": variables(sell)["this"]["address"], "value": {"total": 106}},
         "order": {"name": "first", "items": [1, 2, 3], "prices": {"a": 1, "b": 2}},
         "who": "someone with a long name",
     }
