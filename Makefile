@@ -55,6 +55,7 @@ check: setup-test
 	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
 	@$(python) etc/man.py --check
+	@$(python) etc/grammar.py --check
 	@! groff -man -ww -z docs/man/* 2>&1 | grep .
 
 bench: setup-bench

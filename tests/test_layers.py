@@ -63,7 +63,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.trace": ("dprobed", "dprobed.systemd_journal", "dprobed.rate_limit", "dprobed.program",
                       "dprobed.record", "dprobed.wire.protocol", "dprobed.proc"),
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
-                       "dprobed.program.rpn", "dprobed.proc", "dprobed.wire",
+                       "dprobed.program.rpn", "dprobed.program.bt", "dprobed.proc", "dprobed.wire",
                        "dprobed.wire.messages"),
     # what all mechanisms share, then each of them: none knows another
     "dprobed.engine": ("dprobed.change_journal", "dprobed.rate_limit",
@@ -115,24 +115,35 @@ ROOMS: dict[str, tuple[str, ...]] = {
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
     # scripts: their blocks run in the client
     "dprobe.lib.script": ("dprobed.printable", "dprobed.program", "dprobed.program.exec",
+                          "dprobed.arch.x86_64",
                           "dprobed.program.bt",
                           "dprobed.program.rpn", "dprobed.record", "dprobed.wire.messages",
                           "dprobed.binary.errors", "dprobed.binary", "dprobed.proc", "dprobe.lib"),
+    # frames and variables, read from a core
+    "dprobe.lib.snapshot": ("dprobed.program", "dprobed.arch.x86_64", "dprobed.binary",
+                            "dprobed.binary.errors", "dprobed.binary.headers", "dprobed.policy",
+                            "dprobed.resolver", "dprobe.lib"),
+    # what editors ask
+    "dprobe.lsp": ("dprobed", "dprobed.program", "dprobed.program.bt", "dprobe.lib",
+                   "dprobe.lib.script"),
     # what is known of a command line before click is imported, and how others are imported
     "dprobe.ahead": ("dprobed.wire",),
     "dprobe.late": (),
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
-                    "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
-    "dprobe.view.script": ("dprobed.program", "dprobed.program.bt", "dprobed.proc",
-                           "dprobe.lib.script", "dprobe.view"),
+                    "dprobed.wire.messages", "dprobed.proc", "dprobed.binary", "dprobe.lib",
+                    "dprobe.lib.snapshot"),
+    "dprobe.view.script": ("dprobed.printable", "dprobed.program", "dprobed.program.bt",
+                           "dprobed.proc", "dprobe.lib.script", "dprobe.view"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.program.bt", "dprobed.record",
                         "dprobed.wire", "dprobed.wire.messages",
                         "dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.errors",
                         "dprobed.binary", "dprobed.policy", "dprobed.trace",
-                        "dprobed.corefile", "dprobe.lib", "dprobe.lib.script", "dprobe.private",
+                        "dprobed.corefile", "dprobe.lib", "dprobe.lib.script",
+                        "dprobe.lib.snapshot", "dprobe.lsp",
+                        "dprobe.private",
                         "dprobe.view", "dprobe.view.script"),
     # the commands by name, each when it is asked for
     "dprobe.main": ("dprobed", "dprobed.proc", "dprobe.lib", "dprobe.commands"),

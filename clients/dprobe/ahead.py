@@ -13,7 +13,7 @@ from typing import Final
 from dprobed.wire.socket_path import default_socket
 
 #: Commands that do without a daemon that runs.
-_COMMANDS: Final = ("run", "attach", "dump", "bpftrace")
+_COMMANDS: Final = ("run", "attach", "dump", "bpftrace", "logpoint", "snapshot")
 #: Options of ``bpftrace`` with which it needs none.
 _ALONE: Final = ("-l", "-lv", "-V", "--version", "--info", "-d")
 #: Options of ``dprobe`` that may stand before them, and those that only ask for help.

@@ -29,6 +29,8 @@ _COMMANDS = {
     "run": "Start a command with probes in it.",
     "attach": "Put probes into a running process for a while.",
     "bpftrace": "Run a script as bpftrace does, with its options.",
+    "logpoint": "Show values at a line of a running program.",
+    "snapshot": "Show the stack with its variables at a line.",
     "insert": "Put programs into processes, to stay.",
     "remove": "Take programs out of processes.",
     "query": "Show probes: states, engines, hits, missed, dropped.",
@@ -50,6 +52,7 @@ _COMMANDS = {
     "disasm": "Show a program as source.",
     "places": "List what can be probed in a file, by name.",
     "doctor": "Show what works on this machine, and why not.",
+    "lsp": "Tell an editor about scripts (needs pygls).",
     "help": "Show the help of a command.",
     "completion": "Print the completion script for a shell.",
 }

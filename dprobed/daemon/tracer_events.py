@@ -163,7 +163,8 @@ class TracerEvents:
         if cause:
             line = f"process {target.pid}: {text}"
             self._gate.history.note(target.uid, line, cause, pid=target.pid, tid=tid, core=core)
-        self._send(target, messages.Notice(kind=kind, pid=target.pid, tid=tid, text=text))
+        notice = messages.Notice(kind=kind, pid=target.pid, tid=tid, text=text, core=core)
+        self._send(target, notice)
 
     def _send(self, target: Target, notice: messages.Notice) -> None:
         """To who has something in the target; that it stands, to who follows the log, too."""

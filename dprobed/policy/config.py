@@ -20,7 +20,15 @@ from dprobed.policy.protected import KINDS
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module", "kernel", "metrics")
+_KEYS: Final = (
+    "policies",
+    "protect",
+    "stay",
+    "load_kernel_module",
+    "kernel",
+    "metrics",
+    "snapshots",
+)
 #: For how long what ordinary users leave behind stays, unless they or the file say otherwise.
 _STAY: Final = Stay(86400.0)
 NAME: Final = "dprobed.toml"
@@ -28,12 +36,23 @@ NAME: Final = "dprobed.toml"
 _LONGEST: Final = 107
 
 
+class SnapshotLimits(msgspec.Struct, frozen=True):
+    """What `dprobe snapshot` shows at most, and names (patterns) of variables and members whose
+    values neither it nor `dprobe logpoint` shows."""
+
+    depth: int = 16
+    width: int = 1000
+    string: int = 1 << 16
+    frames: int = 255
+    redact: tuple[str, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True):
     """``policies``: the folder of the policy files; ``protect``: kinds of protected.py; ``stay``:
     for how long what ordinary users leave behind stays, unless they say it;
     ``load_kernel_module``: for programs of the kernel, where it is not loaded; ``kernel``: who but
     root may have some, and which. ``metrics``: where they are served, a Unix socket or a port of
-    this machine; None: nowhere."""
+    this machine; None: nowhere. ``snapshots``: the clients read that."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
@@ -41,6 +60,7 @@ class Config(msgspec.Struct, frozen=True):
     load_kernel_module: bool = False
     kernel: Rights = Rights()
     metrics: Path | tuple[str, int] | None = None
+    snapshots: SnapshotLimits = SnapshotLimits()
 
 
 def default_folder(uid: int) -> Path:
@@ -108,7 +128,19 @@ def _read(source: PolicyFile, config: Config) -> Config:
 
         kernel = read_rights(source, ("kernel",), table["kernel"], own=False)
     metrics = _metrics(source, table["metrics"]) if "metrics" in table else None
-    return Config(folder, protect, stay, load_module, kernel, metrics)
+    snapshots = _snapshots(source, table["snapshots"]) if "snapshots" in table else config.snapshots
+    return Config(folder, protect, stay, load_module, kernel, metrics, snapshots)
+
+
+def _snapshots(source: PolicyFile, value: object) -> SnapshotLimits:
+    at = ("snapshots",)
+    found: dict[str, object] = {}
+    for key, each in source.table(at, value, SnapshotLimits.__struct_fields__).items():
+        if key == "redact":
+            found[key] = tuple(pattern for _, pattern in source.strings((*at, key), each))
+        elif (number := source.positive((*at, key), each)) is not None:
+            found[key] = min(number, getattr(SnapshotLimits(), key))
+    return msgspec.structs.replace(SnapshotLimits(), **found)
 
 
 def _metrics(source: PolicyFile, value: object) -> Path | tuple[str, int] | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -34,7 +35,7 @@ from dprobed.policy.trust import read
 from dprobed.printable import readable
 from dprobed.proc.helper import SilentError
 from dprobed.program.bytecode import encode
-from dprobed.program.model import Diagnostic, ProgramError
+from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.parser import load_file
 from dprobed.wire.limits import Limits
 
@@ -44,7 +45,7 @@ _POLICY: Final = (
 )  # fmt: skip
 _LIMITS: Final = ("share", "hits_per_second")
 _ACTIONS: Final = ("throttle", "remove")
-_APPLY: Final = ("programs", "for", "processes", *_LIMITS)
+_APPLY: Final = ("programs", "scripts", "for", "processes", *_LIMITS)
 #: Further words for sets of rights.
 
 
@@ -241,7 +242,7 @@ class _PolicyReader:
             return None
         source = self.source
         table = source.table(path, value, _APPLY)
-        if isinstance(value, dict) and "programs" not in table:
+        if isinstance(value, dict) and not {"programs", "scripts"} & set(table):
             source.report_key(path, "`apply` without `programs` inserts nothing")
         seconds = processes = None
         if "for" in table:
@@ -251,6 +252,8 @@ class _PolicyReader:
         programs: tuple[AutoInsertedProgram, ...] = ()
         if "programs" in table:
             programs = self._programs((*path, "programs"), table["programs"])
+        if "scripts" in table:
+            programs += self._scripts((*path, "scripts"), table["scripts"], name)
         return AutoInsertion(
             policy=name,
             place=place,
@@ -261,22 +264,52 @@ class _PolicyReader:
         )
 
     def _programs(self, path: KeyPath, value: Any) -> tuple[AutoInsertedProgram, ...]:
-        texts = self.source.strings(path, value)
-        programs = [self._program(at, self._folder / text) for at, text in texts]
-        return tuple(program for program in programs if program is not None)
+        found: list[AutoInsertedProgram] = []
+        for at, text in self.source.strings(path, value):
+            file = self._folder / text
+            programs = self._compiled(at, readable(file), partial(self._of_file, file))
+            found += self._inserted(at, file, readable(file.stem)[:255], programs)
+        return tuple(found)
 
-    def _program(self, at: KeyPath, path: Path) -> AutoInsertedProgram | None:
-        source = self.source
+    def _scripts(self, path: KeyPath, value: Any, name: str) -> tuple[AutoInsertedProgram, ...]:
+        """Scripts that stand in the policy itself; their programs are called as that is."""
+        # Where there is none, as for most, not imported.
+        from dprobed.policy.scripts import script_programs
+
+        found: list[AutoInsertedProgram] = []
+        for at, text in self.source.strings(path, value):
+            file = self._folder / "script"
+            compiled = partial(script_programs, text, Path("script"), self._read)
+            found += self._inserted(at, file, name, self._compiled(at, "this script", compiled))
+        return tuple(found)
+
+    def _read(self, path: Path, most: int) -> bytes:
+        return read(self._folder / path, most, self._trust)
+
+    def _of_file(self, path: Path) -> list[Program]:
+        """The programs of a file; raises ProgramError."""
+        if path.suffix == ".bt":
+            from dprobed.policy.scripts import script_of_file
+
+            return script_of_file(path, self._read)
+        return [load_file(str(path), read=self._read)]
+
+    def _compiled(
+        self, at: KeyPath, what: str, compiled: Callable[[], list[Program]]
+    ) -> list[Program]:
         try:
-            program = load_file(str(path), read=lambda path, most: read(path, most, self._trust))
+            return compiled()
         except ProgramError as error:
-            source.report(at, f"{readable(path)} is refused", note=readable(str(error)))
-            return None
-        if program.header.kernel:
-            source.report(
-                at, f"{readable(path)} is for the kernel and cannot be inserted into a process"
-            )
-            return None
-        return AutoInsertedProgram(
-            readable(path), readable(path.stem)[:255], encode(program), needs(program)
-        )
+            self.source.report(at, f"{what} is refused", note=readable(str(error)))
+            return []
+
+    def _inserted(
+        self, at: KeyPath, path: Path, label: str, programs: Iterable[Program]
+    ) -> Iterator[AutoInsertedProgram]:
+        for program in programs:
+            if program.header.kernel:
+                self.source.report(
+                    at, f"{readable(path)} is for the kernel and cannot be inserted into a process"
+                )
+                continue
+            yield AutoInsertedProgram(readable(path), label, encode(program), needs(program))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shlex
 import shutil
 import subprocess
 import time
@@ -19,6 +20,7 @@ from tests.integration.client_support import (
     Cat,
     Daemon,
     cat,
+    dprobe,
     program,
     running_daemon,
 )
@@ -150,3 +152,26 @@ def test_a_tab_behind_a_mistake_says_nothing(daemon: Daemon, tmp_path: Path) -> 
     environ = {**environment(daemon, tmp_path), "DPROBE_SOCKET": str(tmp_path / "nowhere")}
     assert _bash("dprobe nonsense x", environ).strip() == ""
     assert _bash("dprobe query x", environ).strip() == ""
+
+
+def offered(*words: object) -> list[str]:
+    """What is offered for the last of these words, which may have blanks in it."""
+    line = shlex.join(map(str, ("dprobe", *words)))
+    environ = {**os.environ, "_DPROBE_COMPLETE": "bash_complete", "COMP_WORDS": line}
+    done = dprobe(env={**environ, "COMP_CWORD": str(len(words))})
+    assert done.stderr == ""
+    return [each.partition(",")[2] for each in done.stdout.splitlines()]
+
+
+def test_words_of_a_script_behind_e() -> None:
+    assert offered("run", "-e", "uprobe:libc:malloc { @ = his") == ["uprobe:libc:malloc { @ = hist"]
+    assert "uprobe:libc:malloc_usable_size" in offered("run", "-e", "uprobe:libc:mallo")
+    assert set(offered("attach", "-e", "malloc { @ = count() } uret")) == {
+        "malloc { @ = count() } uretprobe"
+    }
+
+
+def test_functions_of_a_target() -> None:
+    with cat() as target:
+        assert "malloc" in offered("logpoint", target.pid, "mallo")
+        assert "malloc" in offered("snapshot", target.pid, "mallo")

@@ -243,3 +243,27 @@ def test_a_private_daemon_holds_to_the_policies_too(tmp_path: Path) -> None:
     finally:
         if made:
             etc.rmdir()
+
+
+def test_a_script_that_a_policy_inserts_keeps_its_maps(tmp_path: Path) -> None:
+    own = tmp_path / "own-cat"
+    shutil.copy("/bin/cat", own)
+    folder = tmp_path / "policies.d"
+    folder.mkdir()
+    text = f'[[policy]]\nname = "p"\nmatch.exe = "{own}"\n'
+    text += 'apply.scripts = ["uprobe:libc.so.6:write { @sizes[arg2] = count(); }"]\n'
+    path = rule(folder, text)
+    assert dprobe("policy", "check", path).returncode == 0
+    (tmp_path / "dprobed.toml").write_text(f'policies = "{folder}"\n')
+    with (
+        running_daemon(tmp_path, "--config", tmp_path / "dprobed.toml") as daemon,
+        cat([own]) as it,
+    ):
+        while not any(row.get("state") == "active" for row in daemon.query()):
+            pass
+        it.say("a line")
+        it.say("more")
+        it.say("of it")
+        (row,) = daemon.json("maps")
+        assert {entry["key"][0]: entry["value"] for entry in row["entries"]} == {7: 1, 5: 1, 6: 1}
+        daemon.dprobe("remove", "--all")

@@ -479,3 +479,53 @@ def test_output_goes_to_a_file_and_a_command_may_be_run(work: Path, tmp_path: Pa
     done = bpftrace("-q", "--unsafe", "-o", path, "-e", 'BEGIN { system("echo hi"); exit(); }')
     assert (done.returncode, done.stdout) == (0, "")
     assert path.read_text() == "hi\n\n\n"
+
+
+def test_a_system_call_wherever_it_is_made(work: Path, tmp_path: Path) -> None:
+    """libc's wrappers, its own internal calls, ``syscall(2)`` and the loader's."""
+    source = tmp_path / "calls.c"
+    source.write_text(
+        """
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(void)
+        {
+            long got;
+            close(openat(AT_FDCWD, "/dev/null", O_RDONLY));
+            fclose(fopen("/dev/zero", "r"));
+            close(syscall(SYS_openat, AT_FDCWD, "/dev/full", O_WRONLY));
+            __asm__ volatile("syscall" : "=a"(got) : "a"(SYS_getppid) : "rcx", "r11", "memory");
+            return got < 0;
+        }
+        """
+    )
+    calls = tmp_path / "calls"
+    subprocess.run(["gcc", "-o", calls, source], check=True, timeout=PATIENCE)
+    script = 'syscall:openat { printf("= %s %d\\n", str(arg1), arg2); }'
+    script += ' syscall:getppid { printf("= %s\\n", probe); } syscall:mmap { @ = max(arg3); }'
+    done = dprobe("run", "-e", script, "--", calls)
+    assert done.returncode == 0, done.stderr
+    lines = [line[2:] for line in done.stderr.splitlines() if line.startswith("= ")]
+    assert lines[-4:] == ["/dev/null 0", "/dev/zero 0", "/dev/full 1", "syscall:getppid"]
+    assert any(line.startswith("/etc/ld.so.cache ") for line in lines)
+    # The fourth argument of a system call, MAP_PRIVATE and others, is in another register.
+    flags = next(line for line in done.stderr.splitlines() if line.startswith("@: "))
+    assert int(flags.removeprefix("@: ")) & 0x2
+    assert (
+        "not in libraries that are loaded later nor in code that is made at run time" in done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("syscall:nosuch", "there is no system call `nosuch`"),
+        ("syscall:openat:return", "where one is left is not seen"),
+    ],
+)
+def test_system_calls_that_are_none(place: str, said: str) -> None:
+    done = dprobe("run", "-e", f"{place} {{ @ = count(); }}", "--", "true")
+    assert done.returncode == 2 and said in done.stderr

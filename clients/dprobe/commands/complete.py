@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from dprobe.lib.connection import Connection
+    from dprobe.lib.mapped import File
 
 #: So many names are offered at most: more are no help.
 _MOST: Final = 300
@@ -156,7 +158,39 @@ def _commands(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
         yield name, ""
 
 
+def _script(ctx: click.Context, begun: str) -> Iterator[tuple[str, str]]:
+    """The script of -e as far as it is written, with what its last word may become."""
+    from dprobe.lsp.answers import ScriptAnswers
+
+    last = re.search(r"\w*\Z", begun)
+    head = begun[: last.start()] if last is not None else begun
+    answers = ScriptAnswers(lambda: _files(ctx))
+    for each in answers.completions(begun):
+        yield head + each.word, each.meaning
+
+
+def _functions(ctx: click.Context, begun: str) -> Iterator[tuple[str, str]]:
+    """Functions of the target's files, its program's first."""
+    for file in _files(ctx):
+        if file.elf is not None:
+            for symbol in file.elf.symbols.code():
+                if symbol.name.startswith(begun):
+                    yield symbol.name, f"in {os.path.basename(file.module.path)}"  # noqa: PTH119
+
+
+def _files(ctx: click.Context) -> list[File]:
+    """What the processes map that were named before."""
+    from dprobe.lib.mapped import files_of_process
+
+    found: list[File] = []
+    for pid in (ctx.params.get("pids") or ())[:4]:
+        found += files_of_process(pid)
+    return found
+
+
 programs: Final = _offering(_programs)
+script: Final = _offering(_script)
+functions: Final = _offering(_functions)
 programs_and_variables: Final = _offering(_programs_and_variables)
 maps: Final = _offering(_maps)
 sessions: Final = _offering(_sessions)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
+from dprobe.commands import complete
 from dprobe.commands.budget import BudgetType, chosen
 from dprobed.durations import seconds
 from dprobed.wire.engines import AUTO, ENGINES, KERNEL
@@ -215,6 +216,7 @@ def expression(function: F) -> F:
         "-e",
         "expression",
         metavar="SCRIPT",
+        shell_complete=complete.script,
         help="A script in bpftrace's language, in place of programs; other words are its "
         "arguments ($1…).",
     )(function)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -60,7 +60,8 @@ class ScriptOptions(msgspec.Struct, frozen=True):
     """How a script is run, whatever it is. ``missing``: what to do about a place that is not there
     (``refuse`` or ``warn``); ``bare``, ``mode``, ``warnings``: as ``ScriptOutput`` has them;
     ``quiet``: nothing is said of what is in where; ``announce``: how many probes are in is printed;
-    ``notify``: a line for standard error then; ``dry``: end when the probes are in."""
+    ``notify``: a line for standard error then; ``dry``: end when the probes are in. ``what`` and
+    ``until``: for the line that says what is in. ``dated``, ``most_logs``: as ``ScriptOutput``."""
 
     choice: Choice
     check_opcode: bool = True
@@ -77,13 +78,40 @@ class ScriptOptions(msgspec.Struct, frozen=True):
     announce: bool = True
     notify: str = ""
     dry: bool = False
+    what: str = ""
+    until: str = "Ctrl-C"
+    dated: bool = False
+    most_logs: int = 0
+
+
+class ScriptCores(Protocol):
+    """What is done with the cores that hits have written, where they are for more than the user.
+
+    ``enough``: no more are wanted, and the script ends.
+    """
+
+    @property
+    def enough(self) -> bool:
+        """Whether the script ends."""
+
+    def begin(self) -> None:
+        """The programs are about to go in."""
+
+    def told(self, notice: messages.Notice) -> None:
+        """A core was written, or was not."""
+
+    def texts(self) -> list[str]:
+        """What is to be printed by now."""
 
 
 class Show:
     """A script at work, as who waits for things drives it (``launched.Shower``)."""
 
-    def __init__(self, bundle: Bundle, output: ScriptOutput) -> None:
+    def __init__(
+        self, bundle: Bundle, output: ScriptOutput, cores: ScriptCores | None = None
+    ) -> None:
         self.output: Final = output
+        self.cores: Final = cores
         self.runner: Final = Runner(bundle, output, ProcessNames(), complain, _comm)
         #: It ends when the probes are in.
         self.dry = False
@@ -96,11 +124,15 @@ class Show:
     @property
     def ended(self) -> bool:
         """Whether the script ended itself, or nobody reads what it prints."""
-        return self.runner.status is not None or self.output.broken or self.dry
+        done = self.output.broken or self.output.has_all_logs
+        done = done or (self.cores is not None and self.cores.enough)
+        return self.runner.status is not None or done or self.dry
 
     def flush(self) -> None:
         """Do what has come and what is due, and write what it printed."""
         self.runner.drain()
+        for text in self.cores.texts() if self.cores is not None else ():
+            self.output.plain(text)
         self.output.flush()
 
     def attached(self, how: ScriptOptions) -> None:
@@ -123,6 +155,7 @@ class Show:
             if probe.reason and probe.state not in ("active", "removed", "disabled"):
                 complain(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
         self.runner.end(sum(probe.dropped for probe in summary.probes))
+        self.flush()
 
     def close(self) -> None:
         """Write the rest."""
@@ -143,6 +176,8 @@ def output_for(bundle: Bundle, how: ScriptOptions, descriptor: int) -> ScriptOut
         bare=how.bare,
         mode=how.mode,
         warnings=how.warnings,
+        dated=how.dated,
+        most_logs=how.most_logs,
         **({"cat_bytes": cat} if isinstance(cat, int) else {}),
     )
 
@@ -258,10 +293,12 @@ def attach_script(
     pids: tuple[int, ...],
     how: ScriptOptions,
     selection: messages.Selection | None = None,
+    cores: ScriptCores | None = None,
 ) -> int:
     """Put a script's probes into running processes; the exit status is what it says.
 
-    Without ``pids`` into every one that is selected, those to come too.
+    Without ``pids`` into every one that is selected, those to come too. ``cores``: what is done
+    with those that hits in ``pids`` have written.
     """
     stop = StopRequest()
     with running_or_private(socket, options.complain, alone=how.private) as daemon:
@@ -269,7 +306,7 @@ def attach_script(
         bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
         programs = loaded(bundle, script, how.choice, _executable(files, ""))
         warn(bundle, how)
-        show = Show(bundle, output_for(bundle, how, 1))
+        show = Show(bundle, output_for(bundle, how, 1), cores)
         if not how.dry:
             show.runner.begin()
         connection = daemon.connect()
@@ -335,6 +372,9 @@ def _attached(
         on_record=show.runner.record,
         say=complain,
     )
+    if show.cores is not None:
+        show.cores.begin()
+        session.on_core = show.cores.told
     for line in stopped(pids):
         complain(line)
     for pid in pids:
@@ -343,7 +383,8 @@ def _attached(
     show.runner.work_in(SessionProcesses(connection, session, complain))
     if not how.quiet:
         where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
-        note(f"in {where}, until Ctrl-C, through {connection.through}")
+        what = f"{how.what} " if how.what else ""
+        note(f"{what}in {where}, until {how.until}, through {connection.through}")
     show.attached(how)
     watch(connection, show, stop, lambda: session.over or session.spent)
     show.summary(session.detach())

@@ -39,8 +39,7 @@ class Session:
     """Processes, those of their children that are followed, and the programs in them.
 
     ``on_record`` is called with each record (the daemon's line), ``say`` with each line for the
-    user: a probe that does not work, a thread that is held. ``ended``: how the process ended (of
-    several: the last of them).
+    user: a probe that does not work, a thread that is held. ``ended``: how the last process ended.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class Session:
         self._over: set[tuple[int, int]] = set()
         #: Processes that stood at a probe, and may still do so.
         self._stood: set[int] = set()
+        self.on_core: Callable[[messages.Notice], None] = lambda notice: say(notice.text)
         #: The process has ended, and the daemon will say so when its core has been written.
         self.dumping = False
         self._states: dict[tuple[int, int, int], str] = {}
@@ -268,7 +268,7 @@ class Session:
             self._tell_exec(report)
         elif isinstance(report, messages.Notice) and report.kind in _CORES:
             self.dumping = report.kind is NoticeKind.DUMPING
-            self._say(report.text)
+            self.on_core(report)
         elif isinstance(report, messages.Over):
             self._over.add((report.pid, report.number))
             self._removed += report.probes

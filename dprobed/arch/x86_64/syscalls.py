@@ -28,6 +28,12 @@ def _table() -> dict[str, int]:
 
 _NUMBERS: Final = _table()
 
+
+def system_call_number(name: str) -> int | None:
+    """The number of a system call; None: there is none of this name."""
+    return _NUMBERS.get(name)
+
+
 SYS_MMAP: Final = _NUMBERS["mmap"]
 SYS_MUNMAP: Final = _NUMBERS["munmap"]
 SYS_CLOSE: Final = _NUMBERS["close"]

@@ -16,7 +16,9 @@ from dprobed.program.bt.state import Firing, ScriptState
 from dprobed.program.registers import REGISTER_INDEX
 
 #: Where a function finds its first arguments.
-ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+_ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+#: And a system call.
+_SYSTEM_CALL_REGISTERS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 _ARGUMENTS: Final = {f"arg{number}": number for number in range(64)}
 #: What depends on the kernel, or is not there yet; the reason.
 REFUSED: Final = {
@@ -261,7 +263,13 @@ def emit_argument(code: Coding, number: int) -> None:
     elif firing.entry or firing.static:
         code.to.add("push a,argument", number)
     else:
-        code.to.add("push r,register", ARGUMENT_REGISTERS[min(number, 5)])
+        code.to.add("push r,register", argument_register(firing, min(number, 5)))
+
+
+def argument_register(firing: Firing, number: int) -> str:
+    """The register of one of the first six arguments."""
+    is_call = firing.system_call is not None
+    return (_SYSTEM_CALL_REGISTERS if is_call else _ARGUMENT_REGISTERS)[number]
 
 
 def register(name: str) -> str | None:

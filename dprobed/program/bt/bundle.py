@@ -249,6 +249,16 @@ class Printf(msgspec.Struct, frozen=True, tag="printf"):
     place: str = ""
 
 
+class Log(msgspec.Struct, frozen=True, tag="log"):
+    """Print a line: the values (``names``: as they are written) between the ``texts``, one more.
+    ``redacted``: patterns of names of members that are not shown."""
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    arguments: tuple[Value, ...] = ()
+    redacted: tuple[str, ...] = ()
+
+
 class System(msgspec.Struct, frozen=True, tag="system"):
     """Run a command and print its output."""
 
@@ -358,6 +368,7 @@ class Break(msgspec.Struct, frozen=True, tag="break"):
 
 Action: TypeAlias = (
     Printf
+    | Log
     | System
     | Cat
     | Print

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dprobed.program.bt import tree
-from dprobed.program.bt.builtins import ARGUMENT_REGISTERS, argument_of, register
+from dprobed.program.bt.builtins import argument_of, argument_register, register
 from dprobed.program.bt.code_blocks import BlockCode
 from dprobed.program.bt.facts import kind_of
 from dprobed.program.bt.kinds import Pointer
@@ -70,7 +70,7 @@ class AlteringCode(BlockCode):
             if target.name == "retval":
                 return "rax"
             number = argument_of(target.name)
-            return None if number is None or number > 5 else ARGUMENT_REGISTERS[number]
+            return None if number is None or number > 5 else argument_register(self.firing, number)
         if isinstance(target, tree.Call):
             return register(target.arguments[0].value)
         return None

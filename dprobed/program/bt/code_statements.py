@@ -22,6 +22,8 @@ class ProbeCode(AlteringCode):
 
     def probe(self, probe: tree.Probe) -> None:
         """The predicate, and what is done."""
+        if self.firing.system_call is not None:
+            self._system_call(self.firing.system_call)
         if probe.predicate is not None:
             self._predicate(probe.predicate)
         self.block(probe.body)
@@ -31,6 +33,20 @@ class ProbeCode(AlteringCode):
         no, go = self.to.label(), self.to.label()
         self.fetch_all(condition)
         self.condition(condition, no)
+        self.to.add("jmp label", go)
+        self.to.place(no, 1)
+        self.to.drop()
+        self.to.add("abort")
+        self.to.place(go, 0)
+
+    def _system_call(self, number: int) -> None:
+        """Go on if it is this one."""
+        no, go = self.to.label(), self.to.label()
+        self.to.add("push r,register", "rax")
+        self.to.push(number)
+        self.to.add("xor")
+        self.to.add("jnz label", no)
+        self.to.drop()
         self.to.add("jmp label", go)
         self.to.place(no, 1)
         self.to.drop()

@@ -6,6 +6,7 @@ from typing import Final
 
 from dprobed.program.bt import (
     bundle,
+    functions_log,
     functions_maps,
     functions_ours,
     functions_output,
@@ -35,6 +36,7 @@ __all__ = ["FUNCTIONS", "Options", "compile_script"]
 
 #: Functions are registered where they are defined.
 REGISTERED: Final = (
+    functions_log,
     functions_maps,
     functions_ours,
     functions_output,

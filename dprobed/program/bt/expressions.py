@@ -7,8 +7,9 @@ from typing import Final
 from dprobed.program.bt import tree
 from dprobed.program.bt.folding import folded
 from dprobed.program.bt.lexer import Kind, ScriptToken
+from dprobed.program.bt.message_parts import message_parts
 from dprobed.program.bt.reader import Broken, TokenReader
-from dprobed.program.bt.source import Problems, TextSpan
+from dprobed.program.bt.source import Problems, SourceText, TextSpan
 from dprobed.program.bt.text_bytes import decoded, encoded
 
 #: Operators of two operands; the higher the number, the closer they bind.
@@ -211,6 +212,8 @@ class ExpressionParser(TokenReader):
         arguments = self._list(")")
         self.in_predicate = in_predicate
         end = self.expect(")").span
+        if token.text == "log" and len(arguments) == 1 and isinstance(arguments[0], tree.Text):
+            arguments += _in_braces(self, arguments[0])
         return tree.Call(token.span.to(end), token.text, arguments)
 
     def _defined(self, token: ScriptToken) -> tree.Expression:
@@ -319,3 +322,18 @@ def relocated(one: tree.Expression, span: TextSpan) -> tree.Expression:
                 relocated(each, span)
     one.span = span
     return one
+
+
+def _in_braces(parser: ExpressionParser, message: tree.Text) -> list[tree.Expression]:
+    """The expressions between braces in a message of ``log``."""
+    found = []
+    for each in message_parts(message, parser.fail_at).values:
+        part = each.written
+        source = SourceText(message.span.source.name, each.text) if part is None else parser.source
+        inner = type(parser)(source, parser.problems, parser.types, parser.defined, part)
+        inner.depth = parser.depth
+        one = inner.expression()
+        if inner.token.kind is not Kind.END:
+            inner.fail(f"{inner.shown()} stands behind an expression", "write {EXPRESSION}")
+        found.append(one if part is not None else relocated(one, message.span))
+    return found

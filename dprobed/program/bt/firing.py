@@ -43,6 +43,13 @@ _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _SOURCE: Final = re.compile(r"[^\s:]*\.[A-Za-z][\w+]*\Z", re.ASCII)
 
 
+#: First words of places, for who shows or completes scripts.
+KINDS: Final = (
+    *("begin", "end", "BEGIN", "END", "interval", "self", "syscall", "uprobe", "uretprobe", "usdt"),
+    *("watch", "watchpoint"),
+)
+
+
 class FiredPlace(msgspec.Struct):
     """A place in a module, or (no module) a block.
 
@@ -101,6 +108,8 @@ class PlaceFinder:
             yield from self._static(place, parts[1:])
         elif kind == "watchpoint" and len(parts) > 1:
             yield self._watchpoint(place, parts[1:])
+        elif kind == "syscall" and len(parts) > 1:
+            yield from self._system_calls(place, parts[1:])
         elif kind == "watch" and len(parts) > 1:
             yield self._watch(place, parts[1:])
         else:
@@ -250,7 +259,37 @@ class PlaceFinder:
             )
         return module
 
-    # -- static probes, watchpoints -------------------------------------------------------------
+    # -- system calls, static probes, watchpoints -----------------------------------------------
+
+    def _system_calls(self, place: tree.Place, parts: list[str]) -> Iterator[FiredPlace]:
+        """``syscall:NAME``: the instructions that make it."""
+        if len(parts) != 1:
+            raise self._refuse(
+                place,
+                f"`{place.text}` is no system call: where one is left is not seen",
+                "write syscall:NAME, or FUNCTION:return",
+            )
+        found = self._world.system_call(parts[0])
+        if found is None:
+            raise self._refuse(place, f"there is no system call `{parts[0]}`")
+        if not found.places:
+            raise self._refuse(place, f"nothing that is known makes the system call `{parts[0]}`")
+        for module, addresses in found.places:
+            for address in addresses:
+                firing = Firing(
+                    f"syscall:{parts[0]}",
+                    "syscall",
+                    module=module,
+                    short=True,
+                    system_call=found.number,
+                )
+                yield FiredPlace(firing, {"offset": f"{address:#x}"})
+        names = ", ".join(module.rpartition("/")[2] for module, _ in found.places)
+        self._state.problems.warn(
+            place.span,
+            f"{place.text} is seen where {names} make it, not in libraries that are loaded later "
+            "nor in code that is made at run time",
+        )
 
     def _static(self, place: tree.Place, parts: list[str]) -> Iterator[FiredPlace]:
         if len(parts) == 3:

@@ -74,11 +74,14 @@ MOST: Final = (1 << 64) - 1
 
 
 class Lexer:
-    """Takes words off a text from ``at`` on."""
+    """Takes words off a text from ``at`` on. ``part``: of this part of it only."""
 
-    def __init__(self, source: SourceText, problems: Problems) -> None:
+    def __init__(
+        self, source: SourceText, problems: Problems, part: TextSpan | None = None
+    ) -> None:
         self.source = source
-        self.at = 0
+        self.text = source.text if part is None else source.text[: part.end]
+        self.at = 0 if part is None else part.start
         self._problems = problems
 
     def span(self, start: int, end: int) -> TextSpan:
@@ -87,18 +90,18 @@ class Lexer:
 
     def skip_blank(self) -> None:
         """Go to behind blanks and comments."""
-        found = _BLANK.match(self.source.text, self.at)
+        found = _BLANK.match(self.text, self.at)
         if found is not None:
             self.at = found.end()
-        if self.source.text.startswith("/*", self.at):
-            start, self.at = self.at, len(self.source.text)
+        if self.text.startswith("/*", self.at):
+            start, self.at = self.at, len(self.text)
             self._problems.add(self.span(start, start + 2), "this comment has no end", "write */")
 
     def next(self) -> ScriptToken:
         """The next word of code."""
         while True:
             self.skip_blank()
-            text, start = self.source.text, self.at
+            text, start = self.text, self.at
             if start >= len(text):
                 return ScriptToken(Kind.END, "", self.span(len(text), len(text)))
             token = self._word(text, start)

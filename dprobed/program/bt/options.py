@@ -16,6 +16,7 @@ class Options(msgspec.Struct, frozen=True):
     commands; ``config``: settings of the environment (``BPFTRACE_MAX_STRLEN``…), by their names in
     small letters without ``bpftrace_``: they go before those of the script. ``includes``: files
     that are included before all else; ``folders``: where included files are looked for besides.
+    ``redacted``: patterns of names whose values ``log`` does not show.
     """
 
     arguments: Sequence[str] = ()
@@ -26,6 +27,7 @@ class Options(msgspec.Struct, frozen=True):
     config: dict[str, str] = {}
     includes: Sequence[str] = ()
     folders: Sequence[str] = ()
+    redacted: Sequence[str] = ()
 
     @property
     def positional(self) -> list[str]:

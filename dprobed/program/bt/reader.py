@@ -26,11 +26,13 @@ class TokenReader:
         problems: Problems,
         types: TypeTable,
         defined: Mapping[str, SourceText] | None = None,
+        part: TextSpan | None = None,
     ) -> None:
+        """``part``: of the text, where not all of it is read."""
         self.source = source
         self.problems = problems
         self.types = types
-        self.lexer = Lexer(source, problems)
+        self.lexer = Lexer(source, problems, part)
         #: Names that `#define` gave a meaning, and their texts.
         self.defined = {} if defined is None else defined
         self.depth = 0
@@ -40,7 +42,7 @@ class TokenReader:
     def advance(self) -> ScriptToken:
         """The word, and go to the next one."""
         token = self.token
-        if token.kind is not Kind.END or self.lexer.at < len(self.source.text):
+        if token.kind is not Kind.END or self.lexer.at < len(self.lexer.text):
             self.token = self.lexer.next()
         return token
 

@@ -33,7 +33,8 @@ uprobe:libc:malloc /arg0 > 4096/ { @[comm, ustack(3)] = hist(arg0); }
 
 Contents: [probes](#probes) · [values](#values) · [statements](#statements) · [maps](#maps) ·
 [blocks](#blocks) · [names](#names) · [functions](#functions) · [altering](#altering) ·
-[files](#other-files-macros-settings) · [what is not there](#what-is-not-there)
+[files](#other-files-macros-settings) · [editors](#editors) ·
+[what is not there](#what-is-not-there)
 
 A script is places, maybe a condition, and what is done, as often as wanted:
 
@@ -66,6 +67,10 @@ fires |
 that has it |
 | `server.c:120` | short: a line |
 | `usdt:PROVIDER:NAME` | short: a static probe |
+| `syscall:NAME` | short: the `syscall` instructions of the executable, libc, the loader and other \
+libraries that are known at the start, where they make that system call; `arg0`… are its \
+arguments. \
+Not seen: what is loaded or made later, the vDSO, and where a call is left |
 | `watch NAME`, `watch NAME:8:rw` | short: a variable |
 
 Several places with commas between them share what is done. The condition stands between slashes,
@@ -85,6 +90,11 @@ Pointers know what they point to: `(struct req *)arg0`, `$r->path`, `$r.path`, `
 `&$r->path`, `$p + 1`. Types come from the script (`struct`, `union`, `enum`, `typedef`, bit
 fields, arrays), or from debug information. Texts are compared by `==` and `!=`; a text of the
 process is read where it is used, and only while the hit lasts.
+
+`log("n={n} path={r->path}")` prints a line, in which what stands between braces is shown as suits
+what it is: the address of letters as the text, a struct by its members; `{{` is a brace. With
+`--json` each value has its name. [`dprobe logpoint`](guide.md#logpoints-and-snapshots) is made of
+it.
 
 `str(x, n)` has `n - 1` bytes at most, as the last one is for the NUL, and is compared with no more
 than these. A text in quotes may have any byte (`"\\xff"`, `"\\377"`), which comes out as it is; a
@@ -171,6 +181,14 @@ a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another
 `config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings (a text that
 is cut off ends without a mark: `str_trunc_trailer` is refused). `let @x = hash(100);`
 says how many keys a map has.
+
+## Editors
+
+`etc/editor` is a package for VS Code that colours scripts: link it into `~/.vscode/extensions`.
+Other editors take its TextMate grammar, `bt.tmLanguage.json`. `dprobe lsp` is a language server
+(it needs the package pygls): it says what is wrong with a script as it is written, completes words,
+and functions behind `uprobe:MODULE:`, and shows what they mean. With `-p PID` it knows the
+functions, lines and variables of that process; without, short places in libc alone.
 
 ## What is not there
 

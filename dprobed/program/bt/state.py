@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from dprobed.program.bt import bundle
@@ -95,6 +97,8 @@ class Firing(msgspec.Struct, eq=False):
     place: str = ""
     variables: dict[str, ProgramVariable | None] = msgspec.field(default_factory=dict)
     result: Typed | None = None
+    #: Of an instruction that makes system calls: which one is meant.
+    system_call: int | None = None
 
 
 class ScriptState:
@@ -111,6 +115,8 @@ class ScriptState:
         self.actions: list[bundle.Action] = []
         #: What has not been set is 0: no text.
         self.strings: list[str] = [""]
+        #: What stands between braces in a `log`, as written, by its call.
+        self.messages: dict[int, list[Any]] = {}
         self.unsafe = False
         self.config: dict[str, str | int] = {}
         self.changed = False

@@ -40,6 +40,14 @@ class UnreadableFile(Exception):
     """A file that is there cannot be read; the text says why."""
 
 
+class SystemCallPlaces(msgspec.Struct, frozen=True):
+    """Where a system call may be made: its ``number``, and of each module the addresses (as the
+    file has them) of instructions that make it, or may do so."""
+
+    number: int
+    places: tuple[tuple[str, tuple[int, ...]], ...]
+
+
 class World(Protocol):
     """Answers of whoever knows modules and files. What is not known is None, or empty."""
 
@@ -64,6 +72,10 @@ class World(Protocol):
 
     def static_probes(self, module: str, pattern: str) -> Sequence[str]:
         """``PROVIDER:NAME`` of the static probes that are like a pattern of that form."""
+        ...
+
+    def system_call(self, name: str) -> SystemCallPlaces | None:
+        """Where the system call of this name is made; None: there is none."""
         ...
 
     def parameters(self, module: str, function: str) -> Sequence[Parameter] | None:
@@ -115,6 +127,10 @@ class NoWorld:
     def static_probes(self, module: str, pattern: str) -> Sequence[str]:
         """None."""
         return ()
+
+    def system_call(self, name: str) -> SystemCallPlaces | None:
+        """None."""
+        return None
 
     def parameters(self, module: str, function: str) -> Sequence[Parameter] | None:
         """Not known."""

@@ -19,13 +19,14 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
     """Something of note in a target of this connection. ``program``: what it executes now, of an
-    ``exec``."""
+    ``exec``; ``core``: where a core is, of a ``dump``."""
 
     kind: NoticeKind
     pid: int
     tid: int
     text: str
     program: str = ""
+    core: str = ""
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):

@@ -102,3 +102,17 @@ def test_metrics_go_nowhere_else(tmp_path: Path, text: str, message: str) -> Non
     file.write_text(f"{text}\n")
     with pytest.raises(PolicyError, match=message):
         config.load(file, os.geteuid())
+
+
+def test_what_snapshots_show_at_most(tmp_path: Path) -> None:
+    file = tmp_path / "dprobed.toml"
+    file.write_text('[snapshots]\ndepth = 2\nframes = 100000\nredact = ["*card*", "pin"]\n')
+    found = config.load(file, os.geteuid()).snapshots
+    assert (found.depth, found.width, found.frames) == (2, 1000, 255)
+    assert found.redact == ("*card*", "pin")
+    file.write_text("[snapshots]\ndepth = 0\ndeep = 1\nredact = 3\n")
+    with pytest.raises(PolicyError) as raised:
+        config.load(file, os.geteuid())
+    said = str(raised.value)
+    assert "unknown key `deep`" in said and "`redact` is text or a list" in said
+    assert "depth" in said

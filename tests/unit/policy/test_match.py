@@ -25,6 +25,7 @@ from dprobed.policy.store import PolicyStore, files
 from dprobed.policy.trust import distrusted
 from dprobed.proc import processes
 from dprobed.proc.processes import Process
+from dprobed.program.bytecode import decode
 from dprobed.wire.limits import Limits
 
 REFUSALS = Path(__file__).parents[2] / "policies" / "refusals"
@@ -396,6 +397,54 @@ def test_applications(tmp_path: Path) -> None:
     assert found.decide(process()).auto_insertion is auto_insertion
     assert found.decide(process(exe="/bin/cat")).auto_insertion is None
     assert found.decide(process(kernel_thread=True)).auto_insertion is None
+
+
+def test_scripts_are_inserted_as_programs_are(tmp_path: Path) -> None:
+    (tmp_path / "types.h").write_text("struct req { int state; };\n")
+    (tmp_path / "sizes.bt").write_text(
+        '#include "types.h"\n'
+        "uprobe:libc.so.6:malloc { @[comm] = hist(arg0); }\n"
+        "uprobe:/opt/srv:handle /((struct req *)arg0)->state == 3/ { @bad = count(); arg1 = 0; }\n"
+    )
+    text = """
+    [[policy]]
+    name = "p"
+    match.exe = "nginx"
+    apply.programs = "sizes.bt"
+    apply.scripts = ["uprobe:libc.so.6:free { @ = count() }"]
+    """
+    (auto_insertion,) = policies(tmp_path, text).auto_insertions()
+    found = [
+        (each.label, decode(each.bytecode).header.name, set(each.needs))
+        for each in auto_insertion.programs
+    ]
+    assert found == [
+        ("sizes", "libc.so.6", {Right.OBSERVE}),
+        ("sizes", "/opt/srv", {Right.OBSERVE, Right.ALTER}),
+        ("p", "libc.so.6", {Right.OBSERVE}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("uprobe:libc.so.6:malloc { @ = hist(arg0 }", ":1:"),
+        ('uprobe:libc.so.6:malloc { printf("x"); }', "it prints, or has blocks"),
+        ("interval:s:1 { @ = 1; }", "it prints, or has blocks"),
+        ("malloc { @ = count() }", "write uprobe:MODULE:malloc"),
+    ],
+)
+def test_scripts_that_are_refused_say_where(tmp_path: Path, script: str, said: str) -> None:
+    (tmp_path / "one.bt").write_text(script)
+    head = '[[policy]]\nname = "p"\nmatch.exe = "x"\n'
+    for text, where in (
+        ("apply.programs = 'one.bt'\n", f"{tmp_path}/one.bt"),
+        (f"apply.scripts = '{script}'\n", "script"),
+    ):
+        with pytest.raises(PolicyError) as error:
+            policies(tmp_path, head + text)
+        assert f"{tmp_path}/test.toml:4:" in str(error.value)
+        assert f"{where}:1:" in str(error.value) and said in str(error.value)
 
 
 @pytest.mark.parametrize("path", sorted(REFUSALS.glob("*.toml")), ids=lambda path: path.stem)

@@ -40,7 +40,7 @@ class Names(Protocol):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A record, as far as scripts look at it."""
+    """A record, as far as scripts look at it. ``time``: monotonic nanoseconds."""
 
     pid: int
     tid: int
@@ -50,6 +50,7 @@ class Hit(msgspec.Struct, frozen=True):
     exception: dict[str, Any] | None = None
     program: str = ""
     place: str = ""
+    time: int = 0
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -245,7 +246,7 @@ _KEYED: Final = (bt.PrintEntry, bt.Delete, bt.Fetch)
 
 def _arguments(action: bt.Action) -> tuple[bt.Value, ...]:
     """The types of what follows the number of an action."""
-    if isinstance(action, bt.Printf | bt.System | bt.Cat):
+    if isinstance(action, bt.Printf | bt.Log | bt.System | bt.Cat):
         return action.arguments
     if isinstance(action, bt.Print):
         return (action.argument,)

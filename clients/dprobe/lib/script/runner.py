@@ -46,6 +46,9 @@ class ScriptPrinter(Protocol):
     def printf(self, act: bt.Printf, values: Sequence[Shown]) -> None:
         """``printf``, ``errorf`` or ``warnf``."""
 
+    def log(self, act: bt.Log, values: Sequence[Shown], hit: Hit | None) -> None:
+        """A line of ``log``, and the hit it is of; None: of a block."""
+
     def value(self, value: Shown) -> None:
         """A value and the end of a line."""
 
@@ -273,7 +276,7 @@ class Runner:
 
     def _show(self, hit: Hit) -> None:
         for act in self._decoder.acts(hit.log, hit.pid, hit.comm):
-            self._perform(act)
+            self._perform(act, hit)
         if hit.exit in _FAILED and hit.place not in self._told:
             self._told.add(hit.place)
             raised = (hit.exception or {}).get("name", "")
@@ -283,12 +286,14 @@ class Runner:
                 "shown before is shown, and further such hits are not told of"
             )
 
-    def _perform(self, act: Act) -> None:
+    def _perform(self, act: Act, hit: Hit | None = None) -> None:
         if self.status is not None and not self._over:
             return
         match act.action:
             case bt.Printf():
                 self._printer.printf(act.action, act.values)
+            case bt.Log():
+                self._printer.log(act.action, act.values, hit)
             case bt.Print():
                 self._printer.value(act.values[0])
             case bt.PrintMap():
@@ -377,7 +382,7 @@ def _has_symbols(bundle: bt.Bundle) -> bool:
     """Whether addresses, or stacks, are shown by name."""
     found = [value for each in bundle.maps for value in (*each.key, each.value)]
     for action in bundle.actions:
-        if isinstance(action, bt.Printf):
+        if isinstance(action, bt.Printf | bt.Log):
             found += action.arguments
         elif isinstance(action, bt.Print):
             found.append(action.argument)

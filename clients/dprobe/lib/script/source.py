@@ -38,7 +38,8 @@ COMPILED: Final = ".btb"
 class Script(msgspec.Struct, frozen=True):
     """A script's text. ``file``: where it is from; ``arguments``: what it is given. ``bundle``: it
     is compiled already, with the arguments that it was given then. ``includes``, ``folders``: as
-    ``Options`` has them."""
+    ``Options`` has them, and ``redacted``. ``label``: what its programs are called, if not as the
+    file."""
 
     text: str
     file: str
@@ -46,6 +47,8 @@ class Script(msgspec.Struct, frozen=True):
     bundle: Bundle | None = None
     includes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    redacted: tuple[str, ...] = ()
+    label: str = ""
 
 
 def read(path: str, arguments: Sequence[str] = ()) -> Script:
@@ -102,6 +105,7 @@ def bundle_of(script: Script, world: World, *, child: int = 0, unsafe: bool = Tr
         config=_settings(),
         includes=script.includes,
         folders=script.folders,
+        redacted=script.redacted,
     )
     return compile_script(script.text, script.file, options, world)
 
@@ -144,6 +148,8 @@ def loaded(bundle: Bundle, script: Script, choice: Choice, executable: str = "")
 
 def label(script: Script) -> str:
     """What its programs are called."""
+    if script.label:
+        return readable(script.label)[:255]
     if script.file == COMMAND_LINE:
         return "script"
     name = script.file.rpartition("/")[2].removesuffix(COMPILED).removesuffix(SUFFIX)

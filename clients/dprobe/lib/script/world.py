@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dprobe.lib import reading
 from dprobe.lib.debug_types import DebugTypes
@@ -20,10 +20,20 @@ from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
-from dprobed.program.bt.world import NoWorld, Parameter, ProgramVariable, Typed, UnreadableFile
+from dprobed.program.bt.world import (
+    NoWorld,
+    Parameter,
+    ProgramVariable,
+    SystemCallPlaces,
+    Typed,
+    UnreadableFile,
+)
 from dprobed.program.rpn.preprocessor import SourceError
 from dprobed.program.types import Types
 from dprobed.program.variables import SourceFunction
+
+if TYPE_CHECKING:
+    from dprobed.binary.system_calls import SystemCalls
 
 _WILD: Final = frozenset("*?[")
 _LIBC: Final = "libc.so.6"
@@ -39,6 +49,7 @@ class FileWorld(NoWorld):
         self._files_of: Final = files
         self._opened: dict[str, Binary | None] = {}
         self._debug: Final = DebugTypes()
+        self._calls: dict[str, SystemCalls | None] = {}
 
     @cached_property
     def _files(self) -> Sequence[File]:
@@ -93,6 +104,36 @@ class FileWorld(NoWorld):
         except LocationError:
             return ()
         return [name for name in dict.fromkeys(names) if fnmatchcase(name, pattern)]
+
+    def system_call(self, name: str) -> SystemCallPlaces | None:
+        """Where the files of the targets make it, else libc."""
+        # Here: few scripts come to need it.
+        from dprobed.arch.x86_64.syscalls import system_call_number
+
+        number = system_call_number(name)
+        if number is None:
+            return None
+        libc = self._binary(_LIBC) if not self._files else None
+        files = [file.elf for file in self._files] if self._files else [libc]
+        places = []
+        for elf in files:
+            known = self._system_calls(elf) if elf is not None else None
+            if elf is None or known is None:
+                continue
+            addresses = sorted((*known.by_number.get(number, ()), *known.unknown))
+            if addresses:
+                places.append((elf.path, tuple(addresses)))
+        return SystemCallPlaces(number, tuple(places))
+
+    def _system_calls(self, elf: Binary) -> SystemCalls | None:
+        from dprobed.binary.system_calls import system_calls
+
+        if elf.path not in self._calls:
+            try:
+                self._calls[elf.path] = system_calls(elf)
+            except LocationError:
+                self._calls[elf.path] = None
+        return self._calls[elf.path]
 
     # -- from debug information -----------------------------------------------------------------
 

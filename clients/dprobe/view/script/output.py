@@ -13,9 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from dprobe.lib.script.decode import Hit
 from dprobe.lib.script.values import Shown, ShownMap
 from dprobe.view.output import Sink, write_all
-from dprobe.view.script import maps, values
+from dprobe.view.script import logs, maps, values
 from dprobe.view.script.formats import formatted
 from dprobed.proc import far
 from dprobed.program.bt import bundle as bt
@@ -34,7 +35,9 @@ class ScriptOutput:
     ``form``: text or json. ``bare``: without what bpftrace says of itself (how many probes are in,
     the empty lines before the maps at the end). ``mode``: when it is written: at the end of each
     batch (``line``), at once (``none``), or when there is much of it (``full``). ``cat_bytes``: how
-    much of a file ``cat`` shows. Raises UserError when the file cannot be made.
+    much of a file ``cat`` shows. ``dated``: time and process stand before what ``log`` prints, of
+    which the first ``most_logs`` are written (0: all). Raises UserError when the file cannot be
+    made.
     """
 
     def __init__(
@@ -47,12 +50,16 @@ class ScriptOutput:
         mode: str = "line",
         warnings: bool = True,
         cat_bytes: int = _CAT,
+        dated: bool = False,
+        most_logs: int = 0,
     ) -> None:
         self._json: Final = form == "json"
         self._bare: Final = bare
         self._mode: Final = mode
         self._warnings: Final = warnings
         self._cat_bytes: Final = cat_bytes
+        self._dated: Final = dated
+        self._logs_left = most_logs if most_logs else -1
         self._sink: Final = Sink(path, descriptor, "nothing further is written")
         #: What comes before it is said how many probes are in is printed after that.
         self._held = True
@@ -69,6 +76,11 @@ class ScriptOutput:
         """The exit status for that; 0 where all was written."""
         return self._sink.status
 
+    @property
+    def has_all_logs(self) -> bool:
+        """Whether all lines of ``log`` that are wanted were written."""
+        return self._logs_left == 0
+
     # -- what scripts do ------------------------------------------------------------------------
 
     def printf(self, act: bt.Printf, arguments: Sequence[Shown]) -> None:
@@ -80,6 +92,17 @@ class ScriptOutput:
             self.flush()
             place = f"{act.place}: " if act.place else ""
             _to_stderr(f"{place}{_PREFIX.get(act.to, '')}{text}\n")
+
+    def log(self, act: bt.Log, arguments: Sequence[Shown], hit: Hit | None) -> None:
+        """A line of ``log``: in JSON with the values by what they are written as, and the hit."""
+        if hit is not None:
+            if self.has_all_logs:
+                return
+            self._logs_left -= 1
+        if self._json:
+            self._write(logs.as_json(act, arguments, hit))
+        else:
+            self._write(logs.text(act, arguments, hit if self._dated else None))
 
     def value(self, value: Shown) -> None:
         """A value and the end of a line."""
@@ -97,6 +120,10 @@ class ScriptOutput:
     def entry(self, shown: ShownMap) -> None:
         """One entry of a map."""
         self.map(shown, 0, 1)
+
+    def plain(self, text: str) -> None:
+        """Lines that are whole in themselves."""
+        self._write(text)
 
     def text(self, kind: str, text: str) -> None:
         """Text as it is; in JSON with its kind."""

@@ -136,6 +136,9 @@ class Running:
         name = type(action).__name__
         if isinstance(action, bundle.Printf | bundle.System | bundle.Cat):
             return (name, action.format, *(self.value(one, row) for one in action.arguments))
+        if isinstance(action, bundle.Log):
+            values = [self.value(one, row) for one in action.arguments]
+            return (name, action.texts, dict(zip(action.names, values, strict=True)))
         if isinstance(action, bundle.Print):
             return (name, self.value(action.argument, row))
         if isinstance(action, bundle.PrintEntry | bundle.Delete | bundle.Fetch):
