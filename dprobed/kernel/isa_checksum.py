@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 #: The checksum of ``kernel_bridge/interp/isa.h``.
-ISA: Final = 0x7D80A169
+ISA: Final = 0xCDA93C63

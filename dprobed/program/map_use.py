@@ -38,6 +38,7 @@ _ITEMS: Final = {
     "key str": KeyItem.STRING,
     "key comm": KeyItem.NAME,
     "key ustack": KeyItem.STACK,
+    "key kstack": KeyItem.STACK,
 }
 
 

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from dprobed.kernel.abi import REQUESTS, Attach, Kind, Load, Query, Refusal, State, Vars
+from dprobed.kernel.abi import ARRAYS, REQUESTS, Attach, Kind, Load, Query, Refusal, State, Vars
 from dprobed.program.isa import BY_KEY, encode_one
 from dprobed.program.registers import REGISTER_INDEX
 from tests.kernel.device import (
@@ -40,7 +40,7 @@ DATA = 0xFFFF888000000000
 #: Fixed (Documentation/x86/x86_64/mm.rst).
 CPU_ENTRY_AREA = 0xFFFFFE0000000000
 
-GOOD = kernel_program("push 1\nlog i32 x\nexit mine", "vars = 2\ngvars = 3")
+GOOD = kernel_program("push 1\nlog i32 x\nexit mine", "vars = 2\ngvars = 3\nmap = n, count")
 FACILITIES = {"mine": 9}
 
 
@@ -52,15 +52,14 @@ def _references(machine: Machine) -> str:
 HEADER = {
     "flags": 2, "major": 0, "vars": 257, "gvars": 257, "jmpmax": 1 << 31, "logmax": 65537,
     "ex_logmax": 65537, "code_size": 65537, "probe_count": 10001, "facility_count": 257,
-    "name_count": 257,
+    "name_count": 257, "map_count": 17,
 }  # fmt: skip
 LOADS = [
     *((field, value, errno.EBADMSG, Refusal.BAD_HEADER) for field, value in HEADER.items()),
     *((field, 0, errno.EBADMSG, Refusal.BAD_HEADER) for field in ("code_size", "probe_count")),
     *(("modtype", value, errno.EBADMSG, Refusal.BAD_MODTYPE) for value in (0, 1, 3, 8)),
     *(("ring", value, errno.EINVAL, None) for value in (0, 2048, 6000, 32 << 20)),
-    ("pad", 1, errno.EINVAL, None),
-    *((f, BAD, errno.EFAULT, None) for f in ("code", "probes", "facilities", "names", "symbols")),
+    *((field, BAD, errno.EFAULT, None) for field in ARRAYS),
 ]
 
 

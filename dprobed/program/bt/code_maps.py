@@ -201,9 +201,9 @@ def _add_items(code: Coding, run: list[Kind]) -> None:
         to.add("key comm")
     elif isinstance(first, Stack):
         if first.depth >= 127:
-            to.add("key ustack")
+            to.add(f"key {first.name}")
         else:
-            to.add("key ustack,depth", first.depth)
+            to.add(f"key {first.name},depth", first.depth)
     elif _plain(first):
         to.add("key count", len(run))
     else:

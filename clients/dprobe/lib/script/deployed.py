@@ -139,11 +139,15 @@ class Deployed:
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._new |= {probe.pid for probe in report.probes if probe.state == "active"}
-            for probe in report.probes:
-                if probe.state not in ("active", "pending", "disabled", "removed"):
-                    self._tell(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
+            self._tell_of(report.probes)
         elif isinstance(report, messages.Notice) and report.kind not in ("exec",):
             self._tell(report.text)
+
+    def _tell_of(self, probes: Sequence[messages.ProbeInfo]) -> None:
+        """Say which of these are not in."""
+        for probe in probes:
+            if probe.state not in ("active", "pending", "disabled", "removed"):
+                self._tell(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
 
     def _tell(self, text: str) -> None:
         if text not in self._told:
