@@ -39,6 +39,8 @@ def is_of_any_machine(instruction: Instruction) -> bool:
 def _is_of_any_machine(case: Case) -> bool:
     if case.refused or case.accepted or case.memory or case.registers or case.lost:
         return False
+    if any(", tseries" in each for each in case.maps):  # The time is the machine's own.
+        return False
     if case.kept:  # In the kernel an entry part alone can have left it.
         return False
     code = assemble(case.source(), case.place).code
