@@ -12,6 +12,10 @@
  * and the writing end of the ring of the program there, belong to that hit and
  * need no lock.
  *
+ * Maps.  What a hit does to one, it does on its own CPU's part, or holds a part
+ * for a moment that hits on other CPUs wait for, for a bounded time: see
+ * interp/bank.c and map.c.
+ *
  * The end.  dpb_program_free() takes the program out of the list that module
  * events go through, and unregisters the probes, which waits until no CPU is
  * in their handlers; then it waits for the work that hits have queued; only
@@ -164,6 +168,7 @@ struct dpb_place {
  * @cpus: by number; NULL for those that cannot come
  * @lock: protects placing
  * @reading: protects the reading end of the rings
+ * @map_lock: protects that the banks of maps are read and replaced
  * @wait: who waits for records
  * @wanted: whether somebody does: a hit that clears it wakes them
  * @retired: whether a probe has ended since @disarm was queued
@@ -179,6 +184,7 @@ struct dpb_program {
 	struct dpb_cpu **cpus;
 	struct mutex lock;
 	struct mutex reading;
+	struct mutex map_lock;
 	wait_queue_head_t wait;
 	u32 wanted;
 	u32 retired;
@@ -190,10 +196,12 @@ struct dpb_program {
  * struct dp_env - what the interpreter sees of a hit
  * @regs: at the probe
  * @process: it is one of a process: its memory is there, the kernel's is not
+ * @has_registers: whether the place has some, or @regs has but words
  */
 struct dp_env {
 	struct pt_regs *regs;
 	bool process;
+	bool has_registers;
 };
 
 /* main.c */
@@ -215,6 +223,11 @@ void dpb_session_put(struct dpb_session *session);
 /* program.c */
 int dpb_load(struct dpb_session *session, struct dprobes_load __user *to);
 
+/* map.c */
+int dpb_maps_make(struct dp_program *code);
+void dpb_maps_free(struct dp_program *code);
+int dpb_contents(struct dpb_program *program, struct dprobes_contents *contents);
+
 /* probe.c */
 void dpb_probes_init(struct dpb_program *program);
 void dpb_hit(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
@@ -222,6 +235,7 @@ bool dpb_entered(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
 void dpb_hit_words(struct dpb_place *place, const u64 *words, u64 ip);
 
 /* dump.c */
+bool dpb_has_registers(const struct dpb_place *place);
 int dpb_dump_init(const struct dp_program *program, struct dpb_cpu *cpu);
 void dpb_dump(const struct dpb_place *place, struct dpb_cpu *cpu,
 	      struct pt_regs *regs);
@@ -236,6 +250,7 @@ void dpb_module_came(struct dpb_program *program, const struct module *module);
 void dpb_take_out(struct dpb_program *program, const struct module *module,
 		  bool init_only);
 void dpb_disarm(struct dpb_program *program);
+void dpb_detach(struct dpb_program *program);
 void dpb_detach_all(struct dpb_program *program);
 
 /* watch.c */

@@ -12,7 +12,6 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#include <asm/unwind.h>
 
 #include "bridge.h"
 
@@ -68,34 +67,19 @@ static u8 *dpb_put_frame(u8 *to, unsigned long address, bool called)
 }
 NOKPROBE_SYMBOL(dpb_put_frame);
 
-/* @regs: where it begins; NULL: here, behind what is in this module. */
-static u8 *dpb_put_stack(u8 *to, struct pt_regs *regs)
+static u8 *dpb_put_stack(u8 *to, struct dp_env *env)
 {
-	struct unwind_state state;
-	unsigned long address;
-	u32 count = 0;
+	u64 frames[DPB_FRAMES];
+	u32 count = dp_env_stack(env, frames, DPB_FRAMES), i;
 
-	if (regs) {
-		to = dpb_put_frame(to, regs->ip, false);
-		count++;
-	}
-	for (unwind_start(&state, current, regs, NULL);
-	     count < DPB_FRAMES && !unwind_done(&state);
-	     unwind_next_frame(&state)) {
-		address = unwind_get_return_address(&state);
-		if (!address)
-			break;
-		if (!count && within_module(address, THIS_MODULE))
-			continue;
-		to = dpb_put_frame(to, address, true);
-		count++;
-	}
+	for (i = 0; i < count; i++)
+		to = dpb_put_frame(to, frames[i], i || !env->has_registers);
 	return to;
 }
 NOKPROBE_SYMBOL(dpb_put_stack);
 
 /* At a tracepoint and a static hook there are words in place of registers. */
-static bool dpb_has_registers(const struct dpb_place *place)
+bool dpb_has_registers(const struct dpb_place *place)
 {
 	if (place->kind == DPROBES_HOOK)
 		return place->exit.hook->symbol;
@@ -135,17 +119,15 @@ int dpb_dump_init(const struct dp_program *program, struct dpb_cpu *cpu)
 void dpb_dump(const struct dpb_place *place, struct dpb_cpu *cpu,
 	      struct pt_regs *regs)
 {
-	bool has = dpb_has_registers(place);
+	bool process = place->kind == DPROBES_FILE;
+	struct dp_env env = { regs, process, dpb_has_registers(place) };
 	u8 *to = cpu->dump;
 	u32 i;
 
-	for (i = 0; has && i < ARRAY_SIZE(dpb_register_names); i++)
+	for (i = 0; env.has_registers && i < ARRAY_SIZE(dpb_register_names); i++)
 		to = dpb_put_register(to, dpb_register_names[i],
-				      dp_env_reg(&(struct dp_env){ regs }, false,
-						 i));
-	/* A process that executes a file has no place in the kernel. */
-	if (!has || !user_mode(regs))
-		to = dpb_put_stack(to, has ? regs : NULL);
+				      dp_env_reg(&env, false, i));
+	to = dpb_put_stack(to, &env);
 	cpu->dump_size = to - cpu->dump;
 }
 NOKPROBE_SYMBOL(dpb_dump);

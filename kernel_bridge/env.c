@@ -6,11 +6,13 @@
  */
 #include <linux/cred.h>
 #include <linux/kprobes.h>
+#include <linux/module.h>
 #include <linux/sched.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 #include <asm/msr.h>
 #include <asm/segment.h>
+#include <asm/unwind.h>
 
 #include "bridge.h"
 
@@ -190,6 +192,31 @@ u64 dp_env_fact(struct dp_env *env, enum dp_fact fact)
 	}
 }
 NOKPROBE_SYMBOL(dp_env_fact);
+
+u32 dp_env_stack(struct dp_env *env, u64 *frames, u32 most)
+{
+	struct pt_regs *regs = env->has_registers ? env->regs : NULL;
+	struct unwind_state state;
+	unsigned long address;
+	u32 count = 0;
+
+	/* A process that executes a file has no place in the kernel. */
+	if (regs && user_mode(regs))
+		return 0;
+	if (regs)
+		frames[count++] = regs->ip;
+	for (unwind_start(&state, current, regs, NULL);
+	     count < most && !unwind_done(&state); unwind_next_frame(&state)) {
+		address = unwind_get_return_address(&state);
+		if (!address)
+			break;
+		if (!count && within_module(address, THIS_MODULE))
+			continue;
+		frames[count++] = address;
+	}
+	return count;
+}
+NOKPROBE_SYMBOL(dp_env_stack);
 
 void dp_env_comm(struct dp_env *env, u8 *comm)
 {

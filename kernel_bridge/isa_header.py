@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dprobed.program import exceptions, exits, isa, items
+from dprobed.program import exceptions, exits, isa, items, maps, user_stack
+from dprobed.program.exec.lowering import FRAME_COST
 from dprobed.program.generated import write_or_check
 from dprobed.program.isa import Flow, Instruction, Operand
 from dprobed.program.registers import REGISTERS, USER_REGS, Register
@@ -112,7 +113,7 @@ def _insn_flags(instruction: Instruction) -> str:
         "DP_INSN_KERNEL": instruction.kernel_only,
         "DP_INSN_WRITES": instruction.writes,
         "DP_INSN_HOLDS": instruction.holds,
-        "DP_INSN_MAPS": instruction.group == "maps",
+        "DP_INSN_USTACK": instruction.name.endswith(" ustack"),
     }
     return " | ".join(flag for flag, is_set in flags.items() if is_set) or "0"
 
@@ -193,12 +194,29 @@ def _limits() -> dict[str, int]:
         "DP_OPERAND_IS_HOOK": exceptions.OPERAND_HOOK,
         "DP_OPERAND_IS_REGISTER": exceptions.OPERAND_REGISTER,
         "DP_OPERAND_IS_PORT": exceptions.OPERAND_PORT,
+        "DP_OPERAND_IS_KEY": exceptions.OPERAND_KEY,
         "DP_KEPT_WORDS": isa.KEPT_WORDS,
         "DP_FACILITY_DUMP": exits.DUMP,
         "DP_REGS": len(USER_REGS),
         "DP_VALUE_KINDS": len(VALUE_KINDS),
         "DP_VALUE_HEX": KIND_NUMBERS["hex"],
+        "DP_MAX_MAPS": maps.MAX_MAPS,
+        "DP_MAX_KEY_ITEMS": maps.MAX_KEY_ITEMS,
+        "DP_MAX_MAP_SIZE": maps.MAX_SIZE,
+        "DP_MAX_BUCKETS": maps.MAX_BUCKETS,
+        "DP_STRING_BYTES": maps.STRING_BYTES,
+        **_hist_and_tseries(),
+        "DP_MOST_FRAMES": user_stack.MOST_FRAMES,
+        "DP_USUAL_FRAMES": user_stack.USUAL_FRAMES,
+        "DP_FRAME_COST": FRAME_COST,
     }
+
+
+def _hist_and_tseries() -> dict[str, int]:
+    """How large the arguments of these can be."""
+    (bits,) = maps.KIND_BY_NAME["hist"].arguments
+    interval, _ = maps.KIND_BY_NAME["tseries"].arguments
+    return {"DP_MAX_HIST_BITS": bits.high, "DP_MAX_INTERVAL": interval.high}
 
 
 def _body() -> Iterator[str]:
@@ -222,9 +240,12 @@ def _body() -> Iterator[str]:
             )
         },
     )
+    ends = {f"DP_END_{end.name}": int(end) for end in user_stack.StackEnd}
+    yield from _enum("dp_stack_end", ends)
+    yield from _enum("dp_kind", {f"DP_KIND_{_symbol(k.name)}": n for n, k in enumerate(maps.KINDS)})
     yield from _enum("dp_reg", {f"DP_REG_{_symbol(n)}": i for i, n in enumerate(USER_REGS)})
     yield from _enum("dp_cpu", {f"DP_CPU_{_symbol(n)}": i for i, n in enumerate(CPU)})
-    insn_flags = ("LOCALS", "GLOBALS", "KERNEL", "WRITES", "HOLDS", "MAPS")
+    insn_flags = ("LOCALS", "GLOBALS", "KERNEL", "WRITES", "HOLDS", "USTACK")
     for bit, name in enumerate(insn_flags):
         yield f"#define DP_INSN_{name} {1 << bit:#x}"
     yield ""

@@ -452,6 +452,26 @@ int dpb_query(struct dpb_program *program, struct dprobes_query *query)
 }
 
 /**
+ * dpb_detach() - take all probes of a program out for good
+ * @program: of which
+ *
+ * Returns when no CPU is in a handler: what was counted, recorded and kept in
+ * maps is whole then, and stays to be read.
+ */
+void dpb_detach(struct dpb_program *program)
+{
+	u32 i;
+
+	dpb_unpublish(program);
+	mutex_lock(&program->lock);
+	for (i = 0; i < program->program.def.probe_count; i++)
+		if (READ_ONCE(program->places[i].state) != DPROBES_FAILED)
+			WRITE_ONCE(program->places[i].state, DPROBES_REMOVED);
+	mutex_unlock(&program->lock);
+	dpb_take_out(program, NULL, false);
+}
+
+/**
  * dpb_detach_all() - take all probes of a program out
  * @program: of which; nobody else uses it any more
  *

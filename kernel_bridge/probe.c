@@ -59,9 +59,11 @@ static void dpb_run_part(struct dp_machine *machine, struct dpb_place *place,
 {
 	struct dpb_program *program = place->program;
 	struct dpb_cpu *cpu = program->cpus[raw_smp_processor_id()];
-	struct dp_env env = { regs, place->kind == DPROBES_FILE };
+	bool process = place->kind == DPROBES_FILE;
+	struct dp_env env = { regs, process, dpb_has_registers(place) };
 
 	machine->kept = kept;
+	machine->cpu = raw_smp_processor_id();
 	dp_run(machine, &program->program, place->index, part, &cpu->buffers,
 	       &env, DP_BUDGET);
 }

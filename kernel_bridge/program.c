@@ -48,6 +48,7 @@ static void dpb_program_free(struct dpb_program *program)
 	if (program->together)
 		dpb_detach_all(program);
 	dpb_free_cpus(program);
+	dpb_maps_free(code);
 	kvfree(program->together);
 	kvfree(program->places);
 	kvfree(code->code);
@@ -94,6 +95,26 @@ static int dpb_copy_probes(struct dp_program *code)
 	return code->probes ? 0 : -ENOMEM;
 }
 
+static int dpb_copy_maps(struct dp_program *code)
+{
+	u32 count = code->def.map_count, i;
+	const struct dprobes_map *defs;
+	int error;
+
+	error = dpb_copy_in((const void **)&defs, code->def.maps, count,
+			    sizeof(*defs));
+	if (error)
+		return error;
+	if (!dpb_fails())
+		code->maps = kvcalloc(count, sizeof(*code->maps),
+				      GFP_KERNEL_ACCOUNT);
+	if (code->maps)
+		for (i = 0; i < count; i++)
+			code->maps[i].def = defs[i];
+	kvfree(defs);
+	return code->maps ? 0 : -ENOMEM;
+}
+
 /* All that the program's addresses point at; its counts are within limits. */
 static int dpb_copy_arrays(struct dp_program *code)
 {
@@ -114,6 +135,8 @@ static int dpb_copy_arrays(struct dp_program *code)
 	if (!error)
 		error = dpb_copy_in((const void **)&code->symbols, def->symbols,
 				    def->name_count, sizeof(*code->symbols));
+	if (!error)
+		error = dpb_copy_maps(code);
 	return error;
 }
 
@@ -225,7 +248,7 @@ static int dpb_make_memory(struct dpb_program *program)
 		if (error)
 			return error;
 	}
-	return 0;
+	return dpb_maps_make(code);
 }
 
 /* There are as many global variables as the program needs, at least. */
@@ -254,6 +277,7 @@ static struct dpb_program *dpb_program_alloc(struct dpb_session *session,
 	program->program.alter = dpb_allow_alter;
 	mutex_init(&program->lock);
 	mutex_init(&program->reading);
+	mutex_init(&program->map_lock);
 	INIT_LIST_HEAD(&program->list);
 	init_waitqueue_head(&program->wait);
 	kref_get(&session->ref);
@@ -302,7 +326,7 @@ static struct dpb_program *dpb_make(struct dpb_session *session,
  *
  * Return: a descriptor, or
  * * -EFAULT
- * * -EINVAL - a pad that is not 0, a size of rings that cannot be
+ * * -EINVAL - a size of rings that cannot be
  * * -EBADMSG - the program is refused; the caller's structure says why
  * * -ENOMEM, -EMFILE
  */
@@ -315,7 +339,7 @@ int dpb_load(struct dpb_session *session, struct dprobes_load __user *to)
 
 	if (copy_from_user(&def, to, sizeof(def)))
 		return -EFAULT;
-	if (def.pad || def.ring < PAGE_SIZE || def.ring > DPB_RING_MOST ||
+	if (def.ring < PAGE_SIZE || def.ring > DPB_RING_MOST ||
 	    !is_power_of_2(def.ring))
 		return -EINVAL;
 	program = dpb_make(session, &def, &refusal);
@@ -479,6 +503,7 @@ static long dpb_program_ioctl(struct file *file, unsigned int request,
 		struct dprobes_query query;
 		struct dprobes_vars vars;
 		struct dprobes_stats stats;
+		struct dprobes_contents contents;
 	} copy = {};
 	size_t size = _IOC_SIZE(request);
 	int error = 0;
@@ -502,6 +527,12 @@ static long dpb_program_ioctl(struct file *file, unsigned int request,
 		break;
 	case DPROBES_STATS:
 		dpb_stats(program, &copy.stats);
+		break;
+	case DPROBES_DETACH:
+		dpb_detach(program);
+		break;
+	case DPROBES_CONTENTS:
+		error = dpb_contents(program, &copy.contents);
 		break;
 	default:
 		return -ENOTTY;

@@ -11,13 +11,15 @@ from enum import IntEnum
 from typing import Final
 
 from dprobed.program.isa import ModType, Operand, decode_at
+from dprobed.program.maps import KIND_NUMBERS, MapDefinition
 from dprobed.program.model import Program
 
-ABI: Final = 3
+ABI: Final = 4
 AUTOSTACKTRACE: Final = 1
+SIGNED: Final = 1
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
-_s32 = ctypes.c_int32
+_s32, _s64 = ctypes.c_int32, ctypes.c_int64
 
 
 class Version(ctypes.Structure):
@@ -47,6 +49,18 @@ class Name(ctypes.Structure):
     _fields_ = (("size", _u8), ("text", _u8 * 63))
 
 
+class Map(ctypes.Structure):
+    """``struct dprobes_map``."""
+
+    _fields_ = (
+        ("kind", _u32),
+        ("keys", _u32),
+        ("size", _u32),
+        ("flags", _u32),
+        ("arguments", _s64 * 3),
+    )
+
+
 class Load(ctypes.Structure):
     """``struct dprobes_load``."""
 
@@ -64,12 +78,13 @@ class Load(ctypes.Structure):
         ("facility_count", _u32),
         ("name_count", _u32),
         ("ring", _u32),
-        ("pad", _u32),
+        ("map_count", _u32),
         ("code", _u64),
         ("probes", _u64),
         ("facilities", _u64),
         ("names", _u64),
         ("symbols", _u64),
+        ("maps", _u64),
         ("refused", _u32),
         ("where", _u32),
     )
@@ -123,6 +138,27 @@ class Stats(ctypes.Structure):
     _fields_ = (("written", _u64), ("lost", _u64))
 
 
+class Contents(ctypes.Structure):
+    """``struct dprobes_contents``."""
+
+    _fields_ = (
+        ("map", _u32),
+        ("reset", _u32),
+        ("data", _u64),
+        ("room", _u64),
+        ("size", _u64),
+        ("lost", _u64),
+        ("keys", _u32),
+        ("pad", _u32),
+    )
+
+
+class Entry(ctypes.Structure):
+    """``struct dprobes_entry``."""
+
+    _fields_ = (("key_size", _u32), ("words", _u32))
+
+
 class Record(ctypes.Structure):
     """``struct dprobes_record``."""
 
@@ -157,11 +193,14 @@ STRUCTURES: Final[dict[str, type[ctypes.Structure]]] = {
     "dprobes_version": Version,
     "dprobes_probe": Probe,
     "dprobes_name": Name,
+    "dprobes_map": Map,
     "dprobes_load": Load,
     "dprobes_attach": Attach,
     "dprobes_query": Query,
     "dprobes_vars": Vars,
     "dprobes_stats": Stats,
+    "dprobes_contents": Contents,
+    "dprobes_entry": Entry,
     "dprobes_record": Record,
     "dprobes_raw": Raw,
 }
@@ -176,19 +215,22 @@ class Refusal(IntEnum):
     BAD_PROBE = 3
     BAD_FACILITY = 4
     BAD_NAME = 5
-    UNKNOWN_OPCODE = 6
-    CUT_SHORT = 7
-    BAD_OPERAND = 8
-    BAD_JUMP = 9
-    RUNS_PAST_END = 10
-    TOO_MANY_BLOCKS = 11
-    NO_FPU = 12
-    NO_HOLD = 13
-    NO_TLS = 14
-    NO_WRITE_CHECK = 15
-    NOT_KERNEL = 16
-    NOT_YET = 17
-    NO_ALTER = 18
+    BAD_MAP = 6
+    UNKNOWN_OPCODE = 7
+    CUT_SHORT = 8
+    BAD_OPERAND = 9
+    BAD_JUMP = 10
+    RUNS_PAST_END = 11
+    BAD_KEY = 12
+    TOO_MANY_BLOCKS = 13
+    NO_FPU = 14
+    NO_HOLD = 15
+    NO_TLS = 16
+    NO_WRITE_CHECK = 17
+    NOT_KERNEL = 18
+    NO_USTACK = 19
+    NOT_YET = 20
+    NO_ALTER = 21
 
 
 class Kind(IntEnum):
@@ -202,6 +244,14 @@ class Kind(IntEnum):
     HOOK = 5
     FILE = 6
     LEAVE = 7
+
+
+class Reset(IntEnum):
+    """``enum dprobes_reset``: what becomes of a map when it was read."""
+
+    KEEP = 0
+    CLEAR = 1
+    ZERO = 2
 
 
 class State(IntEnum):
@@ -230,11 +280,13 @@ REQUESTS: Final = {
     "DPROBES_GETVARS": _ioc(_WRITE, 4, Vars),
     "DPROBES_SETVARS": _ioc(_WRITE, 5, Vars),
     "DPROBES_STATS": _ioc(_READ, 6, Stats),
+    "DPROBES_CONTENTS": _ioc(_READ | _WRITE, 7, Contents),
+    "DPROBES_DETACH": 0xDB << 8 | 8,
 }
 
 
 #: The fields of ``Load`` that are addresses, in the order of ``load_arrays``.
-ARRAYS: Final = ("code", "probes", "facilities", "names", "symbols")
+ARRAYS: Final = ("code", "probes", "facilities", "names", "symbols", "maps")
 
 
 def load_header(program: Program, ring: int = 0) -> Load:
@@ -255,13 +307,14 @@ def load_header(program: Program, ring: int = 0) -> Load:
         facility_count=len(program.facilities),
         name_count=len(program.names),
         ring=ring,
+        map_count=len(header.map),
     )
 
 
 def load_arrays(
     program: Program, facilities: Sequence[int], symbols: Sequence[int]
-) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """What the addresses point at: code, probes, facilities, names, symbols."""
+) -> tuple[bytes, ...]:
+    """What the addresses point at, in the order of ``ARRAYS``."""
     probes = b"".join(
         bytes(
             Probe(
@@ -280,7 +333,21 @@ def load_arrays(
     values = _value_names(program)
     names = b"".join(_name(text if n in values else "") for n, text in enumerate(program.names))
     numbers = bytes((_u16 * len(facilities))(*facilities))
-    return program.code, probes, numbers, names, bytes((_u64 * len(symbols))(*symbols))
+    values_of_symbols = bytes((_u64 * len(symbols))(*symbols))
+    maps = b"".join(map(_map, program.header.map))
+    return program.code, probes, numbers, names, values_of_symbols, maps
+
+
+def _map(one: MapDefinition) -> bytes:
+    return bytes(
+        Map(
+            kind=KIND_NUMBERS[one.kind],
+            keys=one.keys,
+            size=one.size,
+            flags=SIGNED * one.signed,
+            arguments=(_s64 * 3)(*one.arguments),
+        )
+    )
 
 
 def _value_names(program: Program) -> frozenset[int]:

@@ -18,6 +18,8 @@ import os
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from dprobed.backend import PATIENCE, BackendGone, BackendRefused, Late, OnEvent
 from dprobed.kernel import abi
 from dprobed.kernel.device import (
@@ -30,10 +32,12 @@ from dprobed.kernel.device import (
     NotLoadedError,
 )
 from dprobed.kernel.places import PlacingError, engine_of, module_name, place_of, placing_error
+from dprobed.kernel.stacks import told_entry, told_log
 from dprobed.kernel.undone import check
 from dprobed.proc import files
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import EXCEPTION, REM
+from dprobed.program.maps import MapContents
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
 from dprobed.wire.messages import KERNEL
@@ -51,6 +55,12 @@ _STATES: Final = {
     abi.State.REMOVED: protocol.State.REMOVED,
     abi.State.PENDING: protocol.State.PENDING,
     abi.State.FAILED: protocol.State.FAILED,
+}
+
+_RESETS: Final = {
+    "": abi.Reset.KEEP,
+    "clear": abi.Reset.CLEAR,
+    "zero": abi.Reset.ZERO,
 }
 
 _log = logging.getLogger("dprobed")
@@ -134,6 +144,40 @@ class _Inserted:
         words = self.loaded.variables(0, count, shared=False)
         return [protocol.LocalVariables(program=self.number, words=words)]
 
+    def last(self) -> protocol.Ok:
+        """Its last states and counts, and what is in its maps, when its probes are out."""
+        places = self.statuses()
+        self.loaded.detach()
+        probes = [
+            msgspec.structs.replace(last, addresses=place.addresses, engine=place.engine)
+            for last, place in zip(self.statuses(out=True), places, strict=True)
+        ]
+        return protocol.Ok(
+            seq=0,
+            probes=probes,
+            variables=self.variables(),
+            last_maps=self.maps(),
+        )
+
+    def maps(self, reset: abi.Reset = abi.Reset.KEEP, name: str = "") -> list[protocol.MapState]:
+        """Its maps, or the one of this name, which are then reset so."""
+        return [
+            self._map_state(number, self.loaded.contents(number, reset))
+            for number, one in enumerate(self.program.header.map)
+            if name in ("", one.name)
+        ]
+
+    def _map_state(self, number: int, contents: MapContents) -> protocol.MapState:
+        entries = [told_entry(each) for each in contents.entries]
+        return protocol.MapState(self.number, number, contents.lost, entries)
+
+    def map_use(self) -> list[protocol.MapUse]:
+        """How full its maps are."""
+        return [
+            protocol.MapUse(self.number, number, *self.loaded.use(number))
+            for number in range(len(self.program.header.map))
+        ]
+
     def raw(self, hit: Hit) -> protocol.RawRecord:
         """A record as the daemon gets it of any backend."""
         head = hit.head
@@ -152,7 +196,7 @@ class _Inserted:
             exit=head.exit,
             major=head.major,
             minor=head.minor,
-            log=hit.log,
+            log=told_log(hit.log, hit.raw),
             raw=hit.raw,
             exception=(one, two, three) if head.exit == EXCEPTION else None,
         )
@@ -209,6 +253,8 @@ class KernelBackend:
                     return await asyncio.to_thread(self._query, message)
                 case protocol.Vars():
                     return await asyncio.to_thread(self._vars, message)
+                case protocol.Maps():
+                    return await asyncio.to_thread(self._maps, message)
                 case protocol.Detach():
                     return await self._detach(message)
                 case protocol.Facilities():
@@ -274,24 +320,24 @@ class KernelBackend:
         chosen = list(self._programs) if message.program is None else [message.program]
         statuses: list[protocol.ProbeStatus] = []
         variables: list[protocol.LocalVariables] = []
+        maps: list[protocol.MapState] = []
         for number in chosen:
             inserted = self._programs.get(number)
             if inserted is not None:
                 last = await self._take_out(number)
                 statuses += last.probes
                 variables += last.variables
-        return protocol.Ok(seq=message.seq, probes=statuses, variables=variables)
+                maps += last.last_maps
+        return protocol.Ok(seq=message.seq, probes=statuses, variables=variables, last_maps=maps)
 
     async def _take_out(self, number: int) -> protocol.Ok:
         """Take a program out; its last states and counts. What it has recorded is read first."""
         inserted = self._stop(number)
+        last = await asyncio.to_thread(inserted.last)
         with contextlib.suppress(OSError):
             for hits in inserted.loaded.read_rest():
                 self._hand_on(inserted, hits)
                 await asyncio.sleep(0)
-        last = protocol.Ok(
-            seq=0, probes=inserted.statuses(out=True), variables=inserted.variables()
-        )
         await asyncio.to_thread(inserted.loaded.close)
         return last
 
@@ -306,10 +352,13 @@ class KernelBackend:
     async def _detach(self, message: protocol.Detach) -> protocol.Ok:
         last = await self._remove(protocol.Remove(seq=message.seq, pid=KERNEL))
         ended = protocol.Ended(
-            KERNEL, "detached", 0, last.probes, overhead_ns=0, variables=last.variables
+            *(KERNEL, "detached", 0, last.probes),
+            overhead_ns=0,
+            variables=last.variables,
+            maps=last.last_maps,
         )
         self._on_event(self, ended)
-        return last
+        return msgspec.structs.replace(last, last_maps=[])
 
     def _query(self, message: protocol.Query) -> protocol.Ok:
         programs = list(self._programs.values())
@@ -317,7 +366,15 @@ class KernelBackend:
             seq=message.seq,
             probes=[status for each in programs for status in each.statuses()],
             variables=[words for each in programs for words in each.variables()],
+            map_use=[use for each in programs for use in each.map_use()],
         )
+
+    def _maps(self, message: protocol.Maps) -> protocol.Ok:
+        inserted = self._programs.get(message.program)
+        if inserted is None:
+            raise BackendRefused(f"program {message.program} is not in the kernel")
+        maps = inserted.maps(_RESETS[message.reset], message.name)
+        return protocol.Ok(seq=message.seq, maps=maps)
 
     def _vars(self, message: protocol.Vars) -> protocol.Ok:
         """Between reading and setting to 0 hits may count: what they add is lost."""

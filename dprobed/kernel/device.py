@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from dprobed.kernel import abi
+from dprobed.kernel.contents import entries
 from dprobed.kernel.isa_checksum import ISA
 from dprobed.kernel.loading import load_module
 from dprobed.kernel.places import (
@@ -28,6 +29,7 @@ from dprobed.kernel.places import (
     pushed,
 )
 from dprobed.printable import located
+from dprobed.program.maps import MapContents
 from dprobed.program.model import Program
 
 DEVICE: Final = "/dev/dprobes"
@@ -57,7 +59,11 @@ _REFUSALS: Final = {
     abi.Refusal.NO_HOLD: "a kernel program cannot suspend or resume a thread",
     abi.Refusal.NO_TLS: "a kernel program has no thread-local variables",
     abi.Refusal.NO_WRITE_CHECK: "a kernel program cannot ask what may be written (`vfy rw`)",
+    abi.Refusal.NO_USTACK: (
+        "`ustack` is of programs in processes: the stack in the kernel is `kstack`"
+    ),
     abi.Refusal.NOT_YET: "the module dprobes cannot do that yet",
+    abi.Refusal.BAD_KEY: "a map is not used as the module dprobes wants it",
     abi.Refusal.NO_ALTER: (
         "altering is switched off in the kernel; load the module with `allow_alter=1` if it is "
         "to be allowed"
@@ -81,6 +87,7 @@ class Calls(NamedTuple):
 
     open: Callable[[str, int], int] = os.open
     ioctl: Callable[[int, int, ctypes.Structure], int] = fcntl.ioctl
+    request: Callable[[int, int], int] = fcntl.ioctl
     load: Callable[[], str] = load_module
 
 
@@ -159,6 +166,16 @@ class KernelProgram:
         words = (ctypes.c_uint64 * count)()
         self._ioctl("DPROBES_SETVARS", abi.Vars(shared, first, count, 0, ctypes.addressof(words)))
 
+    def contents(self, number: int, reset: abi.Reset = abi.Reset.KEEP) -> MapContents:
+        """What is in its map of that number, which is then reset so."""
+        asked = self._ioctl("DPROBES_CONTENTS", abi.Contents(map=number))
+        with mmap.mmap(-1, asked.size) as memory:
+            place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            found = abi.Contents(map=number, reset=reset, data=place, room=asked.size)
+            self._ioctl("DPROBES_CONTENTS", found)
+            data = memory[: found.size]
+        return MapContents(found.lost, entries(self.program.header.map[number], data))
+
     def read(self) -> list[Hit]:
         """The records that are there; does not wait."""
         try:
@@ -178,6 +195,15 @@ class KernelProgram:
             if not hits:
                 return
             yield hits
+
+    def use(self, number: int) -> tuple[int, int]:
+        """How many keys its map of that number has, and how many updates were lost."""
+        found = self._ioctl("DPROBES_CONTENTS", abi.Contents(map=number))
+        return found.keys, found.lost
+
+    def detach(self) -> None:
+        """Take its probes out for good (milliseconds); then nothing changes any more."""
+        self._calls.request(self.fd, abi.REQUESTS["DPROBES_DETACH"])
 
     def close(self) -> None:
         """Take its probes out; returns when no CPU runs its code (milliseconds)."""

@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 #: The checksum of ``kernel_bridge/interp/isa.h``.
-ISA: Final = 0x0CB0FE8C
+ISA: Final = 0x51E4EC2A

@@ -23,8 +23,6 @@ def check(program: Program, message: Insert) -> None:
 def _undone(program: Program, message: Insert) -> Iterator[str]:
     if message.budget is not None:
         yield "a budget is for processes: probes in the kernel have none"
-    if program.header.map:
-        yield "there are no maps in the kernel yet: count in local variables (`vars`)"
     if program.header.kernel:
         yield from _undone_in_kernel(program, message)
     else:

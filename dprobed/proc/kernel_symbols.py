@@ -15,6 +15,9 @@ PATH: Final = Path("/proc/kallsyms")
 #: Below are addresses of processes, and offsets of data of which each processor has its own.
 FIRST: Final = 1 << 63
 
+#: From which one on frames of stacks are counted.
+FIRST_SYMBOL: Final = "_text"
+
 #: How the data of a tracepoint is called.
 _TRACEPOINT: Final = "__tracepoint_"
 _CODE: Final = frozenset("tTwW")
@@ -52,3 +55,11 @@ def symbols(path: Path = PATH) -> Iterator[KernelSymbol]:
         for line in lines:
             address, letter, name, *module = line.split()
             yield KernelSymbol(int(address, 16), letter, name, module[0][1:-1] if module else "")
+
+
+def begin(path: Path = PATH) -> int:
+    """Where the kernel's code begins; 0 for those to whom that is not shown."""
+    try:
+        return next((each.address for each in symbols(path) if each.name == FIRST_SYMBOL), 0)
+    except OSError:
+        return 0

@@ -290,6 +290,10 @@ def _log() -> list[Instruction]:
             raises=_LOG, varies=True),
         one("log ustack", 0xE9, "Log so many frames of the thread's stack in user mode at most.",
             operands=(Operand.DEPTH,), raises=_LOG, varies=True),
+        one("log kstack", 0xEA, "Log the thread's stack in the kernel, 127 frames at most.",
+            raises=_LOG, varies=True, kernel_only=True),
+        one("log kstack", 0xEB, "Log so many frames of the thread's stack in the kernel at most.",
+            operands=(Operand.DEPTH,), raises=_LOG, varies=True, kernel_only=True),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
@@ -366,6 +370,10 @@ def _maps() -> list[Instruction]:
             "most, and as many as have room.", varies=True),
         one("key ustack", 0xE3, "Add so many frames of the thread's stack in user mode to the key "
             "at most.", operands=(Operand.DEPTH,), varies=True),
+        one("key kstack", 0xEC, "Add the thread's stack in the kernel to the key, 127 frames at "
+            "most, and as many as have room.", varies=True, kernel_only=True),
+        one("key kstack", 0xED, "Add so many frames of the thread's stack in the kernel to the key "
+            "at most.", operands=(Operand.DEPTH,), varies=True, kernel_only=True),
         one("madd", 0xDB, "Add TOS to what the map has at the key.", operands=of_map, pops=1),
         one("minc", 0xDC, "Count 1 at the key: of a `count` map, or add it to a `value`.",
             operands=of_map),

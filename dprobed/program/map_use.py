@@ -39,6 +39,7 @@ _ITEMS: Final = {
     "key comm": KeyItem.NAME,
     "key ustack": KeyItem.STACK,
     "key text": KeyItem.STRING,
+    "key kstack": KeyItem.STACK,
 }
 
 

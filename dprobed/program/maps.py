@@ -142,6 +142,7 @@ KINDS: Final[tuple[MapKind, ...]] = (
     ),
 )
 KIND_BY_NAME: Final = {kind.name: kind for kind in KINDS}
+KIND_NUMBERS: Final = {kind.name: number for number, kind in enumerate(KINDS)}
 #: The kind that belongs to its process, and the one that takes no value.
 VALUE: Final = "value"
 COUNT: Final = "count"

@@ -36,6 +36,9 @@ SIGNAL: Final = 1 << 62
 ADDRESS: Final = (1 << 56) - 1
 EXACT: Final = 1 << 63
 
+#: The module of frames in the kernel: their addresses are counted from the kernel's first one.
+KERNEL_MODULE: Final = "[kernel]"
+
 _HEAD: Final = Struct("<BBB")
 _COUNT: Final = Struct("<H")
 _MODULE_SHIFT: Final = 56

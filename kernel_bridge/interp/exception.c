@@ -104,6 +104,7 @@ enum dp_step dp_raise(struct dp_machine *m, u64 code, u64 parm1,
 	}
 	while (m->level > (u32)level)
 		m->sbp = m->frames[m->level--].sbp;
+	dp_close_key(m);
 	frame = &m->frames[level];
 	m->next = frame->handler;
 	frame->handler = DP_NONE;

@@ -58,11 +58,114 @@ struct dp_probe {
 	struct dp_blocks parts[DP_PARTS];
 };
 
+/* Bytes of a packed key: 8 prefixes; strings, or names, and zeros behind them. */
+#define DP_KEY_BYTES 1152
+
+/* Words of the longest cell; and in front of each cell, its sequence number. */
+#define DP_CELL_WORDS 3072
+#define DP_CELL_HEAD 1
+
+/**
+ * struct dp_slot - where the entries of a map's keys with one hash begin
+ * @sequence: odd while somebody changes what hangs here
+ * @head: number of the first entry, 0: none
+ */
+struct dp_slot {
+	u32 sequence;
+	u32 head;
+};
+
+/**
+ * struct dp_entry - a key of a map
+ * @next: number of the next one in the slot, or in the list of free ones
+ * @sequence: odd while the rest changes
+ * @there: whether the key is in the map
+ * @size: bytes of the key
+ * @word: of a `value`: what it has there
+ * @key: packed: of each item a word DP_IS_WORD and the word, or how many bytes
+ *	and these, with zeros up to a whole number of words
+ */
+struct dp_entry {
+	u32 next;
+	u32 sequence;
+	u32 there;
+	u32 size;
+	u64 word;
+	u8 key[];
+};
+
+/* In a packed key: what follows is a word. */
+#define DP_IS_WORD (~(u64)0)
+
+/**
+ * struct dp_cells - what one CPU has of a bank
+ *
+ * It is written by hits on that CPU only, one at a time.
+ *
+ * @lost: updates for which there was no room
+ * @used: how many cells have been taken
+ * @of: for each entry, the number of its cell, from 1; 0: it has none here
+ * @words: the cells, DP_CELL_HEAD more than dp_map.cell_words each: the first
+ *	one is odd while the others are not whole
+ */
+struct dp_cells {
+	u64 lost;
+	u32 used;
+	u32 *of;
+	u64 *words;
+};
+
+/**
+ * struct dp_bank - what is in a map
+ *
+ * Keys are the same for all CPUs.  Those of maps that are no `value` stay as
+ * long as the bank; those of a `value` hang in slots that are changed by one
+ * CPU at a time: who finds a slot taken for too long does without, which is
+ * counted as lost.  Nobody holds a slot while another program could run on its
+ * CPU, so nobody waits for himself.
+ *
+ * @used: how many entries were ever taken
+ * @free: of a `value`: number of the first free one among them; the upper half
+ *	counts changes
+ * @slots: dp_map.slots of them
+ * @entries: dp_map.entries of them
+ * @cells: by CPU; NULL for those that cannot come
+ */
+struct dp_bank {
+	u32 used;
+	u64 free;
+	struct dp_slot *slots;
+	u8 *entries;
+	struct dp_cells **cells;
+};
+
+/**
+ * struct dp_map - a map of a program
+ * @def: as it was loaded
+ * @form: the kinds of its key's items: dp_verify() finds it
+ * @entry_bytes: of an entry
+ * @entries: how many there are: @def.size, or what there is memory for
+ * @slots: how many: a power of two
+ * @cell_words: of a cell, 0: it has no cells
+ * @cells: how many there are for each CPU
+ * @bank: what is in it; another one takes its place where it is emptied
+ */
+struct dp_map {
+	struct dprobes_map def;
+	u32 form;
+	u32 entry_bytes;
+	u32 entries;
+	u32 slots;
+	u32 cell_words;
+	u32 cells;
+	struct dp_bank *bank;
+};
+
 /**
  * struct dp_program - a program
  *
  * Nothing in it changes while it can run but the words of the variables,
- * which are read and written one at a time, and @gone.
+ * which are read and written one at a time, @gone, and what is in maps.
  *
  * @def: as it was loaded; its addresses are not used
  * @alter: whether it may alter registers and memory
@@ -72,6 +175,7 @@ struct dp_probe {
  * @gone: for each of them, whether it is not there any more; NULL: all are
  * @names: of values
  * @symbols: values of symbols
+ * @maps: @def.map_count of them
  * @blocks: made by dp_find_blocks()
  * @locals: @def.vars words
  * @globals: DP_MAX_VARIABLES words, or @globals_count
@@ -86,6 +190,7 @@ struct dp_program {
 	const u8 *gone;
 	const struct dprobes_name *names;
 	const u64 *symbols;
+	struct dp_map *maps;
 	struct dp_block *blocks;
 	u64 *locals;
 	u64 *globals;
@@ -98,12 +203,14 @@ struct dp_program {
  * @reached: of them, those that one probe can come to
  * @leaders: of them, those at which a block begins
  * @todo: offsets to look at
+ * @forms: for each offset, the key that is open there
  */
 struct dp_scratch {
 	u8 starts[DP_MAX_CODE / 8 + 1];
 	u8 reached[DP_MAX_CODE / 8 + 1];
 	u8 leaders[DP_MAX_CODE / 8 + 1];
 	u16 todo[DP_MAX_CODE];
+	u32 forms[DP_MAX_CODE];
 };
 
 /**
@@ -234,11 +341,16 @@ struct dp_outcome {
  * @heap_top: where the next block begins
  * @heap_count: entries of dp_buffers.heap_blocks
  * @heap_handle: the last handle
+ * @key: the key that is open
+ * @key_size: bytes of it
+ * @key_strings: bytes of its strings and stacks
+ * @walked: the frames of a stack
  * @program: what runs
  * @probe: of it
  * @part: of that
  * @kept: DP_KEPT_WORDS that the part at the entry leaves for that at the return:
  *	set by who runs them; NULL: none
+ * @cpu: which one this is: set by who runs it
  * @buffers: of the program, for this CPU
  * @env: registers and memory
  * @out: what comes of it
@@ -264,10 +376,15 @@ struct dp_machine {
 	u32 heap_top;
 	u32 heap_count;
 	u32 heap_handle;
+	u8 key[DP_KEY_BYTES];
+	u32 key_size;
+	u32 key_strings;
+	u64 walked[DP_MOST_FRAMES + 1];
 	const struct dp_program *program;
 	const struct dp_probe *probe;
 	enum dp_part part;
 	u64 *kept;
+	u32 cpu;
 	struct dp_buffers *buffers;
 	struct dp_env *env;
 	struct dp_outcome out;
@@ -296,6 +413,27 @@ void dp_buffers_init(struct dp_buffers *buffers,
 void dp_run(struct dp_machine *m, const struct dp_program *program, u32 probe,
 	    enum dp_part part, struct dp_buffers *buffers, struct dp_env *env,
 	    u32 budget);
+
+/* keys.c */
+struct dp_refusal dp_check_keys(const struct dp_program *program,
+				struct dp_scratch *scratch);
+bool dp_map_is_good(const struct dprobes_map *def);
+void dp_map_lay_out(struct dp_map *map, size_t entry_room, size_t cell_room);
+
+/* bank.c */
+size_t dp_bank_size(const struct dp_map *map, u32 cpus);
+struct dp_bank *dp_bank_init(const struct dp_map *map, u32 cpus, void *memory);
+size_t dp_cells_size(const struct dp_map *map);
+struct dp_cells *dp_cells_init(const struct dp_map *map, void *memory);
+u32 dp_bank_used(const struct dp_bank *bank);
+u32 dp_bank_keys(const struct dp_map *map, const struct dp_bank *bank);
+bool dp_bank_entry(const struct dp_map *map, struct dp_bank *bank, u32 number,
+		   struct dp_entry *to);
+bool dp_bank_cell(const struct dp_map *map, struct dp_bank *bank, u32 number,
+		  u32 cpus, u64 *words, u64 *scratch);
+u64 dp_bank_lost(const struct dp_bank *bank, u32 cpus);
+bool dp_bank_enter(const struct dp_map *map, struct dp_bank *bank,
+		   const u8 *bytes, u32 size);
 
 /*
  * What surrounds a hit; in the kernel env.c, in user space the tests'.
@@ -326,6 +464,8 @@ void dp_env_set_port(struct dp_env *env, u16 port, u32 width, u64 value);
 /* The base of a segment; false: the selector has none. */
 bool dp_env_segment(struct dp_env *env, u16 selector, u64 *base);
 u64 dp_env_fact(struct dp_env *env, enum dp_fact fact);
+/* The stack of the task in the kernel, innermost first; returns how many frames. */
+u32 dp_env_stack(struct dp_env *env, u64 *frames, u32 most);
 /* The task's name, 16 bytes, zeros behind it. */
 void dp_env_comm(struct dp_env *env, u8 *comm);
 

@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x0cb0fe8cu
+#define DP_ISA_CRC 0x51e4ec2au
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -28,11 +28,22 @@
 #define DP_OPERAND_IS_HOOK 6
 #define DP_OPERAND_IS_REGISTER 7
 #define DP_OPERAND_IS_PORT 8
+#define DP_OPERAND_IS_KEY 5
 #define DP_KEPT_WORDS 8
 #define DP_FACILITY_DUMP 3
 #define DP_REGS 27
 #define DP_VALUE_KINDS 12
 #define DP_VALUE_HEX 10
+#define DP_MAX_MAPS 16
+#define DP_MAX_KEY_ITEMS 8
+#define DP_MAX_MAP_SIZE 65536
+#define DP_MAX_BUCKETS 1000
+#define DP_STRING_BYTES 912
+#define DP_MAX_HIST_BITS 5
+#define DP_MAX_INTERVAL 86400000
+#define DP_MOST_FRAMES 255
+#define DP_USUAL_FRAMES 127
+#define DP_FRAME_COST 8
 
 enum dp_op {
 	DP_OP_NOP = 0x0,
@@ -231,6 +242,10 @@ enum dp_op {
 	DP_OP_MSTORE_CELL = 0xe7,
 	DP_OP_LOG_USTACK = 0xe8,
 	DP_OP_LOG_USTACK_DEPTH = 0xe9,
+	DP_OP_LOG_KSTACK = 0xea,
+	DP_OP_LOG_KSTACK_DEPTH = 0xeb,
+	DP_OP_KEY_KSTACK = 0xec,
+	DP_OP_KEY_KSTACK_DEPTH = 0xed,
 };
 
 enum dp_operand {
@@ -308,6 +323,32 @@ enum dp_exit {
 	DP_EXIT_DUMP_ONCE = -6,
 };
 
+enum dp_stack_end {
+	DP_END_WHOLE = 0,
+	DP_END_DEPTH = 1,
+	DP_END_ROOM = 2,
+	DP_END_UNREADABLE = 3,
+	DP_END_NO_CFI = 4,
+	DP_END_NOT_GROWING = 5,
+	DP_END_NO_CODE = 6,
+	DP_END_NO_TABLE = 7,
+	DP_END_NO_RULE = 8,
+	DP_END_NONE = 9,
+};
+
+enum dp_kind {
+	DP_KIND_VALUE = 0,
+	DP_KIND_COUNT = 1,
+	DP_KIND_SUM = 2,
+	DP_KIND_MIN = 3,
+	DP_KIND_MAX = 4,
+	DP_KIND_AVG = 5,
+	DP_KIND_STATS = 6,
+	DP_KIND_HIST = 7,
+	DP_KIND_LHIST = 8,
+	DP_KIND_TSERIES = 9,
+};
+
 enum dp_reg {
 	DP_REG_R15 = 0,
 	DP_REG_R14 = 1,
@@ -364,7 +405,7 @@ enum dp_cpu {
 #define DP_INSN_KERNEL 0x4
 #define DP_INSN_WRITES 0x8
 #define DP_INSN_HOLDS 0x10
-#define DP_INSN_MAPS 0x20
+#define DP_INSN_USTACK 0x20
 
 #define DP_REG_FPU 0x1
 #define DP_REG_KERNEL 0x2
@@ -1132,35 +1173,35 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_KEY_COUNT] = {
 		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 1, 0, 0,
+		0, 0, 0, 1, 0, 0,
 	},
 	[DP_OP_KEY_STR] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 2, 0, 0, 0, 0,
+		0, 2, 0, 0, 0, 0,
 	},
 	[DP_OP_KEY_COMM] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+		0, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_MADD_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 1, 0, 0, 0, 0,
+		0, 1, 0, 0, 0, 0,
 	},
 	[DP_OP_MINC_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+		0, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_MGET_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 1, 0, 0, 0,
+		0, 0, 1, 0, 0, 0,
 	},
 	[DP_OP_MHAS_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 1, 0, 0, 0,
+		0, 0, 1, 0, 0, 0,
 	},
 	[DP_OP_MSET_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 1, 0, 0, 0, 0,
+		0, 1, 0, 0, 0, 0,
 	},
 	[DP_OP_EXIT_FACILITY_ONCE] = {
 		3, DP_OPERAND_FACILITY, DP_FLOW_END,
@@ -1168,39 +1209,55 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_MDEL_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+		0, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_KEY_USTACK] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+		DP_INSN_USTACK, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_KEY_USTACK_DEPTH] = {
 		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 0, 0, 0,
+		DP_INSN_USTACK, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_KEY_TEXT_COUNT] = {
 		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 1, 0, 0,
+		0, 0, 0, 1, 0, 0,
 	},
 	[DP_OP_PUSH_TEXT_COUNT] = {
 		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 2, 0, 0, 1, 0,
+		0, 2, 0, 0, 1, 0,
 	},
 	[DP_OP_MLOAD_CELL] = {
 		5, DP_OPERAND_CELL, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 0, 1, 0,
+		0, 0, 0, 0, 1, 0,
 	},
 	[DP_OP_MSTORE_CELL] = {
 		5, DP_OPERAND_CELL, DP_FLOW_NEXT,
-		DP_INSN_MAPS, 0, 0, 1, 0, 0,
+		0, 0, 0, 1, 0, 0,
 	},
 	[DP_OP_LOG_USTACK] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		0, 0, 0, 0, 0, 0,
+		DP_INSN_USTACK, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_LOG_USTACK_DEPTH] = {
 		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
-		0, 0, 0, 0, 0, 0,
+		DP_INSN_USTACK, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_LOG_KSTACK] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		DP_INSN_KERNEL, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_LOG_KSTACK_DEPTH] = {
+		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
+		DP_INSN_KERNEL, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_KSTACK] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		DP_INSN_KERNEL, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_KSTACK_DEPTH] = {
+		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
+		DP_INSN_KERNEL, 0, 0, 0, 0, 0,
 	},
 };
 

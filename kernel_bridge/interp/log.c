@@ -215,6 +215,23 @@ static enum dp_step dp_log_string(struct dp_machine *m)
 }
 NOKPROBE_SYMBOL(dp_log_string);
 
+enum dp_step dp_log_kstack(struct dp_machine *m, u32 depth)
+{
+	u8 *to = m->buffers->log + m->out.log_size;
+	u32 room = dp_room(m), size = 0;
+
+	dp_charge(m, DP_FRAME_COST * depth);
+	if (room > DP_PREFIX)
+		size = dp_put_kstack(m, to + DP_PREFIX, room - DP_PREFIX, depth);
+	if (!size)
+		return dp_overflow(m);
+	dp_item(m);
+	dp_put_prefix(to, DP_ITEM_USER_STACK, size);
+	m->out.log_size += DP_PREFIX + size;
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_log_kstack);
+
 /* `pop lp`: keep the items that lie within @length bytes. */
 static void dp_cut_log(struct dp_machine *m, u64 length)
 {

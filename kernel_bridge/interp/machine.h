@@ -55,6 +55,9 @@ enum dp_step {
 	DP_END,
 };
 
+/* Bytes of a stack before its modules; the least that one without frames has. */
+#define DP_STACK_HEAD 3
+
 /* Words that were popped: few are copied, more stay where the stack had them. */
 struct dp_popped {
 	u64 words[DP_UNROLL];
@@ -76,6 +79,10 @@ enum dp_step dp_exceptions(struct dp_machine *m, u8 opcode);
 u8 *dp_put_variables(u8 *to, s32 token, const u64 *words, u64 first, u32 count);
 enum dp_step dp_log_value(struct dp_machine *m, u8 opcode);
 enum dp_step dp_logs(struct dp_machine *m, u8 opcode);
+enum dp_step dp_log_kstack(struct dp_machine *m, u32 depth);
+
+/* walk.c */
+u32 dp_put_kstack(struct dp_machine *m, u8 *to, u32 room, u32 depth);
 
 /* heap.c */
 enum dp_step dp_malloc(struct dp_machine *m);
@@ -87,6 +94,33 @@ enum dp_step dp_poph(struct dp_machine *m, u32 width, u32 count);
 enum dp_step dp_divide(struct dp_machine *m, bool is_signed);
 enum dp_step dp_binary(struct dp_machine *m, u8 opcode);
 enum dp_step dp_shift_or_spread(struct dp_machine *m, u8 opcode);
+
+/* map.c */
+enum dp_step dp_maps(struct dp_machine *m, u8 opcode);
+
+/* bank.c */
+enum dp_value {
+	DP_VALUE_GET,
+	DP_VALUE_HAS,
+	DP_VALUE_SET,
+	DP_VALUE_COUNT,
+	DP_VALUE_DELETE,
+	DP_VALUE_ENTER,
+};
+
+/* A key, packed. */
+struct dp_key {
+	const u8 *bytes;
+	u32 size;
+};
+
+bool dp_bank_value(const struct dp_map *map, struct dp_bank *bank,
+		   struct dp_key key, enum dp_value what, u64 *word);
+bool dp_bank_find(const struct dp_map *map, struct dp_bank *bank,
+		  struct dp_key key, u32 *number);
+u64 *dp_cell(const struct dp_map *map, struct dp_bank *bank, u32 number,
+	     u32 cpu);
+void dp_cell_begin(const struct dp_map *map, u64 *words);
 
 /* memory.c */
 enum dp_step dp_variables(struct dp_machine *m, bool local, u32 number);
@@ -190,6 +224,13 @@ static __always_inline enum dp_step dp_end(struct dp_machine *m, s32 exit)
 static __always_inline void dp_charge(struct dp_machine *m, u64 amount)
 {
 	m->left -= amount;
+}
+
+/* No key is open any more. */
+static __always_inline void dp_close_key(struct dp_machine *m)
+{
+	m->key_size = 0;
+	m->key_strings = 0;
 }
 
 static __always_inline bool dp_raises(const struct dp_machine *m, u64 code)

@@ -263,6 +263,10 @@ static enum dp_step dp_data(struct dp_machine *m, u8 opcode)
 	case DP_OP_PUSH_ADDR_SYMBOL:
 	case DP_OP_PUSH_TLS_SYMBOL:
 		return dp_push_symbol(m, opcode == DP_OP_PUSH_TLS_SYMBOL);
+	case DP_OP_LOG_KSTACK:
+		return dp_log_kstack(m, DP_USUAL_FRAMES);
+	case DP_OP_LOG_KSTACK_DEPTH:
+		return dp_log_kstack(m, operand);
 	case DP_OP_PUSH_WID:
 		dp_push(m, -64ULL);
 		return DP_NEXT;
@@ -334,6 +338,11 @@ static enum dp_step dp_one(struct dp_machine *m)
 			       dp_operand(m->program->code, m->pc));
 	case DP_OP_LOG_I8 ... DP_OP_LOG_PTR_NAME:
 		return dp_log_value(m, opcode);
+	case DP_OP_KEY_COUNT ... DP_OP_MSET_MAP:
+	case DP_OP_MDEL_MAP:
+	case DP_OP_KEY_KSTACK:
+	case DP_OP_KEY_KSTACK_DEPTH:
+		return dp_maps(m, opcode);
 	default:
 		return dp_data(m, opcode);
 	}
@@ -441,6 +450,7 @@ static void dp_reset(struct dp_machine *m)
 	m->heap_top = 0;
 	m->heap_count = 0;
 	m->heap_handle = 0;
+	dp_close_key(m);
 	memset(&m->out, 0, sizeof(m->out));
 	m->out.major = m->program->def.major;
 	m->out.minor = m->probe->def.minor;
@@ -452,7 +462,7 @@ NOKPROBE_SYMBOL(dp_reset);
  * @m: the machine of this CPU: all zeros before its first hit
  * @program: verified, its blocks found
  * @probe: which one
- * @part: of it, which is there; @m->kept is set
+ * @part: of it, which is there; @m->kept and @m->cpu are set
  * @buffers: of the program, for this CPU
  * @env: handed on to dp_env_*()
  * @budget: instructions: DP_BUDGET

@@ -58,6 +58,7 @@ static u32 dp_bad_field(const struct dprobes_load *def)
 		DP_FIELD(probe_count, 1, DP_MAX_PROBES),
 		DP_FIELD(facility_count, 0, DP_MAX_FACILITIES),
 		DP_FIELD(name_count, 0, DP_MAX_NAMES),
+		DP_FIELD(map_count, 0, DP_MAX_MAPS),
 #undef DP_FIELD
 	};
 	u32 i;
@@ -129,6 +130,9 @@ static struct dp_refusal dp_check_tables(const struct dp_program *program)
 	for (i = 0; i < def->name_count; i++)
 		if (!dp_name_is_good(&program->names[i]))
 			return dp_refuse(DPROBES_BAD_NAME, i);
+	for (i = 0; i < def->map_count; i++)
+		if (!dp_map_is_good(&program->maps[i].def))
+			return dp_refuse(DPROBES_BAD_MAP, i);
 	return dp_refuse(DPROBES_OK, 0);
 }
 
@@ -184,6 +188,9 @@ static u32 dp_bad_operand(const struct dp_program *program,
 	case DP_OPERAND_FLOAT:
 		/* As the registers that they are in. */
 		return DPROBES_NO_FPU;
+	case DP_OPERAND_DEPTH:
+		good = number >= 1 && number <= DP_MOST_FRAMES;
+		break;
 	case DP_OPERAND_KEPT:
 		good = number < DP_KEPT_WORDS;
 		break;
@@ -202,6 +209,9 @@ static u32 dp_bad_operand(const struct dp_program *program,
 	case DP_OPERAND_SYMBOL:
 		good = number < def->name_count;
 		break;
+	case DP_OPERAND_MAP:
+		good = number < def->map_count;
+		break;
 	default:
 		break;
 	}
@@ -215,9 +225,8 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 
 	if (insn->flags & DP_INSN_KERNEL && !dp_is_kernel(program))
 		return DPROBES_NOT_KERNEL;
-	if (insn->flags & DP_INSN_MAPS || opcode == DP_OP_LOG_USTACK ||
-	    opcode == DP_OP_LOG_USTACK_DEPTH)
-		return DPROBES_NOT_YET;
+	if (insn->flags & DP_INSN_USTACK)
+		return DPROBES_NO_USTACK;
 	if ((insn->flags & DP_INSN_WRITES) && !program->alter)
 		return DPROBES_NO_ALTER;
 	if (!dp_is_kernel(program))
@@ -332,7 +341,10 @@ struct dp_refusal dp_verify(const struct dp_program *program,
 	found = dp_check_insns(program, scratch);
 	if (found.reason != DPROBES_OK)
 		return found;
-	return dp_check_flow(program, scratch);
+	found = dp_check_flow(program, scratch);
+	if (found.reason != DPROBES_OK)
+		return found;
+	return dp_check_keys(program, scratch);
 }
 
 /* -- blocks ---------------------------------------------------------------- */

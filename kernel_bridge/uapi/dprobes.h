@@ -27,7 +27,7 @@
 #include <linux/types.h>
 
 /* Version of what is in this file; another one is not understood. */
-#define DPROBES_ABI 3
+#define DPROBES_ABI 4
 
 /**
  * struct dprobes_version - what the module understands
@@ -80,6 +80,25 @@ struct dprobes_name {
 	__u8 text[63];
 };
 
+/* dprobes_map.flags */
+#define DPROBES_SIGNED		0x1
+
+/**
+ * struct dprobes_map - a map of a program
+ * @kind: enum dp_kind of isa.h: the language's numbers
+ * @keys: items of its key
+ * @size: keys that it has at most
+ * @flags: DPROBES_SIGNED: words that are added are two's complement
+ * @arguments: of the kind; those that it does not have are 0
+ */
+struct dprobes_map {
+	__u32 kind;
+	__u32 keys;
+	__u32 size;
+	__u32 flags;
+	__s64 arguments[3];
+};
+
 /**
  * struct dprobes_load - a program
  * @modtype: DPROBES_KERNEL or DPROBES_KMOD
@@ -95,13 +114,15 @@ struct dprobes_name {
  * @facility_count: entries at @facilities
  * @name_count: entries at @names and @symbols
  * @ring: bytes for records on each CPU: a power of two, a page at least
+ * @map_count: entries at @maps
  * @code: address of the instructions
  * @probes: address of struct dprobes_probe
  * @facilities: address of __u16: the number behind each `exit n`
  * @names: address of struct dprobes_name
  * @symbols: address of __u64: the value of each name that is a symbol
+ * @maps: address of struct dprobes_map
  * @refused: out, with EBADMSG: enum dprobes_refusal
- * @where: out: the code offset, probe, name or number that is wrong
+ * @where: out: the code offset, probe, name, map or number that is wrong
  */
 struct dprobes_load {
 	__u32 modtype;
@@ -117,12 +138,13 @@ struct dprobes_load {
 	__u32 facility_count;
 	__u32 name_count;
 	__u32 ring;
-	__u32 pad;
+	__u32 map_count;
 	__u64 code;
 	__u64 probes;
 	__u64 facilities;
 	__u64 names;
 	__u64 symbols;
+	__u64 maps;
 	__u32 refused;
 	__u32 where;
 };
@@ -135,18 +157,21 @@ enum dprobes_refusal {
 	DPROBES_BAD_PROBE,		/* the probe: range, heap or a number */
 	DPROBES_BAD_FACILITY,		/* the facility: 0 */
 	DPROBES_BAD_NAME,		/* the name */
+	DPROBES_BAD_MAP,		/* the map */
 	DPROBES_UNKNOWN_OPCODE,		/* code offset */
 	DPROBES_CUT_SHORT,		/* code offset */
 	DPROBES_BAD_OPERAND,		/* code offset */
 	DPROBES_BAD_JUMP,		/* code offset */
 	DPROBES_RUNS_PAST_END,		/* code offset */
+	DPROBES_BAD_KEY,		/* code offset: which key is open is not as it must be */
 	DPROBES_TOO_MANY_BLOCKS,	/* the probe: it reaches too much code */
 	DPROBES_NO_FPU,			/* code offset: FPU registers */
 	DPROBES_NO_HOLD,		/* code offset: suspend, resume */
 	DPROBES_NO_TLS,			/* code offset: thread-local variables */
 	DPROBES_NO_WRITE_CHECK,		/* code offset: vfy rw */
 	DPROBES_NOT_KERNEL,		/* code offset: for kernel programs only */
-	DPROBES_NOT_YET,		/* code offset: maps, user stacks, once */
+	DPROBES_NO_USTACK,		/* code offset: stacks in user mode */
+	DPROBES_NOT_YET,		/* code offset: once */
 	DPROBES_NO_ALTER,		/* code offset: altering is switched off */
 };
 
@@ -250,6 +275,54 @@ struct dprobes_stats {
 };
 
 /**
+ * struct dprobes_contents - read what is in a map, all CPUs together
+ *
+ * At @data come, for each key, struct dprobes_entry, the key, and its cell.
+ * Programs run meanwhile: of what they change, each key is as it was at one
+ * moment, each CPU's part of its cell as well.  What was reset is told of whole:
+ * an update is either in it, or comes later.
+ *
+ * @map: which one, from 0
+ * @reset: enum dprobes_reset
+ * @data: address of @room bytes
+ * @room: bytes there; too few for a full map: EMSGSIZE, and nothing was done; 0:
+ *	nothing is read or reset, and @size says how many are enough
+ * @size: out: bytes that were written
+ * @lost: out: updates for which there was no room
+ * @keys: out: how many keys there are
+ * @pad: in and out: 0
+ */
+struct dprobes_contents {
+	__u32 map;
+	__u32 reset;
+	__u64 data;
+	__u64 room;
+	__u64 size;
+	__u64 lost;
+	__u32 keys;
+	__u32 pad;
+};
+
+/* What becomes of a map when it was read. */
+enum dprobes_reset {
+	DPROBES_KEEP,
+	DPROBES_CLEAR,			/* no keys any more */
+	DPROBES_ZERO,			/* at its keys nothing was added */
+};
+
+/**
+ * struct dprobes_entry - a key of a map
+ * @key_size: bytes of the key that follows, a multiple of 8: of each item a word
+ *	of all ones and a word, or the number of bytes and these, with zeros up
+ *	to a multiple of 8
+ * @words: __u64 of the cell behind it; 0: nothing was added
+ */
+struct dprobes_entry {
+	__u32 key_size;
+	__u32 words;
+};
+
+/**
  * struct dprobes_record - one hit; see above for what follows it
  * @size: bytes of all of it
  * @probe: which one
@@ -307,5 +380,11 @@ struct dprobes_raw {
 #define DPROBES_GETVARS	_IOW(DPROBES_IOC, 4, struct dprobes_vars)
 #define DPROBES_SETVARS	_IOW(DPROBES_IOC, 5, struct dprobes_vars)
 #define DPROBES_STATS	_IOR(DPROBES_IOC, 6, struct dprobes_stats)
+#define DPROBES_CONTENTS _IOWR(DPROBES_IOC, 7, struct dprobes_contents)
+/*
+ * Take all probes of the program out for good.  What has been counted, recorded
+ * and kept in maps is whole then, and is read as before.
+ */
+#define DPROBES_DETACH	_IO(DPROBES_IOC, 8)
 
 #endif /* _UAPI_DPROBES_H */

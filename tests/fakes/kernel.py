@@ -6,12 +6,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from dataclasses import dataclass, field
 
 from dprobed.kernel import abi
 from dprobed.kernel.device import Calls
 from dprobed.kernel.isa_checksum import ISA
 from dprobed.program.exits import ABORT, REM
+from dprobed.program.map_cells import packed_key
+from dprobed.program.maps import KINDS, Entry, MapDefinition, MapRoom
+from dprobed.record.maps import MapSums
 from tests.kernel.c_interpreter import CInterpreter, Refused, raw_request
 from tests.programs.cases import Case, FakeContext
 
@@ -31,9 +35,11 @@ class FakeProgram:
     """A program that is loaded; ``pipe``: where its records go in."""
 
     load: abi.Load
-    arrays: tuple[bytes, bytes, bytes, bytes, bytes]
+    arrays: tuple[bytes, ...]
     pipe: int
     locals: list[int]
+    #: Each run begins with empty maps; what it has in them is added up here.
+    maps: list[MapSums]
     lost: int = 0
     placed: dict[int, str] = field(default_factory=dict)
     states: dict[int, abi.State] = field(default_factory=dict)
@@ -51,7 +57,7 @@ class FakeKernel:
     """``calls``: for the daemon; ``loaded``: whether the module is."""
 
     def __init__(self, interpreter: CInterpreter) -> None:
-        self.calls = Calls(self._open, self._ioctl, self._load_module)
+        self.calls = Calls(self._open, self._ioctl, self._request, self._load_module)
         self.loaded = True
         self.version = (abi.ABI, ISA)
         self.modules: dict[str, int] = {}
@@ -109,8 +115,13 @@ class FakeKernel:
             alter=False,
         )
         answer = self._interpreter.exchange(message)
-        outcome = self._interpreter.take(answer, context, program.locals, self.globals)
+        definitions = [each.definition for each in program.maps]
+        outcome, maps = self._interpreter.take(
+            *(answer, context, program.locals, self.globals, definitions)
+        )
         assert not isinstance(outcome, Refused), outcome
+        for sums, contents in zip(program.maps, maps, strict=True):
+            sums.add(contents.lost, contents.entries)
         if outcome.exit == REM:
             program.states[number] = abi.State.REMOVED
         elif probe.max_hits and hit == probe.pass_count + probe.max_hits:
@@ -171,12 +182,14 @@ class FakeKernel:
             load.facility_count * 2,
             load.name_count * ctypes.sizeof(abi.Name),
             load.name_count * 8,
+            load.map_count * ctypes.sizeof(abi.Map),
         )
         places = (getattr(load, name) for name in abi.ARRAYS)
-        one, two, three, four, five = map(ctypes.string_at, places, sizes)
+        arrays = tuple(map(ctypes.string_at, places, sizes))
         copy = abi.Load.from_buffer_copy(load)
         out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        program = FakeProgram(copy, (one, two, three, four, five), into, [0] * load.vars)
+        maps = [MapSums(_definition(arrays[5], n), MapRoom(1 << 20)) for n in range(load.map_count)]
+        program = FakeProgram(copy, arrays, into, [0] * load.vars, maps)
         context = FakeContext([], Case("", "").thread)
         message = raw_request(
             *(bytes(copy), program.arrays, context),
@@ -186,8 +199,12 @@ class FakeKernel:
             runs=0,
             alter=False,
         )
-        verdict = self._interpreter.take(
-            self._interpreter.exchange(message), context, [*program.locals], [*self.globals]
+        verdict, _ = self._interpreter.take(
+            self._interpreter.exchange(message),
+            context,
+            [*program.locals],
+            [*self.globals],
+            [each.definition for each in maps],
         )
         if isinstance(verdict, Refused):
             load.refused, load.where = verdict.reason, verdict.where
@@ -202,6 +219,13 @@ class FakeKernel:
             os.close(before.pipe)
         self._programs[out] = program
         return out
+
+    def _request(self, fd: int, request: int) -> int:
+        assert NAMES[request] == "DPROBES_DETACH"
+        program = self._programs[fd]
+        program.states = dict.fromkeys(program.states, abi.State.REMOVED)
+        program.placed.clear()
+        return 0
 
     def _address(self, program: FakeProgram, number: int) -> int:
         placed = program.placed.get(number, "")
@@ -255,6 +279,8 @@ class FakeKernel:
                 argument.recursed, argument.missed = program.recursed, program.missed
             case abi.Stats():
                 argument.lost = program.lost
+            case abi.Contents():
+                _read_map(program.maps, argument)
             case abi.Vars():
                 words = self.globals if argument.global_ else program.locals
                 there = (ctypes.c_uint64 * argument.count).from_address(argument.words)
@@ -265,6 +291,34 @@ class FakeKernel:
                     there[:] = words[chosen]
             case _:
                 raise AssertionError(name)
+
+
+def _definition(data: bytes, number: int) -> MapDefinition:
+    one = abi.Map.from_buffer_copy(data, number * ctypes.sizeof(abi.Map))
+    kind = KINDS[one.kind]
+    arguments = tuple(one.arguments[: len(kind.arguments)])
+    signed = bool(one.flags & abi.SIGNED)
+    return MapDefinition(f"m{number}", kind.name, arguments, one.keys, one.size, signed)
+
+
+def _read_map(maps: list[MapSums], asked: abi.Contents) -> None:
+    """Only of maps whose cells are sent as they are kept."""
+    sums = maps[asked.map]
+    entries = [(packed_key(key), cell) for key, cell in sums.entries()]
+    asked.keys, asked.lost, asked.size = len(entries), sums.lost, 1 << 16
+    if not asked.room:
+        return
+    data = b"".join(
+        bytes(abi.Entry(len(key), len(cell))) + key + struct.pack(f"<{len(cell)}Q", *cell)
+        for key, cell in entries
+    )
+    ctypes.memmove(asked.data, data, len(data))
+    asked.size = len(data)
+    if asked.reset:
+        kept: list[Entry] = [(key, []) for key, _ in sums.entries()]
+        sums.close()
+        sums.lost = 0
+        sums.add(0, kept if asked.reset == abi.Reset.ZERO else [])
 
 
 def _is_open(fd: int, pipe: int) -> bool:

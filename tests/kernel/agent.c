@@ -43,7 +43,7 @@
 #include <unistd.h>
 
 #define AREA 0x10000000UL
-#define AREA_SIZE (4UL << 20)
+#define AREA_SIZE (64UL << 20)
 #define MESSAGE (1U << 20)
 
 static int line;

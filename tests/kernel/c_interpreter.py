@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dprobed.kernel.abi import Load, Raw, Refusal, load_arrays, load_header
+from dprobed.kernel.contents import entries
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import EXCEPTION, INSTRUCTION_BUDGET
 from dprobed.program.isa import KEPT_WORDS
+from dprobed.program.maps import MapContents, MapDefinition
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
 from tests.programs.cases import FakeContext
@@ -30,6 +32,7 @@ _REQUEST = struct.Struct(f"<6I{KEPT_WORDS}Q7Q16s{len(USER_REGS)}Q")
 _REGION = struct.Struct("<QII")
 _ANSWER = struct.Struct(f"<IIiHHIIII3Q{len(USER_REGS)}Q")
 _SIZE = struct.Struct("<I")
+_MAP = struct.Struct("<QQ")
 
 
 def build(program: Path) -> None:
@@ -76,7 +79,7 @@ def request(
 
 def raw_request(
     load: bytes,
-    arrays: tuple[bytes, bytes, bytes, bytes, bytes],
+    arrays: tuple[bytes, ...],
     context: FakeContext,
     *,
     gone: Sequence[bool],
@@ -88,7 +91,7 @@ def raw_request(
     alter: bool = True,
 ) -> bytes:
     """The request to run a probe of a program as it is loaded into the kernel."""
-    code, probes, numbers, names, values = arrays
+    code, probes, numbers, names, values, maps = arrays
     regions = b"".join(
         _REGION.pack(r.start, len(r.data), r.writable) + bytes(r.data) for r in context.regions
     )
@@ -101,7 +104,7 @@ def raw_request(
     )
     return b"".join(
         (
-            *(load, fixed, code, probes, numbers, bytes(gone), names, values),
+            *(load, fixed, code, probes, numbers, bytes(gone), names, values, maps),
             *(struct.pack(f"<{len(w)}Q", *w) for w in (locals_, globals_)),
             regions,
         )
@@ -112,6 +115,8 @@ class CInterpreter:
     """Runs programs, one after the other, in one process."""
 
     def __init__(self, program: Path) -> None:
+        #: What is in the maps of the program that was run last.
+        self.maps: list[MapContents] = []
         self._process = subprocess.Popen(
             [str(program)],
             stdin=subprocess.PIPE,
@@ -134,11 +139,14 @@ class CInterpreter:
         **more: Any,
     ) -> Outcome | Refused:
         """Run the first probe of a program; the context and the variables are altered in place.
+        ``maps`` has what is in its maps then.
 
         ``more``: as ``request`` takes it.
         """
         message = request(program, context, locals_=locals_, globals_=globals_, **more)
-        return self.take(self.exchange(message), context, locals_, globals_)
+        maps = program.header.map
+        outcome, self.maps = self.take(self.exchange(message), context, locals_, globals_, maps)
+        return outcome
 
     def exchange(self, message: bytes) -> bytes:
         """Send a request, and wait for the answer."""
@@ -159,13 +167,17 @@ class CInterpreter:
 
     @staticmethod
     def take(
-        answer: bytes, context: FakeContext, locals_: list[int], globals_: list[int]
-    ) -> Outcome | Refused:
+        answer: bytes,
+        context: FakeContext,
+        locals_: list[int],
+        globals_: list[int],
+        definitions: Sequence[MapDefinition] = (),
+    ) -> tuple[Outcome | Refused, list[MapContents]]:
         """What an answer says; the context and the variables are altered in place."""
         fields = _ANSWER.unpack_from(answer)
         refused, where, exit_, major, minor, log_size, raw_count, suspend, resume = fields[:9]
         if refused:
-            return Refused(Refusal(refused), where)
+            return Refused(Refusal(refused), where), []
         at = _ANSWER.size
 
         def take(size: int) -> bytes:
@@ -179,11 +191,16 @@ class CInterpreter:
             words[:] = struct.unpack(f"<{len(words)}Q", take(8 * len(words)))
         for region in context.regions:
             region.data[:] = take(len(region.data))
+        maps = []
+        for one in definitions:
+            size, lost = _MAP.unpack(take(_MAP.size))
+            maps.append(MapContents(lost, entries(one, take(size))))
         assert at == len(answer)
         for index, word in enumerate(fields[12:]):
             context.regs[index] = word
         exception = fields[9:12] if exit_ == EXCEPTION else None
-        return Outcome(*(exit_, log, raw, major, minor, exception), bool(suspend), bool(resume))
+        outcome = Outcome(*(exit_, log, raw, major, minor, exception), bool(suspend), bool(resume))
+        return outcome, maps
 
 
 #: Bytes of a request before the code.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from dprobed.kernel.abi import (
+    ARRAYS,
     REQUESTS,
     Attach,
     Kind,
@@ -95,9 +96,7 @@ def loading(
     )
     at = AREA + ctypes.sizeof(load)
     behind = b""
-    for name, data in zip(
-        ("code", "probes", "facilities", "names", "symbols"), arrays, strict=True
-    ):
+    for name, data in zip(ARRAYS, arrays, strict=True):
         behind += bytes(-len(behind) % 8)
         setattr(load, name, at + len(behind))
         behind += data

@@ -25,6 +25,7 @@
 #define MOST_KEPT 20000
 #define FUZZ_BUDGET 3000
 #define MAP (1U << 16)
+#define MAPS 4
 
 struct head {
 	u8 vars;
@@ -38,6 +39,7 @@ struct head {
 	u16 ex_mask;
 	u8 flags;
 	u8 kernel;
+	u8 maps[MAPS];	/* kind, and from bit 4 how many items a key has */
 };
 
 struct input {
@@ -171,6 +173,22 @@ static void alter(void)
 
 /* -- one input ------------------------------------------------------------- */
 
+/* A few keys each, so that there are too many. */
+static void make_map(struct dprobes_map *def, u8 what)
+{
+	def->kind = what & 15;
+	def->keys = what >> 4;
+	def->size = 3;
+	if (def->kind == DP_KIND_HIST)
+		def->arguments[0] = 2;
+	if (def->kind != DP_KIND_LHIST && def->kind != DP_KIND_TSERIES)
+		return;
+	def->arguments[0] = 5;
+	def->arguments[1] = 100;
+	if (def->kind == DP_KIND_LHIST)
+		def->arguments[2] = 7;
+}
+
 /* Arrays of exactly their size; @code is what is behind the head. */
 static void make_program(struct dp_program *program, const struct head *head,
 			 struct dp_env *env)
@@ -208,6 +226,10 @@ static void make_program(struct dp_program *program, const struct head *head,
 		memset((void *)program->names[i].text, 'a', 1 + i);
 	}
 	program->symbols = calloc(def->name_count + 1, sizeof(u64));
+	def->map_count = MAPS;
+	program->maps = calloc(MAPS, sizeof(*program->maps));
+	for (i = 0; i < MAPS; i++)
+		make_map(&program->maps[i].def, head->maps[i]);
 	program->locals = calloc(def->vars + 1, sizeof(u64));
 	env->request.globals_count = def->gvars;
 	program->globals_count = &env->request.globals_count;
@@ -221,6 +243,7 @@ static void free_program(struct dp_program *program)
 	free((void *)program->gone);
 	free((void *)program->names);
 	free((void *)program->symbols);
+	free_maps(program);
 	free(program->probes);
 	free(program->blocks);
 	free(program->locals);
@@ -236,6 +259,8 @@ static bool try_input(struct dp_machine *machine, struct dp_scratch *scratch)
 	struct dp_buffers buffers = { 0 };
 	struct head head;
 	bool accepted;
+	u64 size;
+	u32 i;
 
 	memcpy(&head, now.data, sizeof(head));
 	message = now.data + sizeof(head);
@@ -248,7 +273,10 @@ static bool try_input(struct dp_machine *machine, struct dp_scratch *scratch)
 	accepted = dp_verify(&program, scratch).reason == DPROBES_OK;
 	if (accepted) {
 		find_blocks(&program, scratch);
+		make_maps(&program);
 		free(run(machine, &program, &buffers, &env));
+		for (i = 0; i < MAPS; i++)
+			free(say_map(&program.maps[i], &size));
 	}
 	free_program(&program);
 	free(region.data);

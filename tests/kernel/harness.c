@@ -48,6 +48,9 @@ struct answer {
 	u64 regs[DP_REGS];
 };
 
+/* So many CPUs there are: hits are on one after the other. */
+#define CPUS 2
+
 struct dp_env {
 	struct request request;
 	struct region *regions;
@@ -114,6 +117,16 @@ void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value)
 u64 dp_env_fact(struct dp_env *env, enum dp_fact fact)
 {
 	return env->request.facts[fact];
+}
+
+/* As many frames as r15 says. */
+u32 dp_env_stack(struct dp_env *env, u64 *frames, u32 most)
+{
+	u32 i;
+
+	for (i = 0; i < most && i < env->request.regs[DP_REG_R15]; i++)
+		frames[i] = 0xffffffff81000000 + 16 * i;
+	return i;
 }
 
 void dp_env_comm(struct dp_env *env, u8 *comm)
@@ -218,6 +231,9 @@ static void take_program(struct dp_program *program, struct dp_env *env)
 	program->gone = take(def->facility_count);
 	program->names = take(def->name_count * sizeof(*program->names));
 	program->symbols = take(def->name_count * sizeof(u64));
+	program->maps = calloc(def->map_count + 1, sizeof(*program->maps));
+	for (i = 0; i < def->map_count; i++)
+		take_into(&program->maps[i].def, sizeof(program->maps[i].def));
 	program->locals = take(def->vars * sizeof(u64));
 	program->globals_count = &env->request.globals_count;
 	program->globals = take(env->request.globals_count * sizeof(u64));
@@ -248,6 +264,73 @@ static void find_blocks(struct dp_program *program, struct dp_scratch *scratch)
 	}
 }
 
+/* Little memory: there are cases in which it is not enough. */
+static void make_maps(struct dp_program *program)
+{
+	struct dp_map *map = program->maps;
+	u32 i, cpu;
+
+	for (i = 0; i < program->def.map_count; i++, map++) {
+		dp_map_lay_out(map, 1 << 20, 1 << 20);
+		map->bank = dp_bank_init(map, CPUS,
+					 calloc(1, dp_bank_size(map, CPUS)));
+		for (cpu = 0; cpu < CPUS; cpu++)
+			map->bank->cells[cpu] = dp_cells_init(
+				map, calloc(1, dp_cells_size(map)));
+	}
+}
+
+static void free_maps(struct dp_program *program)
+{
+	struct dp_map *map = program->maps;
+	u32 i, cpu;
+
+	for (i = 0; i < program->def.map_count; i++, map++) {
+		for (cpu = 0; map->bank && cpu < CPUS; cpu++)
+			free(map->bank->cells[cpu]);
+		free(map->bank);
+	}
+	free(program->maps);
+}
+
+/* What is in a map, behind how many bytes that is, and what was lost. */
+static u8 *say_map(const struct dp_map *map, u64 *size)
+{
+	struct dp_entry *entry = malloc(map->entry_bytes);
+	u64 *words = calloc(2, 8 * (size_t)map->cell_words + 8);
+	u32 used = dp_bank_used(map->bank), i, head[2];
+	u64 room = 16 + (u64)used * (8 + map->entry_bytes +
+				     8 * (map->cell_words + 1));
+	u8 *data = malloc(room), *to = data + 16;
+	u64 lost = dp_bank_lost(map->bank, CPUS);
+
+	for (i = 1; i <= used; i++) {
+		if (!dp_bank_entry(map, map->bank, i, entry))
+			continue;
+		head[0] = entry->size;
+		head[1] = map->cell_words;
+		if (!head[1]) {
+			head[1] = 1;
+			words[0] = entry->word;
+		} else if (!dp_bank_cell(map, map->bank, i, CPUS, words,
+					 words + map->cell_words)) {
+			head[1] = 0;
+		}
+		memcpy(to, head, sizeof(head));
+		memcpy(to + 8, entry->key, entry->size);
+		to += 8 + entry->size;
+		memcpy(to, words, 8 * head[1]);
+		to += 8 * head[1];
+	}
+	*size = to - data;
+	room = *size - 16;
+	memcpy(data, &room, 8);
+	memcpy(data + 8, &lost, 8);
+	free(words);
+	free(entry);
+	return data;
+}
+
 /* Run it as often as is asked for; returns the memory of its buffers. */
 static void *run(struct dp_machine *machine, struct dp_program *program,
 		 struct dp_buffers *buffers, struct dp_env *env)
@@ -263,6 +346,7 @@ static void *run(struct dp_machine *machine, struct dp_program *program,
 	for (i = 0; i < env->request.runs; i++) {
 		u32 probe = env->request.probe;
 
+		machine->cpu = i % CPUS;
 		if (program->probes[probe].parts[DP_AT_ENTRY].count)
 			dp_run(machine, program, probe, DP_AT_ENTRY, buffers,
 			       env, env->request.budget);
@@ -278,8 +362,15 @@ static void put_answer(struct answer *answer, const struct dp_program *program,
 		       const struct dp_outcome *out,
 		       const struct dp_buffers *buffers, const struct dp_env *env)
 {
-	u32 size = sizeof(*answer), i;
+	u32 size = sizeof(*answer), maps, i;
+	u64 sizes[DP_MAX_MAPS] = { 0 };
+	u8 *said[DP_MAX_MAPS];
 
+	maps = answer->refused ? 0 : program->def.map_count;
+	for (i = 0; i < maps; i++) {
+		said[i] = say_map(&program->maps[i], &sizes[i]);
+		size += sizes[i];
+	}
 	size += answer->raw_count * sizeof(struct dprobes_raw) +
 		answer->log_size;
 	size += 8 * (program->def.vars + env->request.globals_count);
@@ -294,6 +385,10 @@ static void put_answer(struct answer *answer, const struct dp_program *program,
 	put(program->globals, 8 * env->request.globals_count);
 	for (i = 0; i < env->request.region_count; i++)
 		put(env->regions[i].data, env->regions[i].size);
+	for (i = 0; i < maps; i++) {
+		put(said[i], sizes[i]);
+		free(said[i]);
+	}
 }
 
 static void answer_request(struct dp_machine *machine,
@@ -315,6 +410,7 @@ static void answer_request(struct dp_machine *machine,
 	answer.where = refusal.where;
 	if (!refusal.reason) {
 		find_blocks(&program, scratch);
+		make_maps(&program);
 		memory = run(machine, &program, &buffers, &env);
 		out = machine->out;
 	}
@@ -341,6 +437,7 @@ static void answer_request(struct dp_machine *machine,
 	free((void *)program.gone);
 	free((void *)program.names);
 	free((void *)program.symbols);
+	free_maps(&program);
 }
 
 int main(void)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.kernel.abi import ABI, REQUESTS, STRUCTURES, Kind, Refusal, State
+from dprobed.kernel.abi import ABI, REQUESTS, STRUCTURES, Kind, Refusal, Reset, State
 from dprobed.kernel.isa_checksum import ISA
 from kernel_bridge.isa_header import HEADER, checksum, header
 from tests.kernel.machine import BRIDGE
@@ -38,7 +38,7 @@ def test_structures_and_numbers(tmp_path: Path) -> None:
             at = f"struct {name}, {str(field).removesuffix('_')}"
             wanted[f"offsetof({at})"] = getattr(mirror, field).offset
             wanted[f"sizeof((({at.replace(', ', '*)0)->')})"] = getattr(mirror, field).size
-    for number in (*Refusal, *Kind, *State):
+    for number in (*Refusal, *Kind, *State, *Reset):
         wanted[f"DPROBES_{number.name}"] = number
     found = dict(zip(wanted, _evaluate(tmp_path, list(wanted)), strict=True))
     assert found == wanted
@@ -53,7 +53,8 @@ def test_nothing_of_the_header_is_left_out() -> None:
         assert body is not None
         fields = re.findall(r"(\w+)(?:\[\w+\])?;", body[1])
         assert fields == [str(field).removesuffix("_") for field, *_ in mirror._fields_]
-    for enum, numbers in (("refusal", Refusal), ("kind", Kind), ("state", State)):
+    for enum, numbers in (("refusal", Refusal), ("kind", Kind), ("state", State),
+                          ("reset", Reset)):  # fmt: skip
         body = re.search(rf"^enum dprobes_{enum} \{{(.*?)^\}};", text, re.MULTILINE | re.DOTALL)
         assert body is not None
         assert re.findall(r"\tDPROBES_(\w+),", body[1]) == [each.name for each in numbers]

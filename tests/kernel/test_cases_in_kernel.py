@@ -9,33 +9,37 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dprobed.kernel.abi import Kind
+from dprobed.kernel.abi import Contents, Kind
+from dprobed.kernel.contents import entries
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, EXCEPTION
 from dprobed.program.isa import WORD_MASK, Instruction, decode_at
+from dprobed.program.maps import MapContents, MapDefinition
 from dprobed.program.model import Program
 from dprobed.program.rpn.parser import assemble
 from tests.kernel.device import GETPPID, Device, KernelProgram, check
-from tests.kernel.machine import Machine
+from tests.kernel.machine import AREA, Machine
 from tests.kernel.test_bridge import PLACE, kernel_program
-from tests.programs.cases import Case, Result, all_cases
+from tests.programs.cases import Case, MapsAfter, Result, all_cases
 from tests.programs.cases import check as check_case
 
 #: Instructions whose result is the machine's own, or that a kernel program cannot have.
 OWN = ("push task", "push pid", "push tid", "push uid", "push gid", "push procid", "push time",
        "push comm", "push r", "push u", "push a", "push f", "push tls", "vfy rw", "suspend",
-       "resume", "log ustack")  # fmt: skip
+       "resume", "log ustack", "key ustack", "key comm")  # fmt: skip
 
 
 def is_of_any_machine(instruction: Instruction) -> bool:
     """Whether a kernel program can have it, and does the same on any machine."""
-    if instruction.writes or instruction.suffix or instruction.group == "maps":
+    if instruction.writes or instruction.suffix:
         return False
     return instruction.name not in OWN
 
 
 def _is_of_any_machine(case: Case) -> bool:
     if case.refused or case.accepted or case.memory or case.registers or case.lost:
+        return False
+    if any(", tseries" in each for each in case.maps):  # The time is the machine's own.
         return False
     if case.kept:  # In the kernel an entry part alone can have left it.
         return False
@@ -75,6 +79,24 @@ def _outcome(loaded: KernelProgram, program: Program, case: Case) -> Outcome:
     )
 
 
+def contents(loaded: KernelProgram, number: int, one: MapDefinition) -> MapContents:
+    """What is in a map of a program."""
+    at = AREA + 4096
+    room = loaded.ioctl("DPROBES_CONTENTS", Contents(map=number)).size
+    found = loaded.ioctl("DPROBES_CONTENTS", Contents(map=number, data=at, room=room))
+    return MapContents(found.lost, entries(one, loaded.machine.read(at, found.size)))
+
+
+def maps_of(loaded: KernelProgram, program: Program) -> tuple[MapsAfter, dict[str, int]]:
+    """What is in its maps, and what was lost."""
+    after, lost = {}, {}
+    for number, one in enumerate(program.header.map):
+        found = contents(loaded, number, one)
+        after[one.name] = {tuple(key): cell for key, cell in found.entries}
+        lost[one.name] = found.lost
+    return after, lost
+
+
 @pytest.mark.parametrize("case", CASES, ids=_name)
 def test_case(case: Case, machine: Machine, device: Device) -> None:
     program = assemble(case.source(), case.place)
@@ -98,6 +120,7 @@ def test_case(case: Case, machine: Machine, device: Device) -> None:
         case.context(),
         loaded.get_vars(0, header.vars),
         loaded.get_vars(0, count, global_=True),
+        *maps_of(loaded, program),
     )
     loaded.close()
     check_case(case, program, lambda *_: result)

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -51,6 +51,53 @@ async def _records(client: FakeClient, count: int) -> list[dict[str, Any]]:
 
 async def _follow(daemon: FakeDaemon, client: FakeClient) -> None:
     await daemon.ask(client, messages.Log(id=9, follow=True), messages.Logged)
+
+
+MAPS = """map = calls, count, keys=2
+map = last, value
+offset = schedule
+key comm
+push pid
+key 1
+minc calls
+push pid
+mset last
+abort
+"""
+
+
+def test_maps(run: Run) -> None:
+    """They are read, reset, shown in `query`, and told of at the end."""
+
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        inserted = await _insert(daemon, root, HEAD + MAPS)
+        select = messages.Select(number=inserted.programs[0].number)
+        kernel.hit("schedule", pid=77, count=3)
+
+        async def maps(
+            reset: Literal["", "clear", "zero"] = "",
+        ) -> dict[str, list[tuple[list[int | str], list[int]]]]:
+            asking = messages.Maps(id=5, select=select, reset=reset)
+            answer = await daemon.ask(root, asking, messages.MapListing)
+            return {one.map: [(e.key, e.cell) for e in one.entries] for one in answer.maps}
+
+        counted = [(["target", 100], [3])]
+        assert await maps() == {"calls": counted, "last": [([], [100])]}
+        status = await daemon.query(root)
+        assert [(use.map, use.entries, use.lost) for use in status.map_use] == [
+            ("calls", 1, 0),
+            ("last", 1, 0),
+        ]
+        assert await maps("zero") == {"calls": counted, "last": [([], [100])]}
+        assert (await maps("clear"))["calls"] == [(["target", 100], [])]
+        assert (await maps())["calls"] == []
+        kernel.hit("schedule", pid=77, count=2)
+        removed = await daemon.ask(root, messages.Remove(id=6, select=select), messages.Removed)
+        found = {one.map: [(e.key, e.cell) for e in one.entries] for one in removed.maps}
+        assert found["calls"] == [(["target", 100], [2])]
+
+    run(script)
 
 
 def test_from_insertion_to_removal(run: Run) -> None:
@@ -136,7 +183,11 @@ def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
         ("offset = schedule\nnop\npush r,xmm0\nlog 2\nexit", {}, "floating-point"),
         ("offset = schedule\npush addr,no_such_symbol\nlog 1\nexit", {}, "no_such_symbol"),
         ("offset = schedule\nexit", {"budget": Limits(hits=1)}, "budget"),
-        ("map = n, count\noffset = schedule\nminc n\nabort", {}, "no maps in the kernel yet"),
+        (
+            "map = n, count, keys=1\noffset = schedule\nkey ustack\nminc n\nabort",
+            {},
+            "`ustack` is of programs in processes",
+        ),
     ],
 )
 def test_what_the_kernel_cannot_do_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.kernel.test_files import assembled
 pytestmark = pytest.mark.timeout(1200)
 
 SOCKET = "/d.sock"
-SIGKILL = 9
+SIGINT, SIGKILL = 2, 9
 PROGRAM = """\
 name = kernel
 modtype = kernel
@@ -97,6 +98,16 @@ STARTS = "name = brief\nvars = 1\noffset = _start\ninc lv,0\npush pid\nlog i32 w
 #: It is in the file of the daemon and of the command themselves as well.
 READS = "name = libc.so.6\nvars = 1\noffset = read\ninc lv,0\npush a,0\nlog i32 fd\nexit trace\n"
 TIMES = 10
+MAPS = """\
+name = kernel
+modtype = kernel
+map = calls, count, keys=2
+offset = __x64_sys_getppid
+key comm
+key kstack,2
+minc calls
+abort
+"""
 
 #: What has to be 0 at each booking of the sample: all accounts together (`docs/kernel-hooks.md`).
 ASSERTION = (BRIDGE / "samples" / "ledger.rpn").read_text()
@@ -119,9 +130,14 @@ class Dprobed:
             assert self.machine.call(KILL, self.pid, 0) == 0, text_of(self.machine, LOG)
         raise AssertionError(text_of(self.machine, LOG))
 
+    @property
+    def command(self) -> list[str]:
+        """The command, as far as its options."""
+        return [*self._python, "dprobe", "--socket", SOCKET]
+
     def dprobe(self, *arguments: str) -> tuple[int, str]:
         """The exit status of the command, and what it prints."""
-        return self.machine.run(*self._python, "dprobe", "--socket", SOCKET, *arguments)
+        return self.machine.run(*self.command, *arguments)
 
     def json(self, *arguments: str) -> list[dict[str, Any]]:
         """What the command prints as JSON, a line each."""
@@ -140,7 +156,7 @@ def dprobed(
     folder = tmp_path_factory.mktemp("dprobed")
     sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
     sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH, "tp.rpn": TRACEPOINT}
-    sources |= {"dump.rpn": DUMPS}
+    sources |= {"dump.rpn": DUMPS, "maps.rpn": MAPS}
     sources |= {"ledger.rpn": ASSERTION}
     sources |= {"starts.rpn": STARTS, "reads.rpn": READS}
     for name, text in sources.items():
@@ -292,6 +308,65 @@ def test_a_dump(dprobed: Dprobed) -> None:
     assert any(frame.startswith("do_syscall_64+0x") for frame in frames)
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
+
+
+def test_maps_and_stacks(dprobed: Dprobed) -> None:
+    (probe,) = dprobed.json("insert", "/maps.rpn")
+    assert probe["state"] == "active"
+    check(dprobed.machine.call(GETPPID, count=3))
+    own = [each for each in dprobed.json("maps", "calls") if each["key"][0] == "init"]
+    (entry,) = own
+    assert entry["value"] == 3
+    frames = entry["key"][1]["ustack"]
+    assert [frame["module"] for frame in frames] == ["[kernel]"] * 2
+    assert [frame["function"] for frame in frames] == ["__x64_sys_getppid", "do_syscall_64"]
+    assert frames[0]["plus"] == 0
+    # How far it is from the kernel's beginning, and not where it is.
+    assert frames[0]["offset"] < 1 << 32
+    status, text = dprobed.dprobe("maps", "--clear")
+    assert status == 0, text
+    check(dprobed.machine.call(GETPPID, count=2))
+    (entry,) = [each for each in dprobed.json("maps", "calls") if each["key"][0] == "init"]
+    assert entry["value"] == 2
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert "__x64_sys_getppid" in text
+
+
+SCRIPT = """
+kprobe:__x64_sys_getppid /pid == 1/ { @calls[comm, kstack(2)] = count(); @begun[tid] = nsecs; }
+kretprobe:__x64_sys_getppid /@begun[tid]/
+{ @results[retval] = count(); @times = hist(nsecs - @begun[tid]); delete(@begun[tid]); }
+rawtracepoint:task_rename /pid == 1/ { printf("renamed %s\\n", comm); }
+"""
+
+
+def _said(machine: Machine, text: str) -> str:
+    """What the log of the machine has, as soon as that is there."""
+    while text not in (said := text_of(machine, LOG)):
+        pass
+    return said
+
+
+def test_a_script(dprobed: Dprobed) -> None:
+    machine = dprobed.machine
+    pid = machine.start(*dprobed.command, "bpftrace", "-e", SCRIPT)
+    _said(machine, "Attached 3 probes")
+    check(machine.call(GETPPID, count=5))
+    prctl, set_name = 157, 15
+    machine.write(AREA, b"init\0")
+    check(machine.call(prctl, set_name, AREA))
+    _said(machine, "renamed init\n")
+    check(machine.call(KILL, pid, SIGINT))
+    machine.wait(pid)
+    said = _said(machine, "@times: \n")
+    calls = said[said.index("@calls[init") :]
+    assert re.match(
+        r"@calls\[init, \n\s*__x64_sys_getppid\+0\n\s*do_syscall_64\+\d+\n\]: 5\n", calls
+    )
+    assert "@results[0]: 5\n" in said
+    assert "@begun" not in said
+    assert text_of(machine, "/sys/module/dprobes/refcnt") == "0\n"
 
 
 def test_an_assertion_on_a_hook(dprobed: Dprobed) -> None:

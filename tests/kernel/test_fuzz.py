@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 
 from dprobed.kernel.abi import REQUESTS, Attach, Query, Record, Vars
+from dprobed.program.maps import KIND_NUMBERS
 from dprobed.program.rpn.parser import assemble
 from tests.kernel.c_interpreter import FLAGS, PARTS
 from tests.kernel.device import (
@@ -41,7 +42,7 @@ from tests.programs.cases import all_cases
 ROUNDS: Final = int(os.environ.get("DPROBED_FUZZ", "100000"))
 IN_KERNEL: Final = int(os.environ.get("DPROBED_FUZZ_IN_KERNEL", "300"))
 #: ``struct head`` of ``fuzz.c``.
-_HEAD: Final = struct.Struct("<4B5H2B")
+_HEAD: Final = struct.Struct("<4B5H2B4B")
 _O_NONBLOCK, _FCNTL, _SETFL = 0o4000, 72, 4
 #: What DPROBES_LOAD and DPROBES_ATTACH say that they may fail with.
 LOAD_ERRORS: Final = {errno.EFAULT, errno.EINVAL, errno.EBADMSG, errno.ENOMEM}
@@ -77,7 +78,10 @@ def test_no_program_harms_the_interpreter(tmp_path: Path) -> None:
         limits = (*[0xFF] * 4, *[0xFFFF] * 5)
         least = [min(field, limit) for field, limit in zip(fields, limits, strict=True)]
         seed = tmp_path / f"{number}.seed"
-        seed.write_bytes(_HEAD.pack(*least, head.autostacktrace, is_kernel) + each.code[:2000])
+        maps = [KIND_NUMBERS[one.kind] | one.keys << 4 for one in head.map[:4]]
+        maps += [KIND_NUMBERS["count"]] * (4 - len(maps))
+        fixed = _HEAD.pack(*least, head.autostacktrace, is_kernel, *maps)
+        seed.write_bytes(fixed + each.code[:2000])
         seeds.append(str(seed))
     finding = tmp_path / "finding"
     command = [str(program), str(ROUNDS), "1", str(finding), *seeds]

@@ -6,7 +6,9 @@ import os
 import struct
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -15,16 +17,27 @@ from dprobed.program.exceptions import OPERAND_PORT, OPERAND_REGISTER, ExCode
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.lowering import facility_numbers
 from dprobed.program.exits import EXIT
-from dprobed.program.isa import INSTRUCTIONS, WORD_MASK, Instruction, Operand, decode_at
+from dprobed.program.isa import (
+    BY_KEY,
+    INSTRUCTIONS,
+    WORD_MASK,
+    Instruction,
+    Operand,
+    decode_at,
+    encode_one,
+)
+from dprobed.program.maps import Entry, MapContents, MapDefinition
 from dprobed.program.model import Program
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
+from dprobed.program.user_stack import unpacked
+from dprobed.record.log import decode_log
 from tests.kernel.c_interpreter import HEADER_SIZE, CInterpreter, Refused, request
 from tests.programs.cases import Case, Result, all_cases, check
 from tests.unit.program.exec.test_generated_programs import (
     BUDGET,
     FACILITIES,
-    WITHOUT_MAPS,
+    USER,
     drawing,
     drawn_context,
     programs,
@@ -44,8 +57,8 @@ def _name(case: Case) -> str:
     return f"{case.place} {case.name}"
 
 
-#: Instructions that only Python's executors have.
-_NOT_YET = {"log ustack"}
+#: Instructions that are for processes only.
+_OF_PROCESSES = {"log ustack", "key ustack"}
 
 
 def _fpu(program: Program) -> int | None:
@@ -68,14 +81,14 @@ def _refusal(program: Program) -> Refused | None:
         instruction, _, following = decode_at(program.code, offset)
         if offset == fpu:
             return Refused(Refusal.NO_FPU, offset)
-        if _is_not_yet(instruction):
-            return Refused(Refusal.NOT_YET, offset)
+        if _is_of_processes(instruction):
+            return Refused(Refusal.NO_USTACK, offset)
         offset = following
     return None
 
 
-def _is_not_yet(instruction: Instruction) -> bool:
-    return instruction.name in _NOT_YET or instruction.group == "maps"
+def _is_of_processes(instruction: Instruction) -> bool:
+    return instruction.name in _OF_PROCESSES
 
 
 def _symbols(program: Program, values: dict[str, int]) -> list[int]:
@@ -102,7 +115,10 @@ def _run_case(interpreter: CInterpreter, case: Case, program: Program) -> Result
     )
     if isinstance(outcome, Refused):
         return outcome
-    return Result(outcome, context, locals_, globals_)
+    maps = dict(zip((one.name for one in header.map), interpreter.maps, strict=True))
+    after = {name: {tuple(key): cell for key, cell in each.entries} for name, each in maps.items()}
+    lost = {name: each.lost for name, each in maps.items()}
+    return Result(outcome, context, locals_, globals_, after, lost)
 
 
 @pytest.mark.parametrize("case", RUN, ids=_name)
@@ -154,6 +170,107 @@ def test_what_the_processor_has(c_interpreter: CInterpreter, text: str, words: l
 
 def test_a_port_is_written(c_interpreter: CInterpreter) -> None:
     assert _of_kernel(c_interpreter, "push 0x60\npush 7\npop io,u16") == ([], None, 7962)
+
+
+def _frames(interpreter: CInterpreter, count: int, text: str, **header: str) -> list[str]:
+    """What a kernel program whose task has so many frames logs, item by item."""
+    case = Case("own", "own", header={"modtype": "kernel", **header}, program=text.splitlines())
+    case.registers = {"r15": count}
+    result = _run_case(interpreter, case, assemble(case.source(), "own"))
+    assert isinstance(result, Result)
+    found = []
+    items: list[Any] = list(decode_log(result.outcome.log, result.outcome.raw))
+    for item in items:
+        frames = [f"{frame['module']}+{frame['offset']:#x}" for frame in item["ustack"]]
+        found.append(" ".join([*frames, item.get("ended", "")]).strip())
+    return found
+
+
+def test_stacks_in_the_kernel(c_interpreter: CInterpreter) -> None:
+    two = "[kernel]+0xffffff81000000 [kernel]+0xffffff81000010"
+    more = f"{two} more frames than were asked for"
+    assert _frames(c_interpreter, 2, "log kstack\nlog kstack,2") == [two, two]
+    assert _frames(c_interpreter, 3, "log kstack,2") == [more]
+    assert _frames(c_interpreter, 0, "log kstack") == ["there is no stack here"]
+    room = f"{two} more frames than the log has room for"
+    assert _frames(c_interpreter, 9, "log kstack", logmax="35") == [room]
+    assert _frames(c_interpreter, 9, "log kstack", logmax="24") == []
+    assert len(_frames(c_interpreter, 300, "log kstack,255", logmax="4000")[0].split("+")) == 256
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, 2), (0, 0), (200, 112)])
+def test_stacks_as_keys(c_interpreter: CInterpreter, count: int, shown: int) -> None:
+    lines = ["key kstack", "minc n"]
+    case = Case("own", "own", {"modtype": "kernel"}, maps=["n, count, keys=1"], program=lines)
+    case.registers, case.runs = {"r15": count}, 2
+    result = _run_case(c_interpreter, case, assemble(case.source(), "own"))
+    assert isinstance(result, Result)
+    (((stack,), cell),) = result.maps["n"].items()
+    assert cell == [2]
+    assert isinstance(stack, bytes)
+    assert len(unpacked(stack[1:])[0]) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "there", "refused"),
+    [
+        ("push 1\nkey 1\nminc n", "count, keys=1", MapDefinition("n", "count"), Refusal.BAD_KEY),
+        ("minc n", "count", MapDefinition("n", "count", keys=1), Refusal.BAD_KEY),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "count"), Refusal.BAD_KEY),
+        ("mget n\nros 1", "value", MapDefinition("n", "sum"), Refusal.BAD_KEY),
+        ("minc n", "count", MapDefinition("n", "count", size=65537), Refusal.BAD_MAP),
+        ("minc n", "count", MapDefinition("n", "count", size=0), Refusal.BAD_MAP),
+        ("minc n", "count", MapDefinition("n", "count", keys=9), Refusal.BAD_MAP),
+        ("minc n", "count", MapDefinition("n", "count", signed=True), Refusal.BAD_MAP),
+        ("minc n", "count", MapDefinition("n", "count", (1,)), Refusal.BAD_MAP),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "hist", (6,)), Refusal.BAD_MAP),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "lhist", (5, 5, 1)), Refusal.BAD_MAP),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "lhist", (0, 5000, 1)), Refusal.BAD_MAP),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "lhist", (-5, 5, 1)), Refusal.BAD_MAP),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "tseries", (0, 1)), Refusal.BAD_MAP),
+        ("push 1\nmadd n", "sum", MapDefinition("n", "tseries", (1, 1001)), Refusal.BAD_MAP),
+    ],
+)
+def test_the_module_trusts_nobody_with_maps(
+    c_interpreter: CInterpreter, text: str, good: str, there: MapDefinition, refused: Refusal
+) -> None:
+    """The daemon's verifier would not let it come so far."""
+    case = Case("own", "own", maps=[f"n, {good}"], program=text.splitlines())
+    program = assemble(case.source(), "own")
+    header = msgspec.structs.replace(program.header, map=(there,))
+    result = _run_case(c_interpreter, case, msgspec.structs.replace(program, header=header))
+    assert isinstance(result, Refused)
+    assert result.reason is refused
+
+
+_MINC = [encode_one(BY_KEY["minc map"], (number,)) for number in range(2)]
+_SEVEN = encode_one(BY_KEY["push word"], (7,))
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        # No key is used up before the end; another kind of item; one path has an item more.
+        ("push 1\nkey 1\nminc n\nnop", _MINC[0], bytes(3)),
+        ("push 1\nkey 1\nminc n\nkey comm\nminc m", _MINC[1], _MINC[0]),
+        (
+            "push 1\njz there\npush 7\nthere: nop",
+            _SEVEN,
+            encode_one(BY_KEY["key comm"], ()) + bytes(len(_SEVEN) - 1),
+        ),
+    ],
+)
+def test_keys_are_the_same_on_every_path(
+    c_interpreter: CInterpreter, text: str, old: bytes, new: bytes
+) -> None:
+    maps = ["n, count, keys=1", "m, count, keys=1"]
+    case = Case("own", "own", maps=maps, program=text.splitlines())
+    program = assemble(case.source(), "own")
+    assert old in program.code
+    damaged = msgspec.structs.replace(program, code=program.code.replace(old, new, 1))
+    result = _run_case(c_interpreter, case, damaged)
+    assert isinstance(result, Refused)
+    assert result.reason is Refusal.BAD_KEY
 
 
 @pytest.mark.parametrize(
@@ -208,12 +325,17 @@ def _used(cases: list[Case]) -> Iterator[str]:
 def test_every_instruction_was_run() -> None:
     there = [case for case in RUN if _refusal(assemble(case.source(), case.place)) is None]
     missing = {"push f,argument"}
-    wanted = {i.key for i in INSTRUCTIONS if not i.kernel_only and not _is_not_yet(i)}
+    wanted = {i.key for i in INSTRUCTIONS if not i.kernel_only and not _is_of_processes(i)}
     assert wanted - missing <= set(_used(there))
 
 
+def _sorted(contents: MapContents) -> tuple[int, list[Entry]]:
+    """In an order that does not depend on what was deleted."""
+    return contents.lost, sorted(contents.entries, key=repr)
+
+
 @drawing(DRAWN)
-@given(programs(WITHOUT_MAPS))
+@given(programs([each for each in USER if not _is_of_processes(each)]))
 def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> None:
     verified(program)
     context = drawn_context()
@@ -239,3 +361,4 @@ def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> 
     assert bytes(context.buffer) == bytes(expected.context.buffer)
     assert context.regions == expected.context.regions
     assert (locals_, globals_) == expected.variables
+    assert list(map(_sorted, c_interpreter.maps)) == list(map(_sorted, expected.maps))

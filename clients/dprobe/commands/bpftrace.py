@@ -238,6 +238,11 @@ def _words_of(command: str) -> list[str]:
     return words
 
 
+def _in_kernel() -> str:
+    """Whether there can be probes in the kernel."""
+    return "yes" if os.path.exists("/dev/dprobes") else "no"  # noqa: PTH110
+
+
 def _show_info() -> None:
     """What there is, in the sections of bpftrace's own ``--info``."""
     yes = "yes"
@@ -249,7 +254,8 @@ def _show_info() -> None:
         "Build": {"version": f"{RELEASE} (dprobe {__version__})"},
         "Probe types": {
             "uprobe": yes, "uretprobe": yes, "usdt": yes, "watchpoint": yes, "interval": yes,
-            "kprobe": "no", "tracepoint": "no", "fentry": "no", "iter": "no",
+            "kprobe": _in_kernel(), "kretprobe": _in_kernel(), "tracepoint": _in_kernel(),
+            "fentry": "no", "iter": "no",
         },
     }  # fmt: skip
     for title, fields in rows.items():

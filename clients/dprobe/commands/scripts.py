@@ -33,6 +33,7 @@ from dprobe.lib.mapped import File
 from dprobe.lib.programs import Choice, Loaded
 from dprobe.lib.reading import silence
 from dprobe.lib.script.deployed import Deployed
+from dprobe.lib.script.kernel import InKernel
 from dprobe.lib.script.names import ProcessNames
 from dprobe.lib.script.processes import SessionProcesses
 from dprobe.lib.script.runner import Runner
@@ -54,6 +55,8 @@ from dprobed.wire import messages
 
 #: What is special in a glob (policies.md).
 _GLOB: Final = frozenset("*?[]{}\\")
+#: No process in particular.
+_ALL: Final = messages.Selection()
 
 
 class ScriptOptions(msgspec.Struct, frozen=True):
@@ -218,6 +221,7 @@ def run_script(
                 script, FileWorld(lambda: files), child=launched.pid, unsafe=how.unsafe
             )
             programs = loaded(bundle, script, how.choice, _executable(files, command))
+            _refuse_kernel(script, programs)
             if how.missing == "refuse":
                 _refuse_missing(programs, files)
             warn(bundle, how)
@@ -254,6 +258,15 @@ def run_script(
     if show.output.broken:
         return show.output.status
     return (show.runner.status or 0) if of_bpftrace else status
+
+
+def _refuse_kernel(script: Script, programs: list[Loaded]) -> None:
+    """Raise UserError for probes that no process has."""
+    if _in_kernel(programs):
+        raise UserError(
+            f"{script.file}: probes in the kernel are not those of a command: `dprobe attach` puts "
+            "them in"
+        )
 
 
 def _own(show: Show) -> dict[signal.Signals, Callable[[], None]]:
@@ -305,6 +318,12 @@ def attach_script(
         files = _files_of(pids, selection)
         bundle = compiled(script, FileWorld(lambda: files), unsafe=how.unsafe)
         programs = loaded(bundle, script, how.choice, _executable(files, ""))
+        in_kernel = _in_kernel(programs)
+        if in_kernel and (pids or (selection or _ALL) != _ALL):
+            raise UserError(
+                f"{script.file}: probes in the kernel are in no process: name none, and write a "
+                f"condition, as /pid == {pids[0] if pids else 1234}/"
+            )
         warn(bundle, how)
         show = Show(bundle, output_for(bundle, how, 1), cores)
         if not how.dry:
@@ -312,6 +331,8 @@ def attach_script(
         connection = daemon.connect()
         if not programs:
             _alone(connection, pids, how, show, stop)
+        elif in_kernel:
+            _everywhere_in_kernel(connection, programs, how, show, stop)
         elif pids:
             _attached(connection, programs, pids, how, show, stop)
         else:
@@ -390,6 +411,33 @@ def _attached(
     show.summary(session.detach())
 
 
+def _in_kernel(programs: list[Loaded]) -> bool:
+    """Whether they go into the kernel; raises UserError where only some do."""
+    kernel = [each for each in programs if each.program.header.kernel]
+    if kernel and len(kernel) < len(programs):
+        raise UserError(
+            f"{kernel[0].upload.label}: some probes are in the kernel and some in processes; "
+            "write a script for each"
+        )
+    return bool(kernel)
+
+
+def _everywhere_in_kernel(
+    connection: Connection,
+    programs: list[Loaded],
+    how: ScriptOptions,
+    show: Show,
+    stop: StopRequest,
+) -> None:
+    """In the kernel."""
+    inside = InKernel(connection, show.runner.record, complain)
+    inside.insert([each.upload for each in programs], check_opcode=how.check_opcode)
+    show.runner.work_in(inside)
+    if not how.quiet:
+        note(f"in the kernel, until Ctrl-C, through {connection.through}")
+    _until_the_end(inside, connection, how, show, stop)
+
+
 def _everywhere(
     connection: Connection,
     programs: list[Loaded],
@@ -407,6 +455,13 @@ def _everywhere(
     if not how.quiet:
         modules = ", ".join(dict.fromkeys(each.program.header.name for each in programs))
         note(f"in what maps {modules}, until Ctrl-C, through {connection.through}")
+    _until_the_end(deployed, connection, how, show, stop)
+
+
+def _until_the_end(
+    deployed: Deployed, connection: Connection, how: ScriptOptions, show: Show, stop: StopRequest
+) -> None:
+    """Show what comes, until the script or the user ends it; then take the programs out."""
     show.attached(how)
     watch(connection, show, stop, lambda: False)
     lost, gaps = deployed.take_out()

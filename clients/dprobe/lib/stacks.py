@@ -8,6 +8,7 @@ time is named by the map that its maker keeps for ``perf`` (``/tmp/perf-PID.map`
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from dprobed.binary.demangle import demangled
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.source_places import SourcePlaces
+from dprobed.proc import kernel_symbols
+from dprobed.program.user_stack import ADDRESS, KERNEL_MODULE
 from dprobed.resolver.cache import packed
 
 _VDSO: Final = "[vdso]"
@@ -66,6 +69,8 @@ class StackNames:
         return found
 
     def _find(self, path: str, build_id: str, vaddr: int, exact: bool, pid: int) -> dict[str, Any]:
+        if path == KERNEL_MODULE:
+            return kernel_code().at(vaddr, exact=exact)
         file = self._file(path, build_id, pid)
         found: dict[str, Any] = {}
         if file is None:
@@ -116,6 +121,35 @@ class StackNames:
             return {}
         start, name = found
         return {"function": demangled(name), "plus": address - start}
+
+
+class KernelCode:
+    """The functions of the kernel and its modules, by how far they are from its first address; none
+    for those to whom the kernel does not show them."""
+
+    def __init__(self, path: Path = kernel_symbols.PATH) -> None:
+        try:
+            known = [each for each in kernel_symbols.symbols(path) if each.kind == "code"]
+        except OSError:
+            known = []
+        begin = next((e.address for e in known if e.name == kernel_symbols.FIRST_SYMBOL), 0)
+        found = [((each.address - begin) & ADDRESS, each.name) for each in known if begin]
+        found.sort()
+        self._starts: Final = [start for start, _ in found]
+        self._names: Final = [name for _, name in found]
+
+    def at(self, offset: int, *, exact: bool) -> dict[str, Any]:
+        """What is there."""
+        found = bisect_right(self._starts, offset if exact else offset - 1) - 1
+        if found < 0:
+            return {}
+        return {"function": self._names[found], "plus": offset - self._starts[found]}
+
+
+@cache
+def kernel_code() -> KernelCode:
+    """That of this machine."""
+    return KernelCode()
 
 
 @cache

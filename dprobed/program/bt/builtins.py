@@ -12,7 +12,7 @@ import msgspec
 from dprobed.program.bt import bundle, kinds, tree
 from dprobed.program.bt.kinds import BOOLEAN, LITERAL, UINT32, UINT64, Kind, ShownWord
 from dprobed.program.bt.protocols import Coding, Inferring
-from dprobed.program.bt.state import Firing, ScriptState
+from dprobed.program.bt.state import Firing, ScriptState, stack_error
 from dprobed.program.registers import REGISTER_INDEX
 
 #: Where a function finds its first arguments.
@@ -22,10 +22,8 @@ _SYSTEM_CALL_REGISTERS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 _ARGUMENTS: Final = {f"arg{number}": number for number in range(64)}
 #: What depends on the kernel, or is not there yet; the reason.
 REFUSED: Final = {
-    "curtask": "is the kernel's, and a process has none",
     "cgroup": "is the kernel's",
     "jiffies": "is the kernel's: use nsecs",
-    "kstack": "is the kernel's stack: use ustack",
     "numaid": "is not known in a process",
     "ppid": "is not known in a process",
     "pcomm": "is not known: use comm",
@@ -152,10 +150,17 @@ BUILTINS: Final[dict[str, Builtin]] = {
     "cpid": _number(lambda state: state.options.child, UINT32),
     "has_cpid": _number(lambda state: int(state.options.child != 0), BOOLEAN),
     "ncpus": _number(lambda state: state.options.cpus, UINT64),
-    "usermode": _number(lambda state: 1, kinds.Integer(1, False)),
+    "usermode": Builtin(
+        lambda state, firing: kinds.Integer(1, False),
+        lambda code: code.to.push(int(not code.firing.kernel)),
+    ),
+    "curtask": _fixed(UINT64, "push task"),
 }
 #: What there is only at hits.
 _OF_HITS: Final = ("func", "caller")
+#: What there is only in the kernel, or only in processes.
+_OF_KERNEL: Final = ("curtask",)
+_OF_PROCESSES: Final = ("caller",)
 
 
 def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
@@ -173,13 +178,20 @@ def builtin_kind(inference: Inferring, one: tree.Name) -> Kind | None:
                 "write uretprobe:MODULE:FUNCTION or FUNCTION:return",
             )
         return result_kind(inference.state, firing)
-    if name == "ustack":
-        return kinds.Stack(inference.state.stack_mode, 127)
+    if name in ("ustack", "kstack"):
+        wrong = stack_error(name, firing)
+        if wrong is not None:
+            return inference.wrong(one.span, *wrong)
+        return kinds.Stack(inference.state.stack_mode, 127, name == "kstack")
     builtin = BUILTINS.get(name)
     if builtin is None:
         if name in REFUSED:
             return inference.wrong(one.span, f"`{name}` {REFUSED[name]}")
         return None
+    if firing.kernel != (name in _OF_KERNEL) and name in (*_OF_KERNEL, *_OF_PROCESSES):
+        why = "is not there in the kernel yet" if firing.kernel else "is the kernel's: it is there"
+        more = "" if firing.kernel else " at kprobes"
+        return inference.wrong(one.span, f"`{name}` {why}{more}")
     if name in _OF_HITS and not firing.hit:
         return inference.wrong(one.span, f"`{name}` is of a process, and a block has none")
     return builtin.kind(inference.state, firing)
@@ -238,7 +250,10 @@ def argument_of(name: str) -> int | None:
 def is_builtin(name: str) -> bool:
     """Whether a name means something of its own."""
     return (
-        name in BUILTINS or name in CONSTANTS or name in _ARGUMENTS or name in ("retval", "ustack")
+        name in BUILTINS
+        or name in CONSTANTS
+        or name in _ARGUMENTS
+        or name in ("retval", "ustack", "kstack")
     )
 
 

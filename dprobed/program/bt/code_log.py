@@ -118,9 +118,9 @@ def log_value(code: Coding, kind: Kind) -> None:
 def log_stack(code: Coding, kind: Stack) -> None:
     """Log the thread's stack."""
     if kind.depth >= 127:
-        code.to.add("log ustack")
+        code.to.add(f"log {kind.name}")
     else:
-        code.to.add("log ustack,depth", kind.depth)
+        code.to.add(f"log {kind.name},depth", kind.depth)
 
 
 def _log_either(code: Coding) -> None:

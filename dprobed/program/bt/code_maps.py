@@ -213,9 +213,9 @@ def _add_items(code: Coding, run: list[_KeyItem]) -> None:
         to.add("key comm")
     elif isinstance(kind, Stack):
         if kind.depth >= 127:
-            to.add("key ustack")
+            to.add(f"key {kind.name}")
         else:
-            to.add("key ustack,depth", kind.depth)
+            to.add(f"key {kind.name},depth", kind.depth)
     elif first.form in _WORDS:
         to.add("key count", len(run))
     elif isinstance(kind, String):

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from dprobed.program.bt import tree
+from dprobed.program.bt import kernel_places, tree
 from dprobed.program.bt.facts import parameter_value
+from dprobed.program.bt.kernel_places import KernelPlaceError, kernel_targets
 from dprobed.program.bt.state import Firing, ScriptState
 from dprobed.program.keywords import no_entry
 
@@ -27,8 +28,8 @@ _LONG: Final = {
 }  # fmt: skip
 _REFUSED: Final = {
     **dict.fromkeys(
-        ("kprobe", "kretprobe", "tracepoint", "rawtracepoint", "fentry", "fexit"),
-        "is in the kernel: probes of scripts are in processes so far",
+        ("fentry", "fexit"),
+        "needs types of the kernel, which are not there yet: use kprobe or kretprobe",
     ),
     **dict.fromkeys(
         ("hardware", "software"), "counts events of the processor and of the kernel"
@@ -98,6 +99,8 @@ class PlaceFinder:
             yield FiredPlace(Firing(kind if parts[0].islower() else parts[0], kind, hit=False))
         elif kind in _REFUSED and len(parts) > 1:
             raise self._refuse(place, f"`{parts[0]}` {_REFUSED[kind]}")
+        elif kind in kernel_places.KINDS and len(parts) > 1:
+            yield from self._in_kernel(place, kind, parts[1:])
         elif kind == "interval" and len(parts) > 1:
             yield self._interval(place, parts)
         elif kind == "self" and parts[1:2] == ["signal"]:
@@ -148,6 +151,13 @@ class PlaceFinder:
                 place, f"`{place.text}` is no signal of ours", "write self:signal:SIGUSR1"
             )
         return FiredPlace(Firing(place.text, "self", hit=False), signal=name)
+
+    def _in_kernel(self, place: tree.Place, kind: str, parts: list[str]) -> Iterator[FiredPlace]:
+        try:
+            for firing, keywords in kernel_targets(self._world, kind, place.text, parts):
+                yield FiredPlace(firing, keywords)
+        except KernelPlaceError as error:
+            raise self._refuse(place, str(error), error.hint) from None
 
     # -- functions ------------------------------------------------------------------------------
 

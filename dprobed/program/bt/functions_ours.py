@@ -104,7 +104,7 @@ _ending(
 
 REFUSED: Final = {
     **dict.fromkeys(
-        ("kstack", "ksym", "kaddr", "kptr", "percpu_kaddr", "cgroupid", "cgroup_path", "override",
+        ("ksym", "kaddr", "kptr", "percpu_kaddr", "cgroupid", "cgroup_path", "override",
          "path", "skboutput", "socket_cookie", "kfunc_exist", "kfunc_allowed"),
         "is about the kernel, which a probe in a process does not see",
     ),

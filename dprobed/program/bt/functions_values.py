@@ -28,15 +28,18 @@ from dprobed.program.bt.kinds import (
     is_word,
 )
 from dprobed.program.bt.protocols import Coding, Inferring
+from dprobed.program.bt.state import stack_error
 
 
+@function("kstack", "kstack([MODE, ][FRAMES])", 0, 2, "the stack of the thread in the kernel")
 @function("ustack", "ustack([MODE, ][FRAMES])", 0, 2, "the stack of the thread")
-class _Ustack:
+class _Stack:
     @staticmethod
     def infer(inference: Inferring, call: tree.Call) -> Kind:
         mode, depth = inference.state.stack_mode, 127
-        if not inference.firing.hit:
-            inference.wrong(call.span, "`ustack` is of a process, and a block has none")
+        wrong = stack_error(call.name, inference.firing)
+        if wrong is not None:
+            inference.wrong(call.span, *wrong)
         for each in call.arguments:
             if isinstance(each, tree.Name) and each.name in ("bpftrace", "perf", "raw", "build_id"):
                 mode = each.name
@@ -50,7 +53,7 @@ class _Ustack:
                 )
             else:
                 depth = min(number, 127)
-        return Stack(mode, depth)
+        return Stack(mode, depth, call.name == "kstack")
 
     @staticmethod
     def emit(code: Coding, call: tree.Call) -> None:

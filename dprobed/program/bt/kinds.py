@@ -107,10 +107,16 @@ class Object(msgspec.Struct, frozen=True):
 
 
 class Stack(msgspec.Struct, frozen=True):
-    """The thread's."""
+    """The thread's; ``kernel``: in the kernel."""
 
     mode: str
     depth: int
+    kernel: bool = False
+
+    @property
+    def name(self) -> str:
+        """What instructions call it."""
+        return "kstack" if self.kernel else "ustack"
 
 
 class ShownWord(msgspec.Struct, frozen=True):
@@ -292,7 +298,7 @@ def met(one: Kind | None, other: Kind) -> Kind | None:
         items = [met(a, b) for a, b in zip(one.items, other.items, strict=True)]
         known = [each for each in items if each is not None]
         return Tuple(tuple(known), one.names) if len(known) == len(items) else None
-    if isinstance(one, Stack) and isinstance(other, Stack):
+    if isinstance(one, Stack) and isinstance(other, Stack) and one.kernel == other.kernel:
         return one if one.depth >= other.depth else other
     return None
 

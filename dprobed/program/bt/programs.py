@@ -11,6 +11,7 @@ from dprobed.program.bt import bundle
 from dprobed.program.bt.code_blocks import Body
 from dprobed.program.bt.emitter import Emitter
 from dprobed.program.bt.firing import FiredPlace
+from dprobed.program.bt.kernel_places import header_of
 from dprobed.program.bt.kinds import Integer, Kind, value_of, words
 from dprobed.program.bt.source import Problems, TextSpan
 from dprobed.program.bt.state import MapState, ScriptState
@@ -117,7 +118,7 @@ class ProgramMaker:
         if not self._fits(used, span, what):
             return bundle.ModuleProgram(b"", ())
         builder = Builder(
-            name=module,
+            **(header_of(module) or {"name": module}),
             map=self._definitions(used),
             jmpmax=_JUMPS,
             logmax=max(_log_bytes(one.emitter, self.state.max_string) for one in made),
@@ -237,7 +238,7 @@ def _log_bytes(emitter: Emitter, most: int) -> int:
             return _MOST_LOG
         elif op.key in ("log str", "log mrf"):
             total += most + 16
-        elif op.key.startswith("log ustack"):
+        elif op.key.startswith(("log ustack", "log kstack")):
             total += 4096
         elif op.key == "log count" and isinstance(op.operand, int):
             total += 8 * op.operand

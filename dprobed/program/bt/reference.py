@@ -31,9 +31,10 @@ uprobe:libc:malloc /arg0 > 4096/ { @[comm, ustack(3)] = hist(arg0); }
     dprobe run -e 'malloc { @ = hist(arg0) }' -- ls
     dprobe attach -e 'handle:return { @ = hist(elapsed) }' 1234
 
-Contents: [probes](#probes) · [values](#values) · [statements](#statements) · [maps](#maps) ·
-[blocks](#blocks) · [names](#names) · [functions](#functions) · [altering](#altering) ·
-[files](#other-files-macros-settings) · [editors](#editors) ·
+Contents: [probes](#probes) · [in the kernel](#in-the-kernel) · [values](#values) ·
+[statements](#statements) · [maps](#maps) · [blocks](#blocks) · [names](#names) ·
+[functions](#functions) · [altering](#altering) · [files](#other-files-macros-settings) ·
+[editors](#editors) ·
 [what is not there](#what-is-not-there)
 
 A script is places, maybe a condition, and what is done, as often as wanted:
@@ -61,6 +62,11 @@ uprobe:libc:open, uprobe:libc:open64
 | `usdt:MODULE:PROVIDER:NAME`, `usdt:MODULE:NAME` | a static probe |
 | `watchpoint:0xADDRESS:LENGTH:w` | memory that is written (`w`), read or written (`rw`), \
 executed (`x`) |
+| `kprobe:FUNCTION`, `kprobe:MODULE:FUNCTION`, `kprobe:FUNCTION+0x4` | [in the kernel]\
+(#in-the-kernel): a function that is entered, an instruction; may have `*`, `?` and `[…]` |
+| `kretprobe:FUNCTION` | its return |
+| `rawtracepoint:NAME`, `tracepoint:CATEGORY:NAME` | a tracepoint of the kernel; its arguments are \
+`arg0`, `arg1`… |
 | `begin`, `end`, `interval:s:1`, `self:signal:SIGUSR1` | [blocks](#blocks), which no process \
 fires |
 | `malloc`, `malloc:return` | short: a function, and its return, in the module of the process \
@@ -79,6 +85,21 @@ or behind `if`: `server.c:120 if n > 3 { … }`. What a bad address has is 0, or
 At a return, arguments are those of the entry of the same call: an entry part keeps up to
 @KEPT@ of them. `elapsed` at `FUNCTION:return` is how long the call took; everywhere else, as
 in bpftrace, how long the script has been running.
+
+## In the kernel
+
+A script whose probes are in the kernel runs there, for all processes, by the module dprobes, which
+root's dprobed loads or says how to get ([the kernel bridge](../kernel_bridge/README.md)):
+
+    dprobe attach -e 'kprobe:vfs_read { @[comm] = count() }'
+    dprobe attach -e 'kretprobe:vfs_read /retval > 0/ { @ = hist(retval) }'
+    dprobe attach -e 'kprobe:vfs_fsync_range { @[comm, kstack(5)] = count() }'
+    dprobe attach -e 'kprobe:vfs_read { @t[tid] = nsecs }
+        kretprobe:vfs_read /@t[tid]/ { @ns[comm] = hist(nsecs - @t[tid]); delete(@t[tid]) }'
+
+`kstack` is the stack there, `curtask` the address of the task. Arguments are numbers: types of the
+kernel are not known, but those that the script declares are. A script's probes are in the kernel or
+in processes, not both. Values that blocks set do not come into it.
 
 ## Values
 
@@ -192,9 +213,9 @@ functions, lines and variables of that process; without, short places in libc al
 
 ## What is not there
 
-Probes in the kernel (`kprobe`, `tracepoint`, `fentry`…), `hardware`, `software`, `iter`, `bench`
-and `profile` are refused, each in one line; so are arithmetic with floating-point numbers (they
-are shown by `%f`), stacks and `buf()` as values of maps, and these:
+`fentry` and `fexit`, tracepoints of system calls (`tracepoint:syscalls:…`), `hardware`, `software`,
+`iter`, `bench` and `profile` are refused, each in one line; so are arithmetic with floating-point
+numbers (they are shown by `%f`), stacks and `buf()` as values of maps, and these:
 
 | name | |
 | --- | --- |
@@ -219,7 +240,8 @@ _MEANINGS: Final = {
     "cpid": "the process of `-c`",
     "has_cpid": "whether there is one",
     "ncpus": "how many processors there are",
-    "usermode": "1",
+    "usermode": "1, in the kernel 0",
+    "curtask": "the address of the task, in the kernel",
 }
 
 

@@ -100,6 +100,22 @@ class Firing(msgspec.Struct, eq=False):
     #: Of an instruction that makes system calls: which one is meant.
     system_call: int | None = None
 
+    @property
+    def kernel(self) -> bool:
+        """Whether that is in the kernel (``kernel_places``)."""
+        return self.module.startswith("[")
+
+
+def stack_error(name: str, firing: Firing) -> tuple[str, str] | None:
+    """What is wrong with a stack of that name (``ustack``, ``kstack``) there; None: nothing."""
+    if not firing.hit:
+        return f"`{name}` is of a process, and a block has none", ""
+    if firing.kernel == (name == "kstack"):
+        return None
+    if firing.kernel:
+        return "`ustack` at a place in the kernel is not there yet", "use kstack"
+    return "`kstack` is the kernel's stack, which a probe in a process does not see", "use ustack"
+
 
 class ScriptState:
     """Of one script."""

@@ -361,7 +361,9 @@ another one (a tail call) is on no stack; gdb may infer it from debug informatio
 frames as fit are logged; only where not one does is it LOG_OVERFLOW. Why a stack has no more frames
 is in the item: it was whole, as deep as asked for, or could not be walked further (memory that
 cannot be read, code without unwinding information, a stack that is corrupt). A frame takes 8 bytes,
-each file that is named some 60, once.
+each file that is named some 60, once. In the kernel `log kstack` logs the frames there, which are
+in `[kernel]`: each says how far it is from the kernel's first address, which names it for those to
+whom the kernel shows its symbols (root), and tells nobody where the kernel is.
 
 | token | item | the count is of | then |
 | --- | --- | --- | --- |

@@ -69,6 +69,7 @@ again:
 - `key ustack` takes the thread's stack, and `key ustack,8` eight frames of it at most; stacks share
   the room of strings, and have as many frames as fit. A frame is module and offset, so that the
   same stack is the same key in all processes; who shows it says function and line.
+- `key kstack` and `key kstack,8` take the stack in the kernel, of programs that are there.
 - Where a program stands in a key is known before it runs: on all paths to an instruction the key
   has the same items (`word`, `string`, `name`, `stack`); none is open at a `call`, a `ret` or the
   end, nor behind an exception. All keys of a map are of items of the same kinds. Else it is
@@ -94,7 +95,12 @@ again:
   merged. A `fork` child begins with the values of its parent, as with variables, and with all other
   maps empty, so that nothing is counted twice. For maps a new image is a new process: at `exec` all
   of them are empty, sums and histograms as well; who wants what is before asks for it before.
-- In the kernel there are no maps yet: a program with one is refused.
+- In the kernel a program has one map for all processors: keys are the same for all, what is added
+  is kept by each on its own and put together when it is read, so it is exact and nobody waits for
+  anybody. A `value` is of the kernel, too. Room is made when the program is inserted: 8 MiB for the
+  keys of a map, 16 MiB for what is added on all processors together; what needs more is counted as
+  lost. `--clear` and `--zero` lose nothing of what is counted meanwhile. Values cannot be set from
+  outside there yet.
 """
 
 

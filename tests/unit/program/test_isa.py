@@ -58,7 +58,7 @@ OURS = {
     "push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D,
     "push a,argument": 0xA0, "push f,argument": 0xA1, "push e,kept": 0xA2, "pop e,kept": 0xA3,
     "push addr,symbol": 0x9E, "push tls,symbol": 0x9F,
-    "log ustack": 0xE8, "log ustack,depth": 0xE9,
+    "log ustack": 0xE8, "log ustack,depth": 0xE9, "log kstack": 0xEA, "log kstack,depth": 0xEB,
     "log i8": 0xC0, "log i8,name": 0xC1, "log i16": 0xC2, "log i16,name": 0xC3, "log i32": 0xC4,
     "log i32,name": 0xC5, "log i64": 0xC6, "log i64,name": 0xC7, "log u8": 0xC8,
     "log u8,name": 0xC9, "log u16": 0xCA, "log u16,name": 0xCB, "log u32": 0xCC,
@@ -68,7 +68,7 @@ OURS = {
     "key count": 0xD8, "key str": 0xD9, "key comm": 0xDA, "madd map": 0xDB, "minc map": 0xDC,
     "mget map": 0xDD, "mhas map": 0xDE, "mset map": 0xDF, "mdel map": 0xE1, "key ustack": 0xE2,
     "key ustack,depth": 0xE3, "key text,count": 0xE4, "push text,count": 0xE5,
-    "mload cell": 0xE6, "mstore cell": 0xE7,
+    "mload cell": 0xE6, "mstore cell": 0xE7, "key kstack": 0xEC, "key kstack,depth": 0xED,
 }  # fmt: skip
 
 SAMPLE = {

@@ -126,11 +126,15 @@ class Deployed:
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._new |= {probe.pid for probe in report.probes if probe.state == "active"}
-            for probe in report.probes:
-                if probe.state not in ("active", "pending", "disabled", "removed"):
-                    self._say(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
+            self._tell_of(report.probes)
         elif isinstance(report, messages.Notice) and report.kind not in ("exec",):
             self._say(report.text)
+
+    def _tell_of(self, probes: Sequence[messages.ProbeInfo]) -> None:
+        """Say which of these are not in."""
+        for probe in probes:
+            if probe.state not in ("active", "pending", "disabled", "removed"):
+                self._say(f"{probe.program} {probe.place}: {probe.state}: {probe.reason}")
 
 
 def _gaps(infos: Sequence[messages.DeploymentInfo]) -> Iterator[str]:

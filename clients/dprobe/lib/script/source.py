@@ -127,7 +127,8 @@ def loaded(bundle: Bundle, script: Script, choice: Choice, executable: str = "")
     for each in bundle.programs:
         program = limited(decode(each.code, script.file), choice.max_hits)
         name = program.header.name
-        name = module_path(name) if name else executable
+        if not program.header.kernel:
+            name = module_path(name) if name else executable
         if not name:
             raise UserError(
                 f"{script.file}: no module is known for {', '.join(each.probes)}; "

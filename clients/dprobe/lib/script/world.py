@@ -20,6 +20,8 @@ from dprobed.binary.demangle import demangled as plain
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
+from dprobed.proc import kernel_symbols
+from dprobed.program.bt.kernel_places import KERNEL
 from dprobed.program.bt.world import (
     NoWorld,
     Parameter,
@@ -82,6 +84,9 @@ class FileWorld(NoWorld):
         return list(dict.fromkeys(self._functions(module, pattern, demangled=demangled)))
 
     def _functions(self, module: str, pattern: str, *, demangled: bool) -> Iterator[str]:
+        if module.startswith("["):
+            yield from _kernel_functions(module, pattern)
+            return
         binary = self._binary(module)
         if binary is None:
             return
@@ -208,6 +213,8 @@ class FileWorld(NoWorld):
         return self._opened[module]
 
     def _open(self, module: str) -> Binary | None:
+        if module.startswith("["):
+            return None  # It is in the kernel.
         for file in self._files if module else ():
             if file.elf is not None and file.named(module):
                 return file.elf
@@ -217,6 +224,18 @@ class FileWorld(NoWorld):
             return open_file(module_path(module))
         except (LocationError, OSError):
             return None
+
+
+def _kernel_functions(module: str, pattern: str) -> Iterator[str]:
+    """Functions of the kernel, or of a module of it, that are like a pattern."""
+    owner = "" if module == KERNEL else module[1:-1]
+    try:
+        for symbol in kernel_symbols.symbols():
+            mine = symbol.kind == "code" and symbol.module == owner
+            if mine and "." not in symbol.name and fnmatchcase(symbol.name, pattern):
+                yield symbol.name
+    except OSError:
+        return
 
 
 def module_path(name: str) -> str:

@@ -12,6 +12,7 @@ from dprobed.program.exec.native.effects import string_end
 from dprobed.program.exec.native.emitter import FunctionEmitter, emits
 from dprobed.program.exec.native.library import Begin, Library, makes
 from dprobed.program.exec.native.maps import MapLayout
+from dprobed.program.map_cells import IS_WORD, PART_WORDS
 from dprobed.program.maps import MAX_MAPS, STRING_BYTES
 
 #: How often a slot that another thread changes is looked at before it is given up.
@@ -38,7 +39,7 @@ def _open(to: FunctionEmitter, item: int) -> Value:
 @emits(ir_maps.KeyWord)
 def _key_word(to: FunctionEmitter, op: ir_maps.KeyWord) -> None:
     target = _open(to, op.item)
-    to.c.store(maps.IS_WORD, target)
+    to.c.store(IS_WORD, target)
     to.c.store(to.word(op.word), target, 8)
     to.c.add_to(to.key_size, word(16))
 
@@ -332,7 +333,7 @@ def _add_to_interval(
     milliseconds, most = layout.definition.arguments
     number = c.b.udiv(now, word(milliseconds * maps.NS))
     index = c.b.urem(number, word(most))
-    part = c.at(c.at(cell, 8), c.b.mul(index, word(8 * maps.PART_WORDS)))
+    part = c.at(c.at(cell, 8), c.b.mul(index, word(8 * PART_WORDS)))
     named = c.b.add(number, word(1))
     with c.when(c.test("<", c.load_whole(part), named), likely=False):
         sequence = _lock(c, layout, c.arguments[0], cell)

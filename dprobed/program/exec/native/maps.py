@@ -37,6 +37,7 @@ from itertools import islice
 from struct import Struct
 from typing import Final
 
+from dprobed.program.map_cells import PART_WORDS, key_items, packed_key, told
 from dprobed.program.maps import (
     COUNT,
     PROGRAM_BYTES,
@@ -64,12 +65,10 @@ KEY: Final = 16
 ROOM_SHIFT: Final = 16
 THERE: Final = 1 << 32
 LENGTH_MASK: Final = 0xFFFF
-IS_WORD: Final = (1 << 64) - 1
 
 _WORD: Final = (1 << 64) - 1
 _HALF: Final = 1 << 63
-#: Of a ``tseries``: the words of an interval, and nanoseconds of a millisecond.
-PART_WORDS: Final = 3
+#: Nanoseconds of a millisecond.
 NS: Final = 1_000_000
 #: Of the hash of a key: `h = (h ^ word) * FACTOR; h ^= h >> SHIFT`, for each of its words.
 HASH_FACTOR: Final = 0x9E3779B97F4A7C15
@@ -137,35 +136,6 @@ def begin(view: memoryview, definitions: Sequence[MapDefinition]) -> None:
     found = layouts(definitions)
     _ONE.pack_into(view, USED, found[-1].end if found else _HEADERS)
     _ONE.pack_into(view, CAPACITY, len(view))
-
-
-def packed_key(items: Sequence[Item]) -> bytes:
-    """A key as it stands in an entry."""
-    found = bytearray()
-    for item in items:
-        if isinstance(item, int):
-            found += _ONE.pack(IS_WORD) + _ONE.pack(item)
-        else:
-            found += _ONE.pack(len(item)) + item.ljust(len(item) + 7 & ~7, b"\0")
-    return bytes(found)
-
-
-def key_items(data: bytes) -> list[Item]:
-    """The items of a key."""
-    found: list[Item] = []
-    at = 0
-    while at + 8 <= len(data):
-        (size,) = _ONE.unpack_from(data, at)
-        at += 8
-        if size == IS_WORD:
-            if at + 8 > len(data):
-                break
-            found.append(_ONE.unpack_from(data, at)[0])
-            at += 8
-        else:
-            found.append(data[at : at + size])
-            at += size + 7 & ~7
-    return found
 
 
 def _hash(key: bytes) -> int:
@@ -310,35 +280,11 @@ class SharedMap:
             return []
         words = Struct(f"<{count}Q").unpack_from(self._view, cell)
         key = key_items(bytes(self._view[at + KEY : at + KEY + length]))
-        return [(key, self._told(words))] if len(key) == self.definition.keys else []
+        return [(key, told(self.definition, words))] if len(key) == self.definition.keys else []
 
     @staticmethod
     def _room(what: int) -> int:
         return what >> ROOM_SHIFT & LENGTH_MASK
-
-    def _told(self, words: Sequence[int]) -> list[int]:
-        """A cell as it is sent."""
-        match self.definition.kind:
-            case "value" | "count" | "sum":
-                return list(words)
-            case "min" | "max":
-                return [words[1]] if words[0] else []
-            case "avg":
-                return list(words[:3]) if words[0] else []
-            case "stats":
-                return list(words) if words[0] else []
-            case "tseries":
-                return self._latest(words)
-            case _:
-                pairs = [(n - 1, count) for n, count in enumerate(words) if count]
-                return [number for pair in pairs for number in pair]
-
-    def _latest(self, words: Sequence[int]) -> list[int]:
-        """The intervals that are not too old beside the latest."""
-        parts = [words[at : at + PART_WORDS] for at in range(1, len(words), PART_WORDS)]
-        found = sorted((number - 1, low, high) for number, low, high in parts if number)
-        oldest = found[-1][0] - self.definition.arguments[1] if found else 0
-        return [word for part in found if part[0] > oldest for word in part]
 
     def _kept(self, cell: Sequence[int]) -> list[int]:
         """What was sent of a cell as it is kept; empty: as if nothing had been added."""

@@ -188,7 +188,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     found = refused(
         "uprobe:m:f { $x = ; print(nobody); }\n"
         "uprobe:m:g { if ($y { } }\n"
-        "kprobe:h { print(1) }\n"
+        "iter:h { print(1) }\n"
         "uprobe:m:i { print(arg99) }\n"
     )
     lines = [each for each in found.splitlines() if "error:" in each]
@@ -196,7 +196,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "test.bt:1:19: error: an expression is missing before `;`",
         "test.bt:1:27: error: there is nothing called `nobody`",
         "test.bt:2:21: error: `)` is missing before `{`",
-        "test.bt:3:1: error: `kprobe` is in the kernel: probes of scripts are in processes so far",
+        "test.bt:3:1: error: `iter` walks tables of the kernel",
         "test.bt:4:20: error: there is nothing called `arg99`",
     ]
 

@@ -30,6 +30,8 @@ class World(NoWorld):
         return [each for each in self.MODULES if fnmatchcase(each, pattern)]
 
     def functions(self, module: str, pattern: str, demangled: bool) -> Sequence[str]:
+        if module == "[kernel]":
+            return [e for e in ("vfs_read", "vfs_write") if fnmatchcase(e, pattern)]
         if demangled:
             return ["_ZN2ns3runEi"] if pattern in ("ns::run", "ns::run(int)") else []
         return [each for each in self.FUNCTIONS if fnmatchcase(each, pattern)]
@@ -52,6 +54,47 @@ def places(place: str, body: str = "{ @ = count() }") -> list[tuple[str, str]]:
             where = probe.offset or f"{probe.address} {probe.watchpoint}"
             found.append((program.header.name, where + (" return" if probe.returns else "")))
     return found
+
+
+KERNEL_PLACES: list[tuple[str, list[tuple[str, str, str]]]] = [
+    ("kprobe:f", [("kernel", "kernel", "f")]),
+    ("k:f+0x10", [("kernel", "kernel", "f+0x10")]),
+    ("kprobe:vmlinux:f", [("kernel", "kernel", "f")]),
+    ("kprobe:nf_tables:f", [("nf_tables", "kmod", "f")]),
+    ("kprobe:vfs_*", [("kernel", "kernel", "vfs_read"), ("kernel", "kernel", "vfs_write")]),
+    ("kretprobe:f", [("kernel", "kernel", "f return")]),
+    ("kr:f,k:g", [("kernel", "kernel", "f return"), ("kernel", "kernel", "g")]),
+    ("tracepoint:sched:sched_switch", [("kernel", "kernel", "tracepoint:sched_switch")]),
+    ("rawtracepoint:sched_switch", [("kernel", "kernel", "tracepoint:sched_switch")]),
+]
+
+
+@pytest.mark.parametrize(("place", "wanted"), KERNEL_PLACES)
+def test_in_the_kernel(place: str, wanted: list[tuple[str, str, str]]) -> None:
+    bundle = compile_script(f"{place} {{ @[comm, kstack(3)] = count() }}", "t.bt", None, World())
+    programs = [bytecode.decode(each.code) for each in bundle.programs]
+    found = [
+        (each.header.name, each.header.modtype, f"{probe.offset}{' return' * probe.returns}")
+        for each in programs
+        for probe in each.probes
+    ]
+    assert found == wanted
+    names = [i.spelling for each in programs for _, i, _ in each.instructions(each.probes[0])]
+    assert "key kstack" in " ".join(names)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("kprobe:f { print(ustack) }", "`ustack` at a place in the kernel is not there yet"),
+        ("kprobe:f { @[ustack(3)] = count() }", "hint: use kstack"),
+        ("kprobe:f { print(caller) }", "`caller` is not there in the kernel yet"),
+        ("uprobe:m:f { print(kstack(2)) }", "`kstack` is the kernel's stack"),
+        ("begin { print(kstack(2)) }", "`kstack` is of a process, and a block has none"),
+    ],
+)
+def test_what_is_of_the_kernel_or_of_processes(script: str, message: str) -> None:
+    assert message in refused(script)
 
 
 LIBC = "/lib/libc.so.6"
@@ -123,8 +166,18 @@ def test_probes_have_their_names() -> None:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("kprobe:f", "`kprobe` is in the kernel"),
-        ("t:syscalls:sys_enter_open", "`t` is in the kernel"),
+        ("fentry:f", "`fentry` needs types of the kernel"),
+        ("fexit:f", "`fexit` needs types of the kernel"),
+        ("kprobe:vfs_none*", "no function of the kernel is like `vfs_none*`"),
+        ("kprobe:a:b:c", "`kprobe:a:b:c` is no place in the kernel"),
+        ("kprobe:*:f", "`kprobe:*:f` is no place in the kernel"),
+        ("kprobe:f+", "`kprobe:f+` is no function"),
+        ("kprobe:0x10", "`kprobe:0x10` is no function"),
+        ("kretprobe:f+4", "`kretprobe:f+4` is no function"),
+        ("t:sched:", "`t:sched:` is no tracepoint"),
+        ("rt:a:b:c", "`rt:a:b:c` is no tracepoint"),
+        ("t:syscalls:sys_enter_open", "hint: write kprobe:__x64_sys_open"),
+        ("t:syscalls:sys_exit_open", "hint: write kretprobe:__x64_sys_open"),
         ("hardware:cycles:1", "`hardware` counts events"),
         ("software:faults:1", "`software` counts events"),
         ("profile:hz:99", "`profile` samples processors"),
