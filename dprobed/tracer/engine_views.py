@@ -12,6 +12,7 @@ from dprobed.engine.interface import Engine, Listener, Loss
 from dprobed.engine.probe import Attachment
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.native import NativeBreakpoints
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.view import OriginalView
 from dprobed.engine.watch.engine import WatchEngine
@@ -46,7 +47,8 @@ class EngineViews:
             # Here: its import takes a tenth of a tracer's start.
             from dprobed.engine.inline.engine import InlineEngine
 
-            made = InlineEngine(self.group, self._listener, self._registers, self._is_displaced)
+            breakpoints = NativeBreakpoints(self._trap)
+            made = InlineEngine(self.group, self._listener, self._registers, breakpoints)
             made.use(self.space)
             self._inline = made
             self._all.append(made)
@@ -55,9 +57,6 @@ class EngineViews:
     def _before_signal(self, thread: Thread) -> None:
         if self._inline is not None:
             self._inline.deliver(thread)
-
-    def _is_displaced(self, address: int, length: int) -> bool:
-        return self.view.displaces(address, length)
 
     @property
     def space(self) -> AddressSpace:

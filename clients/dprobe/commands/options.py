@@ -11,7 +11,7 @@ import click
 
 from dprobe.commands.budget import BudgetType, chosen
 from dprobed.durations import seconds
-from dprobed.wire.engines import AUTO, ENGINES
+from dprobed.wire.engines import ENGINES, TRAP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,10 +135,11 @@ max_hits = click.option(
 engine = click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    default=AUTO,
+    default=TRAP,
     show_default=True,
-    help="How probes fire: as suits each place (auto; never inline so far), always by a "
-    "breakpoint (trap), or by a jump into native code in the process itself (inline).",
+    help="How probes fire: by a breakpoint, at which the tracer runs the program (trap); by native "
+    "code in the process itself, to which a jump leads (inline) or, where none fits, a breakpoint "
+    "(signal); or the fastest of these that can serve a program (auto).",
 )
 missing = click.option(
     "--missing",

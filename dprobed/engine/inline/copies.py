@@ -8,6 +8,7 @@ from dprobed.arch.x86_64.trampoline import (
 )
 from dprobed.change_journal import Kind
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor
@@ -49,14 +50,23 @@ def undo_in_copy(room: InlineRoom, thread: Thread, *, unmap: bool) -> None:
 
 
 def do_without(
-    room: InlineRoom, parent: InlineRoom, twin: Twin, group: ThreadGroup, why: str
+    room: InlineRoom,
+    parent: InlineRoom,
+    twin: Twin,
+    group: ThreadGroup,
+    breakpoints: Breakpoints,
+    why: str,
 ) -> None:
     """The parent's jumps could not be taken over: take them out of the copy, and fail the probes.
+    ``breakpoints``: of the copy.
 
     Raises SpaceError and Gone.
     """
     for thread in list(group.threads.values()):
         undo_in_copy(parent, thread, unmap=False)
+    sites = parent.sites.by_address.values()
+    led = [site.address for site in sites if isinstance(site, BreakpointSite)]
+    breakpoints.take_out(led, [])
     for site in parent.sites.by_address.values():
         room.space.owned.pop(site.address, None)
         room.space.changes.forget(Kind.JUMP, site.address)
@@ -65,9 +75,12 @@ def do_without(
                 found[0].set(State.FAILED, f"it has none of its parent's jumps: {why}")
 
 
-def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[JumpSite, int]]:
+def take_over(
+    room: InlineRoom, parent: InlineRoom, twin: Twin, breakpoints: Breakpoints
+) -> list[tuple[JumpSite, int]]:
     """Take over the parent's jumps in a ``fork`` child's copy of its memory, all of whose
-    threads are stopped: what is shared is the child's own from now on.
+    threads are stopped: what is shared is the child's own from now on. ``breakpoints``: of the
+    copy.
 
     The sites, each with how many probes the parent has there. Raises SpaceError and Gone.
     """
@@ -95,12 +108,9 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
     twins: dict[Attachment, Attachment] = {}
     found = []
     for site in parent.sites.by_address.values():
-        other = JumpSite(site.address, site.original)
-        other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
-        other.pun = site.pun
-        room.space.owned[other.address] = other.owned
-        note(room.space.changes, Kind.JUMP, other.address, other.change(other.jump))
-        room.sites.by_address[other.address] = other
+        other = _twin(room, site, breakpoints)
+        if other is None:
+            continue
         for old in site.attachments:
             new = twin(old)
             if new is not None:
@@ -116,6 +126,24 @@ def take_over(room: InlineRoom, parent: InlineRoom, twin: Twin) -> list[tuple[Ju
         there = room.sites.by_address.get(site.address, site)
         room.sites.trampolines[start] = there, made_there
     return found
+
+
+def _twin(room: InlineRoom, site: JumpSite, breakpoints: Breakpoints) -> JumpSite | None:
+    """The same site in the copy; None: it is not there."""
+    if isinstance(site, BreakpointSite):
+        led = BreakpointSite(site.address, site.original, breakpoints)
+        led.gone = site.gone
+        if site.trampoline is None or led.lead(site.trampoline):
+            return None
+        room.sites.by_address[led.address] = led
+        return led
+    other = JumpSite(site.address, site.original)
+    other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
+    other.pun = site.pun
+    room.space.owned[other.address] = other.owned
+    note(room.space.changes, Kind.JUMP, other.address, other.change(other.jump))
+    room.sites.by_address[other.address] = other
+    return other
 
 
 def _take_over_probe(

@@ -10,11 +10,12 @@ from dprobed.arch.x86_64 import features
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
-from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
+from dprobed.program.exec.native.abi import Needs
 from dprobed.tracee.ptrace import Gone
 
 FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
@@ -23,16 +24,37 @@ FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
 def makes_calls(probe: Probe) -> bool:
     """Whether a probe's program makes system calls in the target."""
     native = probe.native
-    if not isinstance(native, InlineExecutor):
-        return False
-    code = native.native(probe.definition)
-    return not isinstance(code, str) and bool(code.needs & (SYSTEM_CALLS | Needs.TID))
+    return isinstance(native, InlineExecutor) and native.makes_calls(probe.definition)
 
 
 def why_not(
     probe: Probe, address: int, placer: Placer, is_displaced: Callable[[int, int], bool]
 ) -> str:
     """Why no jump to a probe's program can be at an address; empty: one can."""
+    if reason := _why_not_native(probe, address, placer):
+        return reason
+    length = instruction_length(placer.text(address, LONGEST), address)
+    # Of a punned jump the bytes behind are looked at when it is known which it needs.
+    if is_displaced(address, length):
+        return "another engine has a breakpoint there"
+    owner = placer.space.owner_of(address, length)
+    if owner not in (None, address):
+        return f"the jump at {owner:#x} needs the bytes there as they are"
+    return ""
+
+
+def why_no_breakpoint(probe: Probe, address: int, placer: Placer, breakpoints: Breakpoints) -> str:
+    """Why no breakpoint that leads to a probe's program can be at an address; empty: one can."""
+    if reason := _why_not_native(probe, address, placer):
+        return reason
+    if (owner := placer.space.owner_of(address, 1)) is not None:
+        return f"the inline engine has a jump at {owner:#x}"
+    return breakpoints.why_not()
+
+
+def _why_not_native(probe: Probe, address: int, placer: Placer) -> str:
+    """Why a probe's program cannot run in the target at an address, however a thread comes there;
+    empty: it can."""
     native = probe.native
     if not isinstance(native, InlineExecutor):
         return "its program was not inserted for it"
@@ -47,7 +69,7 @@ def why_not(
         return "it asks for the user, and the target is in another user namespace"
     text = placer.text(address, LONGEST)
     try:
-        length = instruction_length(text, address)
+        instruction_length(text, address)
     except RelocationError as error:
         return error.reason
     if reason := unserved(text, address):
@@ -55,17 +77,9 @@ def why_not(
     if calls(text, address) and _has_shadow_stack(placer):
         return "it is a call, and the target has a hardware shadow stack"
     try:
-        if reason := placer.why_unfit(address):
-            return reason
+        return placer.why_unfit(address)
     except (SpaceError, Gone) as error:
         return str(error)
-    # Of a punned jump the bytes behind are looked at when it is known which it needs.
-    if is_displaced(address, length):
-        return "another engine has a breakpoint there"
-    owner = placer.space.owner_of(address, length)
-    if owner not in (None, address):
-        return f"the jump at {owner:#x} needs the bytes there as they are"
-    return ""
 
 
 def is_filtered(placer: Placer) -> bool:

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer, code_bytes, makes_records
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline
 from dprobed.engine.interface import Plan, Refusal
+from dprobed.wire.engines import SIGNAL
 from dprobed.wire.protocol import State
 
 
@@ -72,36 +73,52 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
 
 
 def prepare(
-    placer: Placer, plans: Sequence[Plan], ready: dict[int, Prepared]
+    placer: Placer,
+    plans: Sequence[Plan],
+    ready: dict[int, Prepared],
+    breakpoints: Breakpoints,
 ) -> list[tuple[Plan, Refusal]]:
     """Make what the sites of these plans are to lead to; those that are impossible. Raises
     SpaceError and Gone."""
     refused = []
+    led = [plan.location.address for plan in plans if plan.engine == SIGNAL]
+    impossible = breakpoints.reserve(led) if led else {}
     for plan in plans:
         address = plan.location.address
+        if plan.engine == SIGNAL and address in impossible:
+            refused.append((plan, Refusal(State.FAILED, impossible[address])))
+            continue
         try:
             if address not in ready:
-                ready[address] = Prepared(_site(placer, address))
+                ready[address] = Prepared(_site(placer, plan, breakpoints))
+            if ready[address].site.engine != plan.engine:
+                raise SpaceError(f"the {ready[address].site.engine} engine is about to be there")
             ready[address].add(plan)
-        except RelocationError as error:
+        except (RelocationError, SpaceError) as error:
             refused.append((plan, Refusal(State.FAILED, str(error))))
     placer.pun(each.site for each in ready.values())
-    for prepared in ready.values():
+    for address, prepared in list(ready.items()):
         site = prepared.site
         try:
-            if len(site.original) < JUMP_SIZE and site.pun is None:
+            if site.needs_pun:
                 raise SpaceError(placer.why_no_pun(site))
             # While the target still runs: nothing leads there yet.
             prepared.made = placer.build(site, site.attachments + prepared.new)
         except SpaceError as error:
             refusal = Refusal(State.FAILED, str(error))
             refused += [(plan, refusal) for plan in plans if prepared.has(plan)]
+            # Another engine may be asked for it next.
+            del ready[address]
     return refused
 
 
-def _site(placer: Placer, address: int) -> JumpSite:
+def _site(placer: Placer, plan: Plan, breakpoints: Breakpoints) -> JumpSite:
+    address = plan.location.address
     known = placer.sites.by_address.get(address)
     if known is not None:
         return known
     text = placer.text(address, LONGEST)
-    return JumpSite(address, text[: instruction_length(text, address)])
+    original = text[: instruction_length(text, address)]
+    if plan.engine == SIGNAL:
+        return BreakpointSite(address, original, breakpoints)
+    return JumpSite(address, original)

@@ -12,11 +12,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
-from dprobed.arch.x86_64.jump import target_of
+from dprobed.arch.x86_64.jump import JUMP_SIZE, target_of
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
@@ -41,7 +41,7 @@ class JumpAttachment(Attachment):
     __slots__ = ("room", "site", "stack")
 
     def __init__(self, probe: Probe, location: Located, site: JumpSite) -> None:
-        super().__init__(probe, INLINE, location)
+        super().__init__(probe, site.engine, location)
         self.site: Final = site
         #: Bytes of the thread's stack that its program needs besides its ``struct hit``.
         self.room = 0
@@ -75,6 +75,9 @@ class JumpTrampoline(msgspec.Struct, frozen=True):
 class JumpSite:
     """One patched place."""
 
+    #: The name of the engine that this is one of.
+    engine: ClassVar[str] = INLINE
+
     __slots__ = (
         "address",
         "adopted",
@@ -101,6 +104,11 @@ class JumpSite:
         self.adopted = False
         #: How its jump is written where the instruction is shorter than one.
         self.pun: Pun | None = None
+
+    @property
+    def needs_pun(self) -> bool:
+        """Whether it is too short for a plain jump, and its punned one was not found yet."""
+        return len(self.original) < JUMP_SIZE and self.pun is None
 
     @property
     def end(self) -> int:
