@@ -23,7 +23,7 @@ from dprobed.program.maps import PROGRAM_BYTES
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire import messages, protocol
 from dprobed.wire.counters import Counters
-from dprobed.wire.engines import TRAP
+from dprobed.wire.engines import SIGNAL, TRAP
 from dprobed.wire.limits import Limits
 
 #: Ended targets of a tracer that are remembered: a fork child of theirs may still be reported.
@@ -211,9 +211,10 @@ class InsertedProgram:
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}) if is_first else {},
             engine=status.engine,
+            slower=status.slower,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
-            unguarded=self.target.unguarded if status.engine == TRAP else "",
+            unguarded=self.target.unguarded if status.engine in (TRAP, SIGNAL) else "",
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,
             left_seconds=left(until),

@@ -115,7 +115,8 @@ def place_size(told: tuple[str, str]) -> int:
 
 def status_size(status: protocol.ProbeStatus) -> int:
     """Bytes that it takes."""
-    texts = len(status.module) + len(status.place) + len(status.reason) + len(status.engine)
+    fields = (status.module, status.place, status.reason, status.engine, status.slower)
+    texts = sum(len(each) for each in fields)
     reasons = sum(_REASON + len(each) for each in status.no_dumps)
     return _STATUS + texts + 40 * len(status.addresses) + reasons
 

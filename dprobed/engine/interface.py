@@ -173,8 +173,8 @@ class Engine(Protocol):
     """One mechanism in one target."""
 
     @property
-    def name(self) -> str:
-        """Its name in ``ProbeStatus.engine``."""
+    def names(self) -> tuple[str, ...]:
+        """Its names in plans and in ``ProbeStatus.engine``."""
         ...
 
     def use(self, space: AddressSpace) -> None:

@@ -169,6 +169,7 @@ class Probe:
         "reason",
         "retry",
         "revocable",
+        "slower",
         "state",
         "throttled",
         "throttled_until",
@@ -190,13 +191,16 @@ class Probe:
         """``alters``: its program can alter registers of the thread. ``max_hits``: see ``cap``.
 
         ``entry_part``: what runs when the function is entered whose returns are its hits.
-        ``native``: what the engine knows that runs it in the target itself; None: none does.
+        ``native``: what the engine knows that runs it in the target itself; None: none does, or
+        none any more.
         """
         self.program: Final = program
         self.definition: Final = definition
         self.entry: Final = entry
         self.entry_part: Final = entry_part
-        self.native: Final = native
+        self.native = native
+        #: Why no faster engine serves it; empty: none was to.
+        self.slower = ""
         self.alters: Final = alters
         self.pass_count: Final = definition.pass_count
         #: The number of the last hit that runs the program; a number never reached: no limit.
@@ -307,4 +311,5 @@ class Probe:
             no_dumps=dict(self.no_dumps),
             uncounted_ns=self.presence.uncounted,
             unwound=self.unwound,
+            slower=self.slower,
         )

@@ -161,6 +161,17 @@ class ProgramRunner:
             affinity.hit(cpu)
         return altered
 
+    def passed(self, thread: Thread, now: int) -> None:
+        """A thread is at a breakpoint that leads to native programs in the target alone."""
+        context, affinity = self.context, self.affinity
+        context.pid, context.tid = thread.tgid, thread.tid
+        context.facts, context.known_cpu = self.facts_of(thread), -1
+        self.served = served = self.served + 1
+        if not served % _REVIEW:
+            cpu = context.cpu
+            affinity.review(thread, cpu, _REVIEW, now)
+            affinity.hit(cpu)
+
     def enter(self, thread: Thread, attachment: Attachment, now: int) -> list[int]:
         """Run the entry part of a return probe for a thread whose registers are loaded; the words
         that it has kept, empty where the call is to be passed over. Raises Gone."""

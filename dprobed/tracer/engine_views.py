@@ -12,12 +12,13 @@ from dprobed.engine.interface import Engine, Listener, Loss
 from dprobed.engine.probe import Attachment
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.native import NativeBreakpoints
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.view import OriginalView
 from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.wire.engines import INLINE
+from dprobed.wire.engines import NATIVE
 
 if TYPE_CHECKING:
     from dprobed.engine.inline.engine import InlineEngine
@@ -46,7 +47,8 @@ class EngineViews:
             # Here: its import takes a tenth of a tracer's start.
             from dprobed.engine.inline.engine import InlineEngine
 
-            made = InlineEngine(self.group, self._listener, self._registers, self._is_displaced)
+            breakpoints = NativeBreakpoints(self._trap)
+            made = InlineEngine(self.group, self._listener, self._registers, breakpoints)
             made.use(self.space)
             self._inline = made
             self._all.append(made)
@@ -54,17 +56,14 @@ class EngineViews:
 
     def _named(self, name: str) -> Engine:
         """The engine of that name, made if it is not there yet."""
-        if name == INLINE:
+        if name in NATIVE:
             return self._needed_inline()
-        return next(engine for engine in self._all if engine.name == name)
+        return next(engine for engine in self._all if name in engine.names)
 
     def _last_first(self) -> Iterator[Engine]:
         """All engines, the one made last first: a thread is out of its code before the others look
         where that is, and the first one closes what all have used."""
         return reversed(self._all)
-
-    def _is_displaced(self, address: int, length: int) -> bool:
-        return self.view.displaces(address, length)
 
     @property
     def space(self) -> AddressSpace:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.interface import Engine, Listener, Location, Plan, Refusal, Twin
+from dprobed.engine.interface import Listener, Location, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.sites import Sites
@@ -21,8 +21,17 @@ from dprobed.tracer.engine_stops import EngineStops
 from dprobed.tracer.engine_views import EngineViews
 from dprobed.tracer.file_code import code_difference
 from dprobed.tracer.static_probes import count_down, count_up, keep_up
-from dprobed.wire.engines import AUTO, INLINE
+from dprobed.wire.engines import INLINE, SIGNAL, TRAP
 from dprobed.wire.protocol import State as ProbeState
+
+
+class Asked(NamedTuple):
+    """A place that a probe is to be at, and the engines that are asked for it, in turn."""
+
+    probe: Probe
+    location: Location
+    engines: tuple[str, ...]
+
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -104,29 +113,27 @@ class Engines(EngineViews):
         """See TrapEngine."""
         return self._trap.why_unguarded()
 
-    def offer(self, probe: Probe, location: Location, asked: str = AUTO) -> Plan | Refusal:
-        """The cheapest plan for a location, or why there is none.
+    def offer(self, probe: Probe, location: Location, asked: str = TRAP) -> Plan | Refusal:
+        """A plan for a location, or why there is none.
 
         ``asked``: the engine that is to serve code; a watchpoint has no choice.
         """
-        offers = [
-            found
-            for engine in self._asked(location, asked)
-            if (found := engine.offer(probe, location)) is not None
-        ]
-        difference = self._code_difference(location)
-        if difference and any(isinstance(each, Plan) for each in offers):
+        found = self._offered(probe, location, asked)
+        if isinstance(found, Plan) and (difference := self._code_difference(location)):
             return Refusal(ProbeState.MISMATCH, difference)
-        plans = [each for each in offers if isinstance(each, Plan)]
-        return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
+        return found
 
-    def _asked(self, location: Location, asked: str) -> list[Engine]:
-        """The engines that are to be asked for an offer; inline only where it is wanted."""
+    def _offered(self, probe: Probe, location: Location, asked: str) -> Plan | Refusal:
         if location.kind:
-            return [self._watch]
-        if asked == AUTO:
-            return [self._trap, self._watch]
-        return [self._needed_inline()] if asked == INLINE else [self._trap]
+            found = self._watch.offer(probe, location)
+        elif asked == INLINE:
+            found = self._needed_inline().offer(probe, location)
+        elif asked == SIGNAL:
+            found = self._needed_inline().offer_breakpoint(probe, location)
+        else:
+            found = self._trap.offer(probe, location)
+        assert found is not None, location
+        return found
 
     def sync(self, *, final: bool = False) -> None:
         """Take over what was counted without us; ``final``: no thread runs any more."""
@@ -156,8 +163,50 @@ class Engines(EngineViews):
         return [
             refused
             for engine in self._all
-            for refused in engine.reserve([plan for plan in plans if plan.engine == engine.name])
+            for refused in engine.reserve([plan for plan in plans if plan.engine in engine.names])
         ]
+
+    def prepared(self, asked: list[Asked]) -> tuple[list[Plan], list[tuple[Probe, Refusal]]]:
+        """Plans that are reserved for these, each by the first engine that can, and what none can.
+        Raises SpaceError and Gone."""
+        plans: list[Plan] = []
+        refused: list[tuple[Probe, Refusal]] = []
+        while asked:
+            offered: list[tuple[Plan, Asked]] = []
+            again: list[Asked] = []
+            for each in asked:
+                found = self.offer(each.probe, each.location, each.engines[0])
+                if isinstance(found, Plan):
+                    offered.append((found, each))
+                else:
+                    self._ask_next(each, found, again, refused)
+            impossible = {
+                id(plan): refusal for plan, refusal in self.reserve([plan for plan, _ in offered])
+            }
+            for plan, each in offered:
+                if id(plan) in impossible:
+                    self._ask_next(each, impossible[id(plan)], again, refused)
+                else:
+                    plans.append(plan)
+            asked = again
+        return plans, refused
+
+    @staticmethod
+    def _ask_next(
+        asked: Asked, refusal: Refusal, again: list[Asked], refused: list[tuple[Probe, Refusal]]
+    ) -> None:
+        """An engine has refused: the next one is to be asked, if there is one."""
+        others = asked.engines[1:]
+        if others and refusal.state is ProbeState.FAILED:
+            asked.probe.slower = refusal.reason
+            again.append(Asked(asked.probe, asked.location, others))
+        else:
+            refused.append((asked.probe, refusal))
+
+    def left(self, probes: Iterable[Probe]) -> None:
+        """These run in the target no more, but here."""
+        if self._inline is not None:
+            self._inline.left(probes)
 
     def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
@@ -165,7 +214,7 @@ class Engines(EngineViews):
         armed: list[Armed] = []
         try:
             for engine in self._all:
-                its = [each for each in ready if each.engine == engine.name]
+                its = [each for each in ready if each.engine in engine.names]
                 armed += engine.arm(its, unstoppable)
         except BaseException:
             count_down(self.space, (plan.location for plan in ready))
@@ -221,7 +270,7 @@ class Engines(EngineViews):
         waiting = [
             engine
             for engine in self._all
-            if engine.release([each for each in released if each.engine == engine.name])
+            if engine.release([each for each in released if each.engine in engine.names])
         ]
         if waiting:
             with self.group.stopped() as unstoppable:
@@ -235,7 +284,7 @@ class Engines(EngineViews):
         for each in gone:
             self.space.semaphores.forget(each.semaphore)
         for engine in self._all:
-            engine.unmapped([each for each in gone if each.engine == engine.name])
+            engine.unmapped([each for each in gone if each.engine in engine.names])
 
     def disarm(self) -> None:
         """Remove what was lost."""
@@ -292,7 +341,7 @@ class Engines(EngineViews):
         """See Engine."""
         found: list[Attachment] = []
         for engine in self._all:
-            found += engine.forked(child._named(engine.name), twin)
+            found += engine.forked(child._named(engine.names[0]), twin)
         keep_up(child.space, found)
         return found
 

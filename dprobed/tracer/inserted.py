@@ -15,12 +15,22 @@ from dprobed.program.exec.variables import ListVariables
 from dprobed.program.maps import VALUE, MapContents, MapRoom, is_entry
 from dprobed.program.model import Program
 from dprobed.wire import protocol
+from dprobed.wire.engines import AUTO, TRAP
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State
 
 
 class RequestError(Exception):
     """A request that is refused; one line."""
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """What is to run a program: ``engines`` that its code probes are offered to, in turn;
+    ``slower``: why no faster one is among them, empty where none was to be."""
+
+    executor: Executor[ListVariables]
+    engines: tuple[str, ...]
+    slower: str = ""
 
 
 class Inserted(msgspec.Struct):
@@ -30,8 +40,12 @@ class Inserted(msgspec.Struct):
     program: Program
     executor: Executor[ListVariables]
     check_opcode: bool
-    #: Which engine serves its code probes (``wire.engines``).
-    engine: str
+    #: Which engines its code probes are offered to, in turn (``wire.engines``).
+    engines: tuple[str, ...]
+    #: Why no faster one is among these; empty: none was to be.
+    slower: str = ""
+    #: Where all of these refuse, the tracer runs them.
+    may_fall_back: bool = False
     label: str = ""
     budget: Limits | None = None
     #: Fork children get it, too.
@@ -47,21 +61,25 @@ class Inserted(msgspec.Struct):
     inherited: list[int] = msgspec.field(default_factory=list)
 
     @classmethod
-    def of(
-        cls, request: protocol.Insert, program: Program, executor: Executor[ListVariables]
-    ) -> Self:
+    def of(cls, request: protocol.Insert, program: Program, chosen: Chosen) -> Self:
         """What a request asks for; no probes yet."""
         return cls(
             request.program,
             program,
-            executor,
+            chosen.executor,
             request.check_opcode,
-            request.engine,
+            chosen.engines,
+            chosen.slower,
+            request.engine == AUTO,
             request.label,
             request.budget,
             request.follow_forks,
             request.max_hits,
         )
+
+    def engines_of(self, probe: Probe) -> tuple[str, ...]:
+        """Which engines a probe at code is offered to, in turn."""
+        return self.engines if probe.native is not None else (TRAP,)
 
     def cap(self, max_hits: int) -> None:
         """Set what no probe's own ``max_hits`` may exceed, unless it is free of that."""
@@ -140,7 +158,9 @@ class Inserted(msgspec.Struct):
             self.program,
             self.executor.copy(variables, room),
             self.check_opcode,
-            self.engine,
+            self.engines,
+            self.slower,
+            self.may_fall_back,
             self.label,
             self.budget,
             self.follow_forks,

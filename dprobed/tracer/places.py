@@ -18,9 +18,10 @@ from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.choices import Choices
-from dprobed.tracer.engines import Engines
+from dprobed.tracer.engines import Asked, Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
+from dprobed.tracer.native import by_program, hand_back, to_be_run_here
 from dprobed.tracer.placement import LoadedModule, Placement, Spot
 from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.stacks.target_stacks import TargetStacks
@@ -163,8 +164,26 @@ class Places:
 
         Raises SpaceError and Gone when the target has no room for slots; nothing is changed then.
         """
-        plans: list[Plan] = []
-        refused: list[tuple[Probe, Refusal]] = []
+        chosen = list(programs)
+        changed, unserved = self._place(chosen, among)
+        for number, its in by_program(chosen, unserved).items():
+            inserted = self._inserted[number]
+            moved = to_be_run_here(inserted, its)
+            self.remove(moved)
+            for each in moved:
+                if not each.over:
+                    each.set(ProbeState.PENDING, "")
+            self._engines.left(moved)
+            hand_back(inserted, self._engines.quiet)
+            changed += self._place([inserted], self.modules())[0]
+        self._expect_choices()
+        return changed
+
+    def _place(
+        self, programs: Iterable[Inserted], among: list[LoadedModule]
+    ) -> tuple[list[Probe], dict[Probe, str]]:
+        """``place``, but with what no engine serves that runs code in the target, and why."""
+        asked: list[Asked] = []
         spots: dict[tuple[Probe, int], Spot] = {}
         changed: list[Probe] = []
         for each in wanted(self._placement, programs, among):
@@ -176,16 +195,10 @@ class Places:
             for spot in each.spots:
                 spots[probe, spot.address] = spot
                 where = each.location(spot, self._number(spot.module, spot.place))
-                plan = self._engines.offer(probe, where, inserted.engine)
-                if isinstance(plan, Refusal):
-                    refused.append((probe, plan))
-                else:
-                    plans.append(plan)
+                asked.append(Asked(probe, where, inserted.engines_of(probe)))
         try:
-            impossible = self._engines.reserve(plans)
-            refused += [(plan.probe, refusal) for plan, refusal in impossible]
-            not_ready = {id(plan) for plan, _ in impossible}
-            refused += self._arm([plan for plan in plans if id(plan) not in not_ready], spots)
+            plans, refused = self._engines.prepared(asked)
+            refused += self._arm(plans, spots)
         finally:
             self._engines.abandon_reserved()
         for probe, refusal in refused:
@@ -193,8 +206,11 @@ class Places:
                 probe.set(probe.state, f"not at each of its places: {refusal.reason}")
             else:
                 probe.set(refusal.state, refusal.reason)
-        self._expect_choices()
-        return changed
+        return changed, {
+            probe: refusal.reason
+            for probe, refusal in refused
+            if probe.native is not None and refusal.state is ProbeState.FAILED
+        }
 
     def _expect_choices(self) -> None:
         """Have those IFUNCs watched for which nothing has been chosen yet."""

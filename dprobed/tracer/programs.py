@@ -15,7 +15,7 @@ from dprobed.engine.probe import Probe
 from dprobed.proc import files, procfs
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
-from dprobed.program.exec.interface import Executor, Variables
+from dprobed.program.exec.interface import Variables
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program, ProgramError
@@ -28,11 +28,12 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.maps import TargetMaps
+from dprobed.tracer.native import NO_COMPILER, chosen
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
-from dprobed.wire.engines import ENGINES, INLINE
+from dprobed.wire.engines import ENGINES, TRAP
 from dprobed.wire.limits import Limits
 from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import State as ProbeState
@@ -41,16 +42,6 @@ _log = logging.getLogger(__name__)
 
 #: A program that goes into many targets is read and verified once.
 _decode = lru_cache(maxsize=64)(decode)
-
-
-def _executor(python: PythonExecutor, engine: str) -> Executor[ListVariables]:
-    """What runs a program that this engine is to serve."""
-    if engine != INLINE:
-        return python
-    # Here: its import takes a tenth of a tracer's start, and few programs need it.
-    from dprobed.engine.inline.executor import InlineExecutor
-
-    return InlineExecutor(python)
 
 
 class Programs:
@@ -81,6 +72,8 @@ class Programs:
         self._own_account: Account | None = None
         self._pid: Final = pid
         self._engines: Final = engines
+        self._tell: Final = tell
+        self._has_told_of_compiler = False
 
     def probes(self) -> Iterable[Probe]:
         """All probes of all programs."""
@@ -160,13 +153,16 @@ class Programs:
             known = ", ".join(ENGINES)
             raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
         program, python = self._read(request.bytecode, facilities)
-        inserted = Inserted.of(request, program, _executor(python, request.engine))
+        inserted = Inserted.of(request, program, chosen(python, request.engine))
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
             inserted.count_on(request.former, request.former_time)
             self.globals.grow(len(request.former.globals))
             self.globals.write(0, request.former.globals)
         self._charge(inserted)
+        if inserted.slower == NO_COMPILER and not self._has_told_of_compiler:
+            self._has_told_of_compiler = True
+            self._tell(NoticeKind.ENGINE, f"{NO_COMPILER}: `auto` means `trap` here")
         self.inserted[request.program] = inserted
         if not self.launching:
             try:
@@ -236,6 +232,8 @@ class Programs:
             twin.probes = self._probes_of(twin)
             self._charge(twin)
             for old, new in zip(inserted.probes, twin.probes, strict=True):
+                new.slower = old.slower
+                new.native = new.native if old.native is not None else None
                 new.module, new.place, new.retry = old.module, old.place, old.retry
                 new.cores = old.cores
                 new.set(old.state, old.reason)
@@ -319,7 +317,8 @@ class Programs:
             now = time.monotonic_ns()
             inserted.account = Account(inserted.budget, owner, now)
             inserted.own_account = Account(inserted.budget, owner, now)
-        return [
+        is_native = inserted.engines != (TRAP,)
+        found = [
             Probe(
                 inserted.number,
                 probe,
@@ -328,10 +327,13 @@ class Programs:
                 alters=program.alters(probe),
                 max_hits=inserted.max_hits or 0,
                 entry_part=inserted.executor.entry_part(probe.index),
-                native=inserted.executor,
+                native=inserted.executor if is_native and not probe.watchpoint else None,
             )
             for probe in program.probes
         ]
+        for each in found:
+            each.slower = "" if each.definition.watchpoint else inserted.slower
+        return found
 
     # --- variables ---
 

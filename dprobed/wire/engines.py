@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-#: No engine is asked for by name: the cheapest that can serve the place.
+#: The fastest of those below that can serve a program and its places, all of it in one way.
 AUTO: Final = "auto"
-#: A jump into native code in the target itself; only where it is asked for.
+#: A jump into native code in the target itself.
 INLINE: Final = "inline"
-#: A breakpoint, at which the tracer runs the program.
+#: A breakpoint that leads to the same native code.
+SIGNAL: Final = "signal"
+#: A breakpoint, at which the tracer runs the program; where nothing is asked for.
 TRAP: Final = "trap"
 #: Debug registers: that of watchpoints, whatever is asked for.
 WATCH: Final = "watch"
@@ -18,4 +20,6 @@ KERNEL: Final = "kernel"
 #: How ``query`` calls what that gets.
 UPROBE: Final = "uprobe"
 #: What can be asked for.
-ENGINES: Final = (AUTO, INLINE, TRAP, KERNEL)
+ENGINES: Final = (AUTO, INLINE, SIGNAL, TRAP, KERNEL)
+#: Those by which native code runs in the target.
+NATIVE: Final = (INLINE, SIGNAL)

@@ -16,6 +16,8 @@ class NoticeKind(StrEnum):
     UNPROBED = "unprobed"
     #: Modules that should have probes may have none.
     LOADER = "loader"
+    #: Its programs fire in a slower way than was asked for.
+    ENGINE = "engine"
     #: A thread stands, for ``suspend``.
     SUSPEND = "suspend"
     #: The process stands for a debugger, or does not, though it should.

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from dprobed.wire.engines import AUTO
+from dprobed.wire.engines import TRAP
 from dprobed.wire.framing import ProtocolError, frame
 from dprobed.wire.limits import Limits
 from dprobed.wire.notices import NoticeKind
@@ -86,11 +86,12 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
-    ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
+    ``engine``: which one serves it (``wire.engines``); empty while it has no place.
     ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
     cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
     ``uncounted_ns``: for how long of that dprobed itself was gone, and came again. ``unwound``:
-    calls that were left without returning, of a return probe.
+    calls that were left without returning, of a return probe. ``slower``: why no faster engine
+    serves it, where one would have been taken.
     """
 
     program: U32
@@ -112,6 +113,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     no_dumps: dict[str, U64] = {}
     uncounted_ns: U64 = 0
     unwound: U64 = 0
+    slower: str = ""
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
@@ -189,7 +191,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     label: str = ""
     budget: Limits | None = None
     follow_forks: bool = False
-    engine: str = AUTO
+    engine: str = TRAP
     max_hits: int | None = 0
     former: Counted | None = None
     former_time: int = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dprobed.compiler import is_there
+from dprobed.wire.engines import NATIVE
 from dprobed.wire.limits import Limits
 from tests.integration.client_support import Cat, Daemon, cat, running_daemon
 from tests.integration.harness import Target, TracerProcess
@@ -47,9 +48,11 @@ EACH_ENGINE = pytest.mark.parametrize(
     "engine",
     [
         "trap",
-        pytest.param(
-            "inline",
-            marks=pytest.mark.skipif(not is_there(), reason="llvmlite is not installed"),
+        *(
+            pytest.param(
+                name, marks=pytest.mark.skipif(not is_there(), reason="llvmlite is not installed")
+            )
+            for name in NATIVE
         ),
     ],
 )

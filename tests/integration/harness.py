@@ -136,7 +136,7 @@ class TracerProcess:
     one has left.
     """
 
-    def __init__(self, uid: int = 0, engine: str = "auto", changes: int | None = None) -> None:
+    def __init__(self, uid: int = 0, engine: str = "trap", changes: int | None = None) -> None:
         self.engine = engine
         #: The process that requests are about; the one that was attached to first.
         self.target = 0
@@ -268,7 +268,8 @@ class TracerProcess:
             )
         )
         for each in answer.probes:
-            assert self.engine == "auto" or each.engine in ("", "watch", self.engine), each
+            asked = engine or self.engine
+            assert asked == "auto" or each.engine in ("", "watch", asked), each
         return self._program, answer.probes
 
     def put(self, source: str, pid: int = 0) -> int:

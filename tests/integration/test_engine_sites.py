@@ -280,7 +280,7 @@ def test_which_engine_serves_a_probe(
     assert [each.engine for each in probes] == [engine, "watch"]
     assert [each.engine for each in tracer.query(number)] == [engine, "watch"]
     assert [each.engine for each in tracer.remove(number)] == [engine, "watch"]
-    _, probes = tracer.insert(counting(program, "single"), engine="auto")
+    _, probes = tracer.insert(counting(program, "single"))
     assert [each.engine for each in probes] == [engine]
     # A place that there is not has none.
     _, probes = tracer.insert(counting(program, "no_such_function"))
@@ -294,6 +294,8 @@ def test_an_engine_that_there_is_not_is_refused(
     target = start(program)
     before = text(target.pid)
     tracer = trace(target)
-    with pytest.raises(RefusedError, match="no engine 'steam'; there are: auto, inline, trap"):
+    with pytest.raises(
+        RefusedError, match="no engine 'steam'; there are: auto, inline, signal, trap"
+    ):
         tracer.insert(counting(program, "single"), engine="steam")
     assert text(target.pid) == before

@@ -19,10 +19,11 @@ FORMS = [f"site_{length}" for length in (1, 2, 3, 4, 5, 7, 9)]
 COUNTS = "inc lv,0\nabort"
 
 
-@pytest.fixture
-def engine() -> str:
-    """All of these are about one."""
-    return "inline"
+@pytest.fixture(params=["inline", "signal"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """All of these are about native programs, by a jump or by a breakpoint."""
+    name: str = request.param
+    return name
 
 
 def counter(module: object, place: str, body: str = COUNTS) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from iced_x86 import Decoder
@@ -20,6 +20,7 @@ LISTING: Final = Listing(
         ("inline", "inline"),
         ("plain", "plain"),
         ("punned", "punned"),
+        ("signal", "signal"),
         ("trap", "trap"),
         ("none", "none"),
         ("all", "count"),
@@ -38,7 +39,7 @@ def shares(elf: Binary) -> Iterator[dict[str, Any]]:
     span = _span(elf)
     entries = {symbol.value for symbol in elf.symbols.code() if symbol.size}
     ways: dict[str, Counter[Way]] = {"function entries": Counter(), "instructions": Counter()}
-    reasons: dict[str, Counter[str]] = {each: Counter() for each in ways}
+    why_not: dict[str, Counter[str]] = {each: Counter() for each in ways}
     for section in elf.sections:
         if not section.executable:
             continue
@@ -52,12 +53,19 @@ def shares(elf: Binary) -> Iterator[dict[str, Any]]:
             for each in of:
                 ways[each][found] += 1
                 if why:
-                    reasons[each][why] += 1
+                    why_not[each][why] += 1
     for of_what, found_ways in ways.items():
-        yield _row(of_what, found_ways, reasons[of_what])
+        yield _row(of_what, found_ways, why_not[of_what])
 
 
-def _row(of: str, found: Counter[Way], reasons: Counter[str]) -> dict[str, Any]:
+def reasons(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Why not all of it is by a jump, as lines for people."""
+    for row in rows:
+        for why, count in row["reasons"].items():
+            yield f"{count} of {row['of']}: {why}"
+
+
+def _row(of: str, found: Counter[Way], why_not: Counter[str]) -> dict[str, Any]:
     total = found.total()
 
     def share(*ways: Way) -> str:
@@ -68,10 +76,11 @@ def _row(of: str, found: Counter[Way], reasons: Counter[str]) -> dict[str, Any]:
         "inline": share(Way.JUMP, Way.PUN),
         "plain": share(Way.JUMP),
         "punned": share(Way.PUN),
-        "trap": share(Way.JUMP, Way.PUN, Way.TRAP),
+        "signal": share(Way.JUMP, Way.PUN, Way.SIGNAL),
+        "trap": share(Way.JUMP, Way.PUN, Way.SIGNAL, Way.TRAP),
         "none": share(Way.NONE),
         "count": total,
-        "reasons": dict(reasons.most_common(_REASONS)),
+        "reasons": dict(why_not.most_common(_REASONS)),
     }
 
 

@@ -12,7 +12,7 @@ import click
 from dprobe.commands import complete
 from dprobe.commands.budget import BudgetType, chosen
 from dprobed.durations import seconds
-from dprobed.wire.engines import AUTO, ENGINES, KERNEL
+from dprobed.wire.engines import ENGINES, KERNEL, TRAP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,11 +141,12 @@ max_hits = click.option(
 engine = click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    default=AUTO,
+    default=TRAP,
     show_default=True,
-    help="How probes fire: as suits each place (auto; never inline so far), always by a "
-    "breakpoint (trap), by a jump into native code in the process itself (inline), or by the "
-    "kernel (`dprobe insert --all` only).",
+    help="How probes fire: by a breakpoint, at which the tracer runs the program (trap); by native "
+    "code in the process itself, to which a jump leads (inline) or, where none fits, a breakpoint "
+    "(signal); by the fastest of these that can serve a program (auto); or by the kernel "
+    "(`dprobe insert --all` only).",
 )
 missing = click.option(
     "--missing",

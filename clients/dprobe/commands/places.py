@@ -9,7 +9,7 @@ import click
 
 from dprobe.commands import complete, options
 from dprobe.commands.engine_shares import LISTING as SHARES
-from dprobe.commands.engine_shares import shares
+from dprobe.commands.engine_shares import reasons, shares
 from dprobe.lib.debug_info import told
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module
@@ -123,6 +123,9 @@ def places_command(
         if engine:
             rows = [{**row, "module": path} for row in shares(elf)]
             show(rows, SHARES, json=json, empty="", only=only)
+            if not json and not only:
+                for line in reasons(rows):
+                    print(line)
             return
         rows = _usdt(elf, pattern) if usdt else _named(elf, pattern)
     except LocationError as error:

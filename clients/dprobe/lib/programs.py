@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     groups: Sequence[int] = ()
     types: Sequence[int] = ()
     budget: Limits | None = None
-    engine: str = "auto"
+    engine: str = "trap"
     seconds: float | None = None
     max_hits: int = 0
 

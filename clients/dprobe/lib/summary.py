@@ -45,6 +45,8 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     no_dumps: dict[str, int] = {}
     #: Of ``present_ns``, in which dprobed was gone, and came again.
     uncounted_ns: int = 0
+    #: Why no faster engine served it, where one would have been taken.
+    slower: str = ""
 
 
 class SummaryVariable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -273,6 +275,7 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         place=shown.place,
         state=shown.state,
         engine=shown.engine,
+        slower=shown.slower,
         reason=shown.reason,
         source=shown.source,
         no_dumps=_sums(probe.no_dumps for probe in probes),

@@ -239,6 +239,10 @@ class Output:
                     write_all(self._apart, text + b"\n")
                 return
             self._lines.append(text)
+        for each in summary.probes:
+            if each.slower:
+                name = f"{each.program} {each.major}.{each.minor} {each.place}"
+                quiet.detail(f"{name}: by {each.engine or 'no engine'}: {each.slower}")
         self._unwritten = summary
         self.flush()
         if self.broken:

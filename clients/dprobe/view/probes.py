@@ -53,6 +53,7 @@ PROBES_EXTENDED = Listing(
         ("asleep", "asleep_ns"),
         ("handler drops", "handler_drops"),
         ("engine", "engine"),
+        ("no faster", "slower"),
         ("addresses", "addresses"),
         ("reason", "reason"),
         ("source", "source"),

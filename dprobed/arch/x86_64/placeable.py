@@ -27,10 +27,12 @@ _SAVE_FLAGS: Final = frozenset((Mnemonic.PUSHFQ, Mnemonic.PUSHF))
 
 
 class Way(StrEnum):
-    """How a probe can be there: by a plain jump, by a punned one, by a breakpoint only, or not."""
+    """How a probe can be there: by a plain jump, by a punned one, by a breakpoint that leads to the
+    same native code, by one at which the tracer runs the program, or not."""
 
     JUMP = "jump"
     PUN = "pun"
+    SIGNAL = "signal"
     TRAP = "trap"
     NONE = "none"
 
@@ -60,7 +62,7 @@ def way(code: bytes, instruction: Instruction, span: ModuleSpan) -> tuple[Way, s
         return Way.JUMP, ""
     if any(_is_free(each.start, each.end, span) for each in windows(code, address, length)):
         return Way.PUN, ""
-    return Way.TRAP, "it is shorter than a jump, and none can lead anywhere from there"
+    return Way.SIGNAL, "it is shorter than a jump, and none can lead anywhere from there"
 
 
 def unserved(code: bytes, address: int) -> str:

@@ -9,6 +9,7 @@ from dprobed.arch.x86_64.trampoline import (
 )
 from dprobed.change_journal import Kind
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.calls import CallTable
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.counters import ProbeCounter
@@ -51,14 +52,23 @@ def undo_in_copy(room: InlineRoom, thread: Thread, *, unmap: bool) -> None:
 
 
 def do_without(
-    room: InlineRoom, parent: InlineRoom, twin: Twin, group: ThreadGroup, why: str
+    room: InlineRoom,
+    parent: InlineRoom,
+    twin: Twin,
+    group: ThreadGroup,
+    breakpoints: Breakpoints,
+    why: str,
 ) -> None:
     """The parent's jumps could not be taken over: take them out of the copy, and fail the probes.
+    ``breakpoints``: of the copy.
 
     Raises SpaceError and Gone.
     """
     for thread in list(group.threads.values()):
         undo_in_copy(parent, thread, unmap=False)
+    sites = parent.sites.by_address.values()
+    led = [site.address for site in sites if isinstance(site, BreakpointSite)]
+    breakpoints.take_out(led, [])
     for site in parent.sites.by_address.values():
         room.space.owned.pop(site.address, None)
         room.space.changes.forget(Kind.JUMP, site.address)
@@ -68,10 +78,11 @@ def do_without(
 
 
 def take_over(
-    room: InlineRoom, parent: InlineRoom, twin: Twin, pointer: int
+    room: InlineRoom, parent: InlineRoom, twin: Twin, breakpoints: Breakpoints, pointer: int
 ) -> list[tuple[JumpSite, int]]:
     """Take over the parent's jumps in a ``fork`` child's copy of its memory, all of whose
-    threads are stopped: what is shared is the child's own from now on.
+    threads are stopped: what is shared is the child's own from now on. ``breakpoints``: of the
+    copy.
 
     ``pointer``: where the thread that made the child has its variables. The sites, each with how
     many probes the parent has there. Raises SpaceError and Gone.
@@ -100,12 +111,9 @@ def take_over(
     twins: dict[Attachment, Attachment] = {}
     found = []
     for site in parent.sites.by_address.values():
-        other = JumpSite(site.address, site.original)
-        other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
-        other.pun = site.pun
-        room.space.owned[other.address] = other.owned
-        note(room.space.changes, Kind.JUMP, other.address, other.change(other.jump))
-        room.sites.by_address[other.address] = other
+        other = _twin(room, site, breakpoints)
+        if other is None:
+            continue
         for old in site.attachments:
             new = twin(old) if old.entry is None else None
             if new is not None:
@@ -137,12 +145,32 @@ def take_over(
     return found
 
 
+def _twin(room: InlineRoom, site: JumpSite, breakpoints: Breakpoints) -> JumpSite | None:
+    """The same site in the copy; None: it is not there."""
+    if isinstance(site, BreakpointSite):
+        led = BreakpointSite(site.address, site.original, breakpoints)
+        led.gone = site.gone
+        if site.trampoline is None or led.lead(site.trampoline):
+            return None
+        room.sites.by_address[led.address] = led
+        return led
+    other = JumpSite(site.address, site.original)
+    other.jump, other.trampoline, other.gone = site.jump, site.trampoline, site.gone
+    other.pun = site.pun
+    room.space.owned[other.address] = other.owned
+    note(room.space.changes, Kind.JUMP, other.address, other.change(other.jump))
+    room.sites.by_address[other.address] = other
+    return other
+
+
 def _take_over_exits(
     room: InlineRoom, parent: InlineRoom, twins: dict[Attachment, Attachment]
 ) -> None:
     """The returns of functions, whose entries have twins already."""
     for site in parent.sites.by_address.values():
-        other = room.sites.by_address[site.address]
+        other = room.sites.by_address.get(site.address)
+        if other is None:
+            continue
         for old in site.attachments:
             entry = twins.get(old.entry) if old.entry is not None else None
             if isinstance(entry, JumpAttachment):

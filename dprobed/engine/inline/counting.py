@@ -11,6 +11,7 @@ from dprobed.engine.inline.records import RecordReader
 from dprobed.engine.inline.rings import DAMAGE
 from dprobed.engine.interface import Listener
 from dprobed.engine.probe import Probe
+from dprobed.wire.engines import SIGNAL
 from dprobed.wire.protocol import State
 
 #: How many times as long as records took to be read others' work goes first.
@@ -18,6 +19,8 @@ _REST: Final = 2
 _TOO_MANY: Final = "more calls are running at a time than are followed"
 #: What a hit costs, with a short program; and is charged to budgets.
 COST_NS: Final = 15
+#: The same by a breakpoint, as long as a tracer is there.
+STOP_COST_NS: Final = 13_000
 
 
 class InlineCounts:
@@ -101,7 +104,9 @@ class InlineCounts:
 
     def _charge(self, probe: Probe, hits: int) -> None:
         now = time.monotonic_ns()
+        by_breakpoint = any(each.engine == SIGNAL for each in probe.attachments)
+        cost = hits * (STOP_COST_NS if by_breakpoint else COST_NS)
         for account in probe.accounts:
-            if account.charge(hits * COST_NS, now) and not account.noted:
+            if account.charge(cost, now, hits) and not account.noted:
                 account.noted = True
                 self._listener.overdrawn(account)

@@ -8,7 +8,7 @@ if we are killed, its probes count on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -16,11 +16,17 @@ from dprobed.arch.x86_64.registers import FS_BASE, RIP
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.calls import FollowedPlace
 from dprobed.engine.inline.copies import do_without, take_over, undo_in_copy
-from dprobed.engine.inline.counting import COST_NS, InlineCounts
+from dprobed.engine.inline.counting import COST_NS, STOP_COST_NS, InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
-from dprobed.engine.inline.offers import makes_calls, why_no_records, why_not
+from dprobed.engine.inline.offers import (
+    makes_calls,
+    why_no_breakpoint,
+    why_no_records,
+    why_not,
+)
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.prepared import Prepared, Reserved, has_records, make_room, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
@@ -32,32 +38,32 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.wire.engines import INLINE
+from dprobed.wire.engines import INLINE, NATIVE, SIGNAL
 from dprobed.wire.protocol import State
 
 
 class InlineEngine:
     """The inline engine of one target."""
 
-    name: Final = INLINE
+    names: Final = NATIVE
 
     def __init__(
         self,
         group: ThreadGroup,
         listener: Listener,
         registers: Registers,
-        is_displaced: Callable[[int, int], bool],
+        breakpoints: Breakpoints,
     ) -> None:
-        """``registers``: of all targets of this tracer; ``is_displaced``: by another engine."""
+        """``registers``: of all targets of this tracer."""
         self._group: Final = group
+        self._breakpoints: Final = breakpoints
         self._listener: Final = listener
         self._exits: Final = TrampolineExits(group, registers)
         self._registers: Final = registers
         self._counting: Final = InlineCounts(listener)
         space = AddressSpace.unopened(0)
-        self.placer = Placer(space, group)
+        self.placer = Placer(space, group, breakpoints)
         self._reader = self._reader_of(space)
-        self._is_displaced: Final = is_displaced
         self._ready: Final = Reserved()
         self._released: Final[set[JumpSite]] = set()
         #: Places whose calls are not to be followed any more.
@@ -66,7 +72,7 @@ class InlineEngine:
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
-        self.placer = Placer(space, self._group)
+        self.placer = Placer(space, self._group, self._breakpoints)
         self._reader = self._reader_of(space)
         self._exits.use(self.placer.sites)
         self._ready.clear()
@@ -81,7 +87,14 @@ class InlineEngine:
     # --- putting in ---
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
-        """See Engine."""
+        """See Engine: by a jump."""
+        return self._offer(probe, location, INLINE)
+
+    def offer_breakpoint(self, probe: Probe, location: Location) -> Plan | Refusal | None:
+        """Whether it can serve this probe there by a breakpoint."""
+        return self._offer(probe, location, SIGNAL)
+
+    def _offer(self, probe: Probe, location: Location, engine: str) -> Plan | Refusal | None:
         if location.kind:
             return None
         opcode = location.opcode
@@ -90,9 +103,15 @@ class InlineEngine:
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if reason := why_not(probe, location, self.placer, self._is_displaced):
-            return Refusal(State.FAILED, f"no engine but trap can serve it: {reason}")
-        return Plan(self.name, probe, location, COST_NS)
+        if engine == SIGNAL:
+            reason = why_no_breakpoint(probe, location, self.placer, self._breakpoints)
+            cost = STOP_COST_NS
+        else:
+            reason = why_not(probe, location, self.placer, self._breakpoints.displaces)
+            cost = COST_NS
+        if reason:
+            return Refusal(State.FAILED, f"the {engine} engine cannot serve it: {reason}")
+        return Plan(engine, probe, location, cost)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
@@ -105,7 +124,7 @@ class InlineEngine:
         if makes_some:
             with self._group.stopped():
                 self._reader.note_stopped(list(self._group.threads.values()))
-        return prepare(self.placer, plans, self._ready)
+        return prepare(self.placer, plans, self._ready, self._breakpoints)
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
@@ -141,7 +160,7 @@ class InlineEngine:
         site = prepared.site
         assert prepared.made is not None
         try:
-            reason = self.placer.lead(site, prepared.made, self._is_displaced)
+            reason = self.placer.lead(site, prepared.made, self._breakpoints.displaces)
         except SpaceError as error:
             reason = str(error)
         if not reason:
@@ -151,7 +170,8 @@ class InlineEngine:
 
     def _rewrite(self, site: JumpSite) -> str:
         """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
-        return self.placer.lead(site, self.placer.build(site, site.attachments), self._is_displaced)
+        made = self.placer.build(site, site.attachments)
+        return self.placer.lead(site, made, self._breakpoints.displaces)
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -184,9 +204,10 @@ class InlineEngine:
 
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
-        self._removal.take_out(
-            self.placer, [site for site in self._released if not site.attachments]
-        )
+        # The trap engine may have found that some breakpoints are lost.
+        self._released.update(self._led_to_nothing())
+        unneeded = [site for site in self._released if not site.attachments]
+        self._removal.take_out(self.placer, unneeded, unstoppable)
         for site in self._released:
             if site.attachments:
                 # Else what was built before goes on, without those that ended.
@@ -201,12 +222,18 @@ class InlineEngine:
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
             self.placer.start_anew()
 
+    def _led_to_nothing(self) -> list[JumpSite]:
+        sites = self.placer.sites.by_address.values()
+        return [each for each in sites if not each.attachments and isinstance(each, BreakpointSite)]
+
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
         for each in attachments:
             assert isinstance(each, JumpAttachment)
             for piece in each.whole:
                 piece.site.gone = True
+                if isinstance(piece.site, BreakpointSite):
+                    self._breakpoints.unmapped(piece.site.address)
 
     def lost(self) -> list[Loss]:
         """See Engine: no stop shows anything."""
@@ -215,7 +242,10 @@ class InlineEngine:
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
         mine = [each for each in attachments if isinstance(each, JumpAttachment)]
-        lost = set(self.placer.sites.lost({part.site for each in mine for part in each.whole}))
+        sites = {part.site for each in mine for part in each.whole}
+        led = {site.address: site for site in sites if isinstance(site, BreakpointSite)}
+        lost = set(self.placer.sites.lost(sites))
+        lost.update(led[address] for address in self._breakpoints.overwritten(led))
         # Of a function all, where one of its returns is gone.
         places = {each.entry or each for site in lost for each in site.attachments}
         for each in places:
@@ -224,10 +254,17 @@ class InlineEngine:
         gone: list[Attachment] = list(places)
         return [Loss(gone, "the target changed its code there", False)] if gone else []
 
+    def left(self, probes: Iterable[Probe]) -> None:
+        """These are run by another engine from now on, which counts their hits on."""
+        self.sync()
+        for probe in probes:
+            self.placer.counters.pop(probe, None)
+
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
-        self._removal.take_out(self.placer, list(self.placer.sites.by_address.values()))
+        sites = list(self.placer.sites.by_address.values())
+        self._removal.take_out(self.placer, sites, unstoppable)
         self.sync()
 
     # --- what was counted ---
@@ -337,9 +374,11 @@ class InlineEngine:
             return []
         child._exits.may_come_back = self._exits.may_come_back
         try:
-            sites = take_over(child.placer, self.placer, twin, child._pointer())
+            pointer = child._pointer()
+            sites = take_over(child.placer, self.placer, twin, child._breakpoints, pointer)
         except SpaceError as error:
-            do_without(child.placer, self.placer, twin, child._group, str(error))
+            breakpoints = child._breakpoints
+            do_without(child.placer, self.placer, twin, child._group, breakpoints, str(error))
             child.use(child.placer.space)
             child._listener.untaken(str(error))
             return []
@@ -348,7 +387,7 @@ class InlineEngine:
         for site, armed in sites:
             site_has = len(site.attachments)
             if not site_has:
-                child.placer.sites.disarm(site)
+                child._removal.take_out(child.placer, [site], [])
             elif site_has != armed:
                 child._rewrite(site)
         return child.attachments()

@@ -15,7 +15,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.interface import Context, KeyedMap, Outcome
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit
-from dprobed.program.exec.native.abi import Blob, Needs
+from dprobed.program.exec.native.abi import SYSTEM_CALLS, Blob, Needs
 from dprobed.program.exec.native.maps import SharedMap, begin, bytes_of, give_back, shared_maps
 from dprobed.program.exec.native.refusals import why_not
 from dprobed.program.exec.python import PythonExecutor
@@ -34,6 +34,11 @@ _STOPPING: Final = {
     DUMP: "it ends by `exit dump`, at which the tracer stops the target",
     DEBUGGER: "it ends by `exit debugger`, at which the tracer stops the thread",
 }
+_WATCHED: Final = "its variables or maps are those of a watchpoint, too, which the tracer runs"
+_CALLING: Final = (
+    "it makes system calls in the process, which could give itself a filter of these later "
+    "(--engine inline takes that risk)"
+)
 #: Registers that mean something only to the kernel.
 _ALTERED: Final = {
     USER_REGS.index(name)
@@ -244,6 +249,42 @@ class InlineExecutor:
         """What runs as the function is entered at whose return the probe is; None: nothing."""
         found = self.native(probe)
         return found[1] if not isinstance(found, str) and len(found) > 1 else None
+
+    def makes_calls(self, probe: ProbeDefinition) -> bool:
+        """Whether the code of a probe makes system calls in the target."""
+        parts = self.native(probe)
+        return not isinstance(parts, str) and any(
+            each.blob.needs & (SYSTEM_CALLS | Needs.TID) for each in parts
+        )
+
+    @property
+    def has_state(self) -> bool:
+        """Whether its probes have something in common: then all of them run in one way."""
+        return bool(self.program.header.vars or self.program.header.map)
+
+    def why_not_all(self) -> str:
+        """Why it is better not to run in the target, though nobody has said so; empty: it may.
+
+        All of it or nothing: else the order of its records would depend on who made them.
+        """
+        for probe in self.program.probes:
+            if probe.watchpoint:
+                if self.has_state:
+                    return self._placed(probe, None, _WATCHED)
+                continue
+            code = self.native(probe)
+            if isinstance(code, str):
+                return code
+            if self.makes_calls(probe):
+                return self._placed(probe, None, _CALLING)
+        return ""
+
+    def handed_back(self) -> PythonExecutor:
+        """What runs it in the tracer, from what was counted on; nothing runs in the target."""
+        self._python.locals.write(0, self.locals.read())
+        for new, old in zip(self._python.maps, self._maps, strict=True):
+            new.load(old.contents())
+        return self._python
 
     def _made(self, probe: ProbeDefinition, part: UnitPart) -> NativePart | str:
         found, offset = _served(part)

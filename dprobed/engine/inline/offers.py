@@ -11,12 +11,13 @@ from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
-from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
+from dprobed.program.exec.native.abi import Needs
 from dprobed.tracee.ptrace import Gone
 
 FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
@@ -25,18 +26,46 @@ FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
 def makes_calls(probe: Probe) -> bool:
     """Whether a probe's program makes system calls in the target."""
     native = probe.native
-    if not isinstance(native, InlineExecutor):
-        return False
-    parts = native.native(probe.definition)
-    return not isinstance(parts, str) and any(
-        each.blob.needs & (SYSTEM_CALLS | Needs.TID) for each in parts
-    )
+    return isinstance(native, InlineExecutor) and native.makes_calls(probe.definition)
 
 
 def why_not(
     probe: Probe, location: Location, placer: Placer, is_displaced: Callable[[int, int], bool]
 ) -> str:
     """Why no jump to a probe's program can be at a location; empty: one can."""
+
+    def why_no_jump(address: int) -> str:
+        length = instruction_length(placer.text(address, LONGEST), address)
+        # Of a punned jump the bytes behind are looked at when it is known which it needs.
+        if is_displaced(address, length):
+            return "another engine has a breakpoint there"
+        owner = placer.space.owner_of(address, length)
+        if owner not in (None, address):
+            return f"the jump at {owner:#x} needs the bytes there as they are"
+        return ""
+
+    return _why_not_native(probe, location, placer, why_no_jump)
+
+
+def why_no_breakpoint(
+    probe: Probe, location: Location, placer: Placer, breakpoints: Breakpoints
+) -> str:
+    """Why no breakpoint that leads to a probe's program can be at a location; empty: one can."""
+
+    def why_no_site(address: int) -> str:
+        owner = placer.space.owner_of(address, 1)
+        return "" if owner is None else f"the inline engine has a jump at {owner:#x}"
+
+    return _why_not_native(probe, location, placer, why_no_site) or breakpoints.why_not()
+
+
+def _why_not_native(
+    probe: Probe, location: Location, placer: Placer, why_no_site: Callable[[int], str]
+) -> str:
+    """Why a probe's program cannot run in the target at a location; empty: it can.
+
+    ``why_no_site``: why a thread cannot be led to it from an address.
+    """
     native = probe.native
     if not isinstance(native, InlineExecutor):
         return "its program was not inserted for it"
@@ -59,17 +88,17 @@ def why_not(
         except ExitsError as error:
             return str(error)
     for address in (location.address, *(each.address for each in exits)):
-        if reason := _why_not_there(address, placer, is_displaced):
+        if reason := _why_not_there(address, placer) or why_no_site(address):
             where = "" if address == location.address else f"it returns at {address:#x}: "
             return f"{where}{reason}"
     return ""
 
 
-def _why_not_there(address: int, placer: Placer, is_displaced: Callable[[int, int], bool]) -> str:
-    """Why there can be no jump at an address."""
+def _why_not_there(address: int, placer: Placer) -> str:
+    """Why no thread can be led away from an address."""
     text = placer.text(address, LONGEST)
     try:
-        length = instruction_length(text, address)
+        instruction_length(text, address)
     except RelocationError as error:
         return error.reason
     if reason := unserved(text, address):
@@ -77,17 +106,9 @@ def _why_not_there(address: int, placer: Placer, is_displaced: Callable[[int, in
     if calls(text, address) and _has_shadow_stack(placer):
         return "it is a call, and the target has a hardware shadow stack"
     try:
-        if reason := placer.why_unfit(address):
-            return reason
+        return placer.why_unfit(address)
     except (SpaceError, Gone) as error:
         return str(error)
-    # Of a punned jump the bytes behind are looked at when it is known which it needs.
-    if is_displaced(address, length):
-        return "another engine has a breakpoint there"
-    owner = placer.space.owner_of(address, length)
-    if owner not in (None, address):
-        return f"the jump at {owner:#x} needs the bytes there as they are"
-    return ""
 
 
 def is_filtered(placer: Placer) -> bool:

@@ -23,7 +23,9 @@ from dprobed.arch.x86_64.trampoline import (
     mentioned,
     trampoline,
 )
+from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
@@ -41,6 +43,7 @@ from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
 from dprobed.program.exec.native.abi import Hit as Words
 from dprobed.program.exits import REM
 from dprobed.program.registers import USER_REGS
+from dprobed.tracee.thread_group import ThreadGroup
 
 _HIT: Final = HitLayout(
     tid=Words.TID,
@@ -91,6 +94,10 @@ def _needed(attachment: JumpAttachment, asked: Iterable[int]) -> frozenset[int]:
 
 class Placer(InlineRoom):
     """Puts programs and trampolines into the memory of one address space."""
+
+    def __init__(self, space: AddressSpace, group: ThreadGroup, breakpoints: Breakpoints) -> None:
+        super().__init__(space, group)
+        self._breakpoints: Final = breakpoints
 
     # --- what trampolines lead to ---
 
@@ -308,7 +315,7 @@ class Placer(InlineRoom):
         that mapped. Raises SpaceError and Gone."""
         short = []
         for site in sites:
-            if len(site.original) < JUMP_SIZE and site.pun is None:
+            if site.needs_pun:
                 site.pun = self.puns.get((site.address, self.text(site.address, _PUNNED)))
                 if site.pun is None:
                     short.append(site)
@@ -337,6 +344,10 @@ class Placer(InlineRoom):
     ) -> str:
         """Have a site lead to a trampoline; why it cannot. ``is_displaced``: by another engine.
         Raises SpaceError."""
+        if isinstance(site, BreakpointSite):
+            if not (reason := site.lead(made)):
+                self.sites.by_address[site.address] = site
+            return reason
         length = site.owned - site.address
         owner = self.space.owner_of(site.address, length)
         if owner not in (None, site.address):
@@ -366,4 +377,5 @@ class Placer(InlineRoom):
         """The original code there, as far as our own changes go."""
         data = bytearray(self.space.memory.peek(address, length))
         self.sites.original(address, data)
+        self._breakpoints.original(address, data)
         return bytes(data)

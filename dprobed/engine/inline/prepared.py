@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from dprobed.arch.x86_64.function_exits import Exit, ExitsError
@@ -11,12 +12,14 @@ from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer, code_bytes, makes_records
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite, JumpTrampoline, Role
 from dprobed.engine.interface import Plan, Refusal
+from dprobed.wire.engines import SIGNAL
 from dprobed.wire.protocol import State
 
 
@@ -51,11 +54,14 @@ class Reserved:
         """Whether anything is prepared for a plan."""
         return id(plan) in self._places
 
-    def add(self, placer: Placer, plan: Plan) -> None:
-        """Prepare the sites of a plan; raises RelocationError and ExitsError."""
+    def add(self, placer: Placer, plan: Plan, breakpoints: Breakpoints) -> None:
+        """Prepare the sites of a plan; raises RelocationError, ExitsError and SpaceError."""
         location, returns = plan.location, plan.probe.definition.returns
-        exits = placer.exits_of(location) if returns else ()
-        sites = [self._site(placer, each) for each in (Exit(location.address, 0), *exits)]
+        led = breakpoints if plan.engine == SIGNAL else None
+        sites = [self._site(placer, each, led) for each in sites_of(placer, plan)]
+        for site in sites:
+            if site.engine != plan.engine:
+                raise SpaceError(f"the {site.engine} engine is about to be at {site.address:#x}")
         role = Role.ENTRY if returns else Role.PLACE
         place = JumpAttachment(plan.probe, location, sites[0], role)
         for site in sites[1:]:
@@ -64,7 +70,7 @@ class Reserved:
             self.sites.setdefault(each.site.address, Prepared(each.site)).new.append(each)
         self._places[id(plan)] = place
 
-    def _site(self, placer: Placer, where: Exit) -> JumpSite:
+    def _site(self, placer: Placer, where: Exit, breakpoints: Breakpoints | None) -> JumpSite:
         address = where.address
         ready = self.sites.get(address)
         known = placer.sites.by_address.get(address) if ready is None else ready.site
@@ -72,6 +78,8 @@ class Reserved:
             return known
         text = placer.text(address, LONGEST)
         length = instruction_length(text, address)
+        if breakpoints is not None:
+            return BreakpointSite(address, text[:length], breakpoints)
         # Of what is never run as much as a jump needs.
         longer = min(length + where.free, max(length, JUMP_SIZE))
         return JumpSite(address, placer.text(address, longer))
@@ -84,6 +92,14 @@ class Reserved:
             prepared.made = None
             if not prepared.new:
                 del self.sites[each.site.address]
+
+
+def sites_of(placer: Placer, plan: Plan) -> tuple[Exit, ...]:
+    """Where a plan needs sites: at its place, and at all returns of a function that is to be
+    followed; raises ExitsError."""
+    returns = plan.probe.definition.returns
+    exits = placer.exits_of(plan.location) if returns else ()
+    return (Exit(plan.location.address, 0), *exits)
 
 
 #: Bytes of data that a probe takes at most, besides its variables, and that a program does.
@@ -118,30 +134,46 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
 
 
 def prepare(
-    placer: Placer, plans: Sequence[Plan], reserved: Reserved
+    placer: Placer, plans: Sequence[Plan], reserved: Reserved, breakpoints: Breakpoints
 ) -> list[tuple[Plan, Refusal]]:
     """Make what the sites of these plans are to lead to; those that are impossible. Raises
     SpaceError and Gone."""
     refused: dict[int, tuple[Plan, Refusal]] = {}
 
-    def refuse(plan: Plan, why: Exception) -> None:
+    def refuse(plan: Plan, why: object) -> None:
         refused[id(plan)] = plan, Refusal(State.FAILED, str(why))
 
+    impossible = _reserve(placer, plans, breakpoints)
     for plan in plans:
         try:
-            reserved.add(placer, plan)
-        except (RelocationError, ExitsError) as error:
+            if plan.engine == SIGNAL:
+                wrong = [impossible.get(each.address, "") for each in sites_of(placer, plan)]
+                if reason := next(filter(None, wrong), ""):
+                    refuse(plan, reason)
+                    continue
+            reserved.add(placer, plan, breakpoints)
+        except (RelocationError, ExitsError, SpaceError) as error:
             refuse(plan, error)
     placer.pun(each.site for each in reserved.sites.values())
     while failed := _build(placer, reserved):
         for plan in plans:
             if reserved.has(plan):
                 sites = {each.site.address for each in reserved.place(plan).whole}
-                wrong = sorted(sites & failed.keys())
-                if wrong:
+                at = sorted(sites & failed.keys())
+                if at:
                     reserved.drop(plan)
-                    refuse(plan, failed[wrong[0]])
+                    refuse(plan, failed[at[0]])
     return list(refused.values())
+
+
+def _reserve(placer: Placer, plans: Sequence[Plan], breakpoints: Breakpoints) -> dict[int, str]:
+    """Prepare the breakpoints of these plans; where none can be, and why."""
+    led: list[int] = []
+    for plan in plans:
+        if plan.engine == SIGNAL:
+            with suppress(ExitsError):
+                led += [each.address for each in sites_of(placer, plan)]
+    return breakpoints.reserve(list(dict.fromkeys(led))) if led else {}
 
 
 def _build(placer: Placer, reserved: Reserved) -> dict[int, SpaceError]:
@@ -152,7 +184,7 @@ def _build(placer: Placer, reserved: Reserved) -> dict[int, SpaceError]:
         if prepared.made is not None:
             continue
         try:
-            if len(site.original) < JUMP_SIZE and site.pun is None:
+            if site.needs_pun:
                 raise SpaceError(placer.why_no_pun(site))
             # While the target still runs: nothing leads there yet.
             prepared.made = placer.build(site, site.attachments + prepared.new)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from dprobed.engine.inline.breakpoints import BreakpointSite
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.sites import JumpSite
 from dprobed.engine.interface import Listener
+from dprobed.tracee.thread import Thread
 
 #: Places that a message names.
 _NAMED: Final = 5
@@ -21,10 +23,22 @@ class JumpRemoval:
         self.stuck: Final[set[JumpSite]] = set()
         self._listener: Final = listener
 
-    def take_out(self, placer: Placer, sites: Iterable[JumpSite]) -> None:
+    def take_out(
+        self, placer: Placer, sites: Iterable[JumpSite], unstoppable: list[Thread]
+    ) -> None:
         """Put the instructions back; where that cannot be, it is to be tried again, and is told
-        once."""
-        stuck = {site for site in sites if not placer.sites.disarm(site)}
+        once. All threads are stopped but those ``unstoppable``."""
+        jumps = []
+        led = []
+        for site in sites:
+            if isinstance(site, BreakpointSite):
+                placer.sites.by_address.pop(site.address, None)
+                led.append(site)
+            else:
+                jumps.append(site)
+        if led:
+            led[0].breakpoints.take_out([site.address for site in led], unstoppable)
+        stuck = {site for site in jumps if not placer.sites.disarm(site)}
         for each in [each for site in stuck for each in site.attachments]:
             placer.end(each.probe)
         if new := sorted(site.address for site in stuck - self.stuck):

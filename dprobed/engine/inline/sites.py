@@ -14,11 +14,11 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
-from dprobed.arch.x86_64.jump import target_of
+from dprobed.arch.x86_64.jump import JUMP_SIZE, target_of
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
@@ -53,7 +53,7 @@ class JumpAttachment(Attachment):
     def __init__(
         self, probe: Probe, location: Located, site: JumpSite, role: Role = Role.PLACE
     ) -> None:
-        super().__init__(probe, INLINE, location)
+        super().__init__(probe, site.engine, location)
         self.site: Final = site
         self.role: Final = role
         #: Of an exit: the entry; of an entry: the exits.
@@ -144,6 +144,9 @@ class Trampolines:
 class JumpSite:
     """One patched place."""
 
+    #: The name of the engine that this is one of.
+    engine: ClassVar[str] = INLINE
+
     __slots__ = (
         "address",
         "adopted",
@@ -170,6 +173,11 @@ class JumpSite:
         self.adopted = False
         #: How its jump is written where the instruction is shorter than one.
         self.pun: Pun | None = None
+
+    @property
+    def needs_pun(self) -> bool:
+        """Whether it is too short for a plain jump, and its punned one was not found yet."""
+        return len(self.original) < JUMP_SIZE and self.pun is None
 
     @property
     def end(self) -> int:

@@ -76,6 +76,7 @@ def sealed(sites: Sites, tgid: int) -> Sites:
     other.space.resident.areas += [area.copy() for area in sites.space.resident.areas]
     for site in sites.slots.values():
         twin = site.twin()
+        twin.lead(None)  # what the native programs count would be its parent's
         other.slots[twin.slot] = other.by_trap[twin.trap] = twin
     return other
 

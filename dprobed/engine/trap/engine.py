@@ -52,12 +52,14 @@ _COST_NS: Final = 17_000
 class TrapEngine(AtStops):
     """The trap engine of one target."""
 
-    name: Final = TRAP
+    names: Final = (TRAP,)
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
         sites = Sites(AddressSpace.unopened(0))
-        self.stops: Final = TrapStops(group, listener, runner, sites, self._reserve, self._classify)
+        self.stops: Final = TrapStops(
+            group, listener, runner, sites, self.make_room, self._classify
+        )
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
@@ -134,12 +136,12 @@ class TrapEngine(AtStops):
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(ProbeState.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        return Plan(self.name, probe, location, _COST_NS)
+        return Plan(TRAP, probe, location, _COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: a slot for each site."""
         if plans:
-            self._reserve([plan.location.address for plan in plans])
+            self.make_room([plan.location.address for plan in plans])
         refused = []
         for plan in plans:
             try:
@@ -148,19 +150,19 @@ class TrapEngine(AtStops):
                 refused.append((plan, Refusal(ProbeState.FAILED, str(error))))
         return refused
 
-    def _reserve(self, addresses: Sequence[int]) -> None:
+    def make_room(self, addresses: Sequence[int]) -> None:
         """Room for sites at these addresses, and a guard for them; raises SpaceError and Gone."""
         sites, sigtrap = self.sites, self.sigtrap
         sites.reserve(self.group, addresses)
         sigtrap.prepare_guard(len(addresses))
-        if self.only_guarded and (reason := self._why_unguarded()):
+        if self.only_guarded and (reason := self._would_be_unguarded()):
             raise SpaceError(f"it would be unguarded: {reason}; {self.only_guarded} refuses that")
 
     def why_unguarded(self) -> str:
         """Why a breakpoint of ours would end the target if we were killed; empty: none would."""
-        return self._why_unguarded() if self.by_trap else ""
+        return self._would_be_unguarded() if self.by_trap else ""
 
-    def _why_unguarded(self) -> str:
+    def _would_be_unguarded(self) -> str:
         return self.sigtrap.why_unguarded() or self.sites.space.calls.obstacle
 
     def arm(
@@ -193,7 +195,7 @@ class TrapEngine(AtStops):
 
     def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
         """Insert an internal breakpoint, called at each hit; raises SpaceError and Gone."""
-        self._reserve([address])
+        self.make_room([address])
         site = self.sites.make(address)
         site.callback = callback
         try:
@@ -256,11 +258,15 @@ class TrapEngine(AtStops):
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         released, self._released = self._released, set()
-        self._removal.remove([site for site in released if site.is_empty], unstoppable)
+        self.remove([site for site in released if site.is_empty], unstoppable)
+
+    def remove(self, sites: list[Site], unstoppable: list[Thread]) -> None:
+        """Take out these sites; all threads are stopped but those ``unstoppable``."""
+        self._removal.remove(sites, unstoppable)
 
     def remove_empty(self) -> None:
         """Remove unneeded sites of a copied address space; all threads are stopped."""
-        self._removal.remove([site for site in self.sites.all() if site.is_empty], [])
+        self.remove([site for site in self.sites.all() if site.is_empty], [])
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -301,6 +307,9 @@ class TrapEngine(AtStops):
         self.stops.returns.lost(sites, reason)
         for site in sites:
             loss.attachments.extend(site.attachments + site.entered)
+            if site.native is not None:
+                loss.attachments.extend(site.native.lose())
+                site.lead(None)
             self._released.update(self.stops.returns.released(site.entered))
             site.attachments.clear()
             site.entered.clear()
@@ -312,7 +321,7 @@ class TrapEngine(AtStops):
         """See Engine."""
         self._released.clear()
         self.stops.returns.use(self.sites)
-        self._removal.remove(self.sites.all(), unstoppable)
+        self.remove(self.sites.all(), unstoppable)
 
     # --- other address spaces ---
 

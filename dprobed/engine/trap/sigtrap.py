@@ -166,14 +166,18 @@ class Sigtrap:
 
     # --- the guard ---
 
-    def why_unguarded(self) -> str:
-        """Why a breakpoint would end the target if we were killed; empty: it would not."""
+    def why_no_guard(self) -> str:
+        """Why the target cannot have the guard; empty: it can, as far as is known."""
         if self.is_ignored:
             return "it ignores SIGTRAP"
         if self.disposition is not None:
             return "it has a SIGTRAP handler of its own"
-        if self.obstacle:
-            return self.obstacle
+        return self.obstacle
+
+    def why_unguarded(self) -> str:
+        """Why a breakpoint would end the target if we were killed; empty: it would not."""
+        if reason := self.why_no_guard():
+            return reason
         noted = [tid for tid, note in self._notes.by_tid.items() if note.trap_mask is not None]
         blocking = [tid for tid in noted if self._blocks(tid)]
         if blocking:

@@ -40,6 +40,18 @@ _AROUND: Final = 16
 _LONGEST: Final = 15
 
 
+class NativePrograms:
+    """Native programs in the target that a breakpoint leads to: ``target`` is where a thread goes
+    on, and does what the displaced instruction does; ``lose`` takes the place from their probes,
+    and says which these were."""
+
+    __slots__ = ("lose", "target")
+
+    def __init__(self, target: int, lose: Callable[[], list[Attachment]]) -> None:
+        self.target: Final = target
+        self.lose: Final = lose
+
+
 class Site:
     """A breakpoint site: one patched place, and the slot of its displaced instruction."""
 
@@ -51,6 +63,8 @@ class Site:
         "displaced",
         "entered",
         "gone",
+        "native",
+        "onward",
         "original",
         "plain",
         "seen",
@@ -73,6 +87,9 @@ class Site:
         self.trap: Final = address + 1
         self.original: Final = original
         self.slot: Final = slot
+        #: Native programs that it leads to, and where a thread goes on: there, or in the slot.
+        self.native: NativePrograms | None = None
+        self.onward = slot
         self.displaced: Final = displaced
         #: The text before and behind its first byte.
         self.around: Final = around
@@ -95,13 +112,27 @@ class Site:
     @property
     def is_empty(self) -> bool:
         """Whether no probe and no callback is left."""
-        return not (self.attachments or self.entered or self.users or self.callback is not None)
+        return not (
+            self.attachments
+            or self.entered
+            or self.users
+            or self.native is not None
+            or self.callback is not None
+        )
+
+    def lead(self, native: NativePrograms | None) -> None:
+        """Have threads run these native programs from now on; None: go on in the slot."""
+        self.native = native
+        self.onward = self.slot if native is None else native.target
 
     def twin(self) -> Site:
         """The same site in a copy of the memory."""
         other = Site(self.address, self.original, self.slot, self.displaced, self.around)
         other.gone = self.gone
         other.seen = self.seen
+        if self.native is not None:
+            # A copy of the memory has them, too, but for none of its own probes yet.
+            other.lead(NativePrograms(self.native.target, list))
         return other
 
     def change(self) -> bytes:
@@ -285,7 +316,7 @@ class Sites:
 
     def serve_without_us(self, sites: Iterable[Site]) -> None:
         """Have the guard serve these sites if the tracer dies, before they are armed."""
-        self.guard.add((site.trap, site.slot) for site in sites)
+        self.guard.add((site.trap, site.onward) for site in sites)
 
     def arm(self, site: Site) -> bool:
         """Write the breakpoint; false when the original instruction is not there any more.

@@ -123,12 +123,14 @@ class TrapStops:
                 altered |= self.returns.entered(thread, site, now)
             if site.attachments:
                 altered |= run(thread, site.attachments, site.displaced.may_fault, now)
+            elif site.native is not None:
+                self._runner.passed(thread, now)
         except Gone:
             return 0  # killed; its exit status comes next
         if not altered:
-            return site.slot
+            return site.onward
         if words[RIP] == address:
-            words[RIP] = site.slot
+            words[RIP] = site.onward
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
         return 0

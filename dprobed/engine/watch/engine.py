@@ -53,7 +53,7 @@ def _why_unnoted(error: OSError) -> str:
 class WatchEngine(AtStops):
     """The watch engine of one target."""
 
-    name: Final = WATCH
+    names: Final = (WATCH,)
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         #: Why not all threads have all watchpoints; empty: they have.
@@ -88,7 +88,7 @@ class WatchEngine(AtStops):
             return Refusal(
                 ProbeState.WATCHPOINT_LENGTH, "1, 2, 4 or 8 bytes, aligned to their length"
             )
-        return Plan(self.name, probe, location, _COST_NS)
+        return Plan(WATCH, probe, location, _COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: debug registers need no preparation."""

@@ -54,7 +54,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     dprobed was gone and came again, and counted nothing. ``uid``: who inserted its program,
     ``age_seconds`` ago; it is taken out in ``left_seconds`` (null: not by itself), and the probe
     disabled after ``max_hits`` (0: any number). ``end_rule``: who says so; empty: the user.
-    ``unwound``: of a return probe, calls that were left without returning.
+    ``unwound``: of a return probe, calls that were left without returning. ``slower``: why no
+    faster engine serves it, where ``auto`` was asked for.
     """
 
     program: str
@@ -90,6 +91,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     end_rule: str = ""
     uncounted_ns: int = 0
     unwound: int = 0
+    slower: str = ""
 
 
 class KeptInfo(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):

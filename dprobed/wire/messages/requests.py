@@ -59,7 +59,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     label: Label
     bytecode: bytes
     budget: Limits | None = None
-    engine: Annotated[str, msgspec.Meta(max_length=64)] = "auto"
+    engine: Annotated[str, msgspec.Meta(max_length=64)] = "trap"
     seconds: Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None = None
 
     def __post_init__(self) -> None:

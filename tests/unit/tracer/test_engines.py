@@ -46,7 +46,7 @@ def engines(memory: Words, arm: Any) -> tuple[Engines, list[Plan]]:
     semaphores = Semaphores(cast(Memory, memory), Changes(None, 1, 0))
     space = SimpleNamespace(semaphores=semaphores, in_shared=lambda words: {})
     one = mock.Mock(arm=arm)
-    one.name = "trap"
+    one.names = ("trap",)
     found = SimpleNamespace(space=space, _all=[one], _classify=lambda: None)
     probe = cast(Probe, mock.Mock())
     plans = [

@@ -27,7 +27,7 @@ def test_what_finds_no_room_is_refused_and_leaves_the_map_as_it_was() -> None:
     maps = TargetMaps(inserted, lambda: nullcontext(True))
     program = assemble(SOURCE, "x.rpn")
     executor = PythonExecutor(program, ListVariables(0), {}, room=maps.room)
-    inserted[5] = Inserted(5, program, executor, check_opcode=True, engine="trap")
+    inserted[5] = Inserted(5, program, executor, check_opcode=True, engines=("trap",))
     maps.write(protocol.SetMap(1, 1234, 5, "seen", [([b"cat"], [7])]))
     long: list[Entry] = [([b"%05d" % number * 180], [1]) for number in range(3000)]
     with pytest.raises(RequestError, match=r"no room for \d+ of 3000 keys; it stays as it was"):

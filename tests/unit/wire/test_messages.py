@@ -27,7 +27,7 @@ def test_a_request_is_one_line_of_json() -> None:
                 "label": "alloc",
                 "bytecode": base64.b64encode(b"\x00\xff").decode(),
                 "budget": None,
-                "engine": "auto",
+                "engine": "trap",
                 "seconds": None,
             }
         ],

@@ -19,6 +19,7 @@ from dprobed.arch.x86_64.relocation import displace
 from dprobed.change_journal import Change, ChangeJournal, Changes, Kind, read
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import Breakpoints
 from dprobed.engine.inline.copies import undo_in_copy
 from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.inline.puns import Pun
@@ -32,6 +33,12 @@ from dprobed.tracee.thread_group import ThreadGroup
 
 TEXT = bytes.fromhex("0f1f440000 90 0f1f00 cccccccccccccccc")
 NOWHERE = cast(JumpTrampoline, None)
+NO_BREAKPOINTS = cast(
+    Breakpoints,
+    SimpleNamespace(
+        displaces=lambda *_: False, original=lambda *_: None, overwritten=lambda _: set()
+    ),
+)
 
 
 class Place:
@@ -220,7 +227,7 @@ def test_it_is_told_once_and_what_the_jump_leads_to_stays(place: Place) -> None:
 
 def inline(place: Place) -> InlineEngine:
     group = cast(ThreadGroup, SimpleNamespace(threads={}))
-    engine = InlineEngine(group, cast(Listener, Told()), Registers(), lambda *_: False)
+    engine = InlineEngine(group, cast(Listener, Told()), Registers(), NO_BREAKPOINTS)
     engine.use(place.space)
     return engine
 
