@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dprobe.lib.script.values import Shown, ShownMap
-from dprobe.view.output import Sink, write_all
+from dprobe.view.output import OutputFile, write_all
 from dprobe.view.script import maps, values
 from dprobe.view.script.formats import formatted
 from dprobed.proc import far
@@ -53,7 +53,7 @@ class ScriptOutput:
         self._mode: Final = mode
         self._warnings: Final = warnings
         self._cat_bytes: Final = cat_bytes
-        self._sink: Final = Sink(path, descriptor, "nothing further is written")
+        self._sink: Final = OutputFile(path, descriptor, "nothing further is written")
         #: What comes before it is said how many probes are in is printed after that.
         self._held = True
         self._parts: list[str] = []
