@@ -28,7 +28,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.last_counts": ("dprobed.change_journal",),
     "dprobed.durations": (),
     "dprobed.program": (),
-    "dprobed.program.exec": ("dprobed.program",),
+    # the processor's own numbers
+    "dprobed.arch.x86_64": (),
+    "dprobed.program.exec": ("dprobed.program", "dprobed.arch.x86_64"),
     "dprobed.program.rpn": ("dprobed.program",),
     "dprobed.program.bt": ("dprobed.program",),
     "dprobed.record": ("dprobed.printable", "dprobed.program"),
@@ -37,7 +39,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.wire.messages": ("dprobed.wire", "dprobed.record"),
     "dprobed.wire.protocol": ("dprobed.wire",),
     # where arguments are, for questions and answers alike
-    "dprobed.arch.x86_64": (),
     "dprobed.wire.resolver": ("dprobed.arch.x86_64",),
     "dprobed.binary.errors": (),
     "dprobed.binary.numbers": ("dprobed.binary.errors",),

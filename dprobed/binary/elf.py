@@ -356,13 +356,6 @@ class ElfFile(ReadableFile):
         raw = self.read(section.offset, section.size)
         return self._decompress(section.name, raw) if section.flags & SHF_COMPRESSED else raw
 
-    def content_size(self, section: Section) -> int:
-        """How many bytes ``content`` has, as the file says; raises LocationError."""
-        if section.type == SHT_NOBITS or not section.flags & SHF_COMPRESSED:
-            return 0 if section.type == SHT_NOBITS else section.size
-        raw = self.read(section.offset, min(section.size, _COMPRESSED.size))
-        return int(_COMPRESSED.unpack(raw)[2]) if len(raw) == _COMPRESSED.size else 0
-
     def _decompress(self, name: str, raw: bytes) -> bytes:
         if len(raw) < _COMPRESSED.size:
             raise self.damaged(f"section {name} is cut off")
@@ -464,3 +457,13 @@ def build_id_in_notes(notes: bytes) -> str | None:
         # notes are multiples of 8 anyway.
         position = description + (size + 3 & ~3)
     return None
+
+
+def content_size(elf: ElfFile, section: Section) -> int:
+    """How many bytes ``content`` has, as the file says; raises LocationError."""
+    if section.type == SHT_NOBITS:
+        return 0
+    if not section.flags & SHF_COMPRESSED:
+        return section.size
+    raw = elf.read(section.offset, min(section.size, _COMPRESSED.size))
+    return int(_COMPRESSED.unpack(raw)[2]) if len(raw) == _COMPRESSED.size else 0

@@ -19,7 +19,7 @@ from dprobed.binary.dwarf import constants as dw
 from dprobed.binary.dwarf.code import UnitCode, function_at, scopes_at
 from dprobed.binary.dwarf.debug import DebugFile
 from dprobed.binary.dwarf.units import DebugEntry, DebugUnit
-from dprobed.binary.elf import ElfFile, text_of
+from dprobed.binary.elf import ElfFile, content_size, text_of
 from dprobed.binary.errors import LocationError
 from dprobed.binary.lines import Lines
 
@@ -137,7 +137,7 @@ class _DebugPlaces:
 
 def _size(source: ElfFile) -> int:
     found = map(source.section, _SECTIONS)
-    return sum(source.content_size(each) for each in found if each is not None)
+    return sum(content_size(source, each) for each in found if each is not None)
 
 
 def _inlined(debug: DebugFile, unit: DebugUnit, address: int) -> list[DebugEntry]:

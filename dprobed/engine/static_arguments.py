@@ -5,17 +5,14 @@ By a tracer that has the thread stopped, or by a native program (``program.exec.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from dprobed.arch.x86_64.argument import Argument
+from dprobed.arch.x86_64.fxsave import XMM, XMM_SIZE
 from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import REGISTER_NAMES
 from dprobed.program.exec.interface import ADDRESS_END, Context, MemoryFault, Reader
 from dprobed.program.exec.native.abi import NO_REGISTER, ArgumentKind, argument_words
-
-#: Offset and bytes of an SSE register in the FXSAVE image (Intel SDM vol. 1, table 10-2).
-_FXSAVE_SSE: Final = 160
-_SSE_BYTES: Final = 16
 
 
 class StaticArgument(NamedTuple):
@@ -70,7 +67,7 @@ def _reader(argument: Argument, bias: int) -> Reader:
         number, shift = REGISTER_NAMES.index(argument.base), argument.value
         return lambda context: _extended(argument, context.regs[number] >> shift)
     if argument.kind == "sse":
-        first = _FXSAVE_SSE + _SSE_BYTES * int(argument.base.removeprefix("xmm"))
+        first = XMM + XMM_SIZE * int(argument.base.removeprefix("xmm"))
         last = first + argument.size
         return lambda context: _extended(
             argument, int.from_bytes(context.fpregs()[first:last], "little")

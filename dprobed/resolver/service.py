@@ -224,21 +224,24 @@ def facts_of(file: Binary) -> wire.FileFacts:
         file.kind,
         file.relocated,
         file.needed,
-        tuple(wire.Segment(*each) for each in file.segments),
+        tuple(wire.Segment(**each._asdict()) for each in file.segments),
     )
 
 
 def _places(file: Binary, *found: Found) -> wire.Places:
-    places = (
-        wire.Place(*each._replace(size=min(each.size, _LARGEST)), _code_at(file, each))
-        for each in found
-    )
+    """The same places as they travel, each with its code."""
+    places = []
+    for each in found:
+        fields = each._asdict()
+        fields["size"] = min(each.size, _LARGEST)
+        places.append(wire.Place(**fields, code=_code_at(file, each)))
     return wire.Places(tuple(places))
 
 
 def _unwinding(file: Binary, vaddr: int) -> wire.UnwindBlock:
     found = file.unwind_rows.block(vaddr)
     addresses = array("I", [address - found.start for address in found.addresses])
+    # Not by the names of the fields, which takes twice as long: a tenth of the answer's time.
     table = tuple(
         wire.Rule(*rule[:3], tuple(wire.How(*each) for each in rule.registers), *rule[4:])
         for rule in found.table

@@ -35,8 +35,8 @@ class EngineViews:
         self._listener: Final = listener
         self._registers: Final = registers
         self.runner: Final = ProgramRunner(listener, registers, affinity)
-        self._trap: Final = TrapEngine(group, listener, self.runner)
         self._watch: Final = WatchEngine(group, listener, self.runner)
+        self._trap: Final = TrapEngine(group, listener, self.runner, self._watch.executes)
         self._all: Final[list[Engine]] = [self._trap, self._watch]
         #: None until it is needed.
         self._inline: InlineEngine | None = None

@@ -260,7 +260,7 @@ class Engines(EngineViews):
             self.abandon_reserved()
 
     def _classify(self) -> None:
-        self._trap.classify(self._watch.executes)
+        self._trap.classify()
 
     # --- taking out ---
 

@@ -202,7 +202,7 @@ class Offset(msgspec.Struct, tag=True, frozen=True):
 
 
 class How(NamedTuple):
-    """Where a caller's register is; see ``binary.cfi.How``."""
+    """Where a caller's register is; see ``binary.cfi_program.How``."""
 
     register: int
     kind: int
@@ -211,7 +211,7 @@ class How(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How a caller's frame is found; see ``binary.cfi.Rule``."""
+    """How a caller's frame is found; see ``binary.cfi_program.Rule``."""
 
     cfa_register: int
     cfa_offset: int

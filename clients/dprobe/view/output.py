@@ -69,7 +69,7 @@ def write_all(descriptor: int, data: bytes) -> None:
             poll.poll()
 
 
-class Sink:
+class OutputFile:
     """Where what is shown goes: the file ``path``, or an open descriptor (``-``: standard output).
 
     After a failed write a line says so, and that ``no_more`` comes: nothing is written from then
@@ -152,7 +152,7 @@ class Output:
         self._apart = summary if form == "text" else None
         #: What was counted, until it is written.
         self._unwritten: Summary | None = None
-        self._sink: Final = Sink(path, descriptor, "no further records are written")
+        self._sink: Final = OutputFile(path, descriptor, "no further records are written")
         self._lines: list[bytes] = []
         self._decode = msgspec.json.Decoder(messages.Record).decode
         self._holds: Final = holds

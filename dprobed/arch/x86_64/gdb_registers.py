@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from dprobed.arch.x86_64.fxsave import XMM, XMM_SIZE
 from dprobed.arch.x86_64.registers import REGISTER_NAMES
 
 Buffer = bytes | bytearray
@@ -123,7 +124,7 @@ class Layout:
 
     def __init__(self, avx: bool) -> None:
         """``avx``: whether the XSAVE area reaches beyond SSE, to the upper halves of ymm."""
-        sse = [Register(f"xmm{n}", 16, 1, 160 + 16 * n, 16, _SSE_BIT) for n in range(16)]
+        sse = [Register(f"xmm{n}", 16, 1, XMM + XMM_SIZE * n, 16, _SSE_BIT) for n in range(16)]
         sse.append(Register("mxcsr", 4, 1, 24, 4, _SSE_BIT))
         words = ("orig_rax", "fs_base", "gs_base")
         orig, fs, gs = (Register(name, 8, 0, 8 * REGISTER_NAMES.index(name), 8) for name in words)

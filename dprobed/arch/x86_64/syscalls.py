@@ -52,6 +52,9 @@ SYS_KCMP: Final = _NUMBERS["kcmp"]
 SYS_CLONE3: Final = _NUMBERS["clone3"]
 SYS_CLOSE_RANGE: Final = _NUMBERS["close_range"]
 SYS_OPENAT2: Final = _NUMBERS["openat2"]
+SYS_GETTID: Final = _NUMBERS["gettid"]
+SYS_PROCESS_VM_READV: Final = _NUMBERS["process_vm_readv"]
+SYS_PROCESS_VM_WRITEV: Final = _NUMBERS["process_vm_writev"]
 
 #: Calls that end with EINTR after any stop, where others are restarted (signal(7)); to begin them
 #: again does what was asked for. Not ``close``, which has closed. python-ptrace lacks epoll_pwait2.

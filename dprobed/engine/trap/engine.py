@@ -54,7 +54,15 @@ class TrapEngine(AtStops):
 
     names: Final = (TRAP,)
 
-    def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
+    def __init__(
+        self,
+        group: ThreadGroup,
+        listener: Listener,
+        runner: ProgramRunner,
+        is_watched: Callable[[int], bool],
+    ) -> None:
+        """``is_watched``: whether the execution of an instruction is; its stop shows the same
+        address as a breakpoint of one byte before it."""
         self.group: Final = group
         sites = Sites(AddressSpace.unopened(0))
         self.stops: Final = TrapStops(
@@ -67,8 +75,7 @@ class TrapEngine(AtStops):
         self.only_guarded = ""
         #: Sites that ``disarm`` removes if no attachment is left.
         self._released: set[Site] = set()
-        #: Whether the instruction at an address is watched, too, which shows as the same place.
-        self._is_watched: Callable[[int], bool] = lambda address: False
+        self._is_watched: Final = is_watched
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
@@ -204,7 +211,7 @@ class TrapEngine(AtStops):
                     raise SpaceError(reason)
                 self.sites.serve_without_us([site])
                 self.sites.arm(site)
-                self.classify(self._is_watched)
+                self.classify()
         finally:
             self.sites.discard_unarmed()
 
@@ -226,13 +233,11 @@ class TrapEngine(AtStops):
         """Where the stopped threads are."""
         return self._removal.places()
 
-    def classify(self, is_watched: Callable[[int], bool]) -> None:
+    def classify(self) -> None:
         """Set ``Site.simple``: whether a SIGTRAP behind a site can only be its breakpoint's.
 
-        Not if it has a callback; nor if the instruction behind its one byte ``is_watched``, which
-        shows the same address.
+        Not if it has a callback; nor if the instruction behind its one byte is watched.
         """
-        self._is_watched = is_watched
         for site in self.by_trap.values():
             self._classify(site)
 

@@ -8,13 +8,13 @@ could not be stopped gets them later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import TRAP_HWBKPT
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.registers import RIP
-from dprobed.change_journal import Changes, Kind
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.interface import (
     AtStops,
@@ -66,15 +66,12 @@ class WatchEngine(AtStops):
         self._unreached: set[int] = set()
         #: Where each thread's ``struct rseq`` lies.
         self._areas: Final[dict[int, int]] = {}
-        self._peek: Callable[[int, int], bytes] = lambda address, length: b""
-        self._poke: Callable[[int, bytes], bool] = lambda address, data: False
+        self._space = AddressSpace.unopened(0)
         self._lost: list[Loss] = []
-        self._changes = Changes(None, 0, 0)
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
-        self._changes = space.changes
-        self._peek, self._poke = space.memory.peek, space.memory.poke
+        self._space = space
         self._areas.clear()
         self._lost.clear()
 
@@ -101,7 +98,7 @@ class WatchEngine(AtStops):
         results: list[tuple[Plan, Attachment | Refusal]] = []
         if plans:
             try:
-                self._changes.note(Kind.WATCH, 0)
+                self._space.changes.note(Kind.WATCH, 0)
             except OSError as error:
                 refusal = Refusal(ProbeState.FAILED, _why_unnoted(error))
                 return [(plan, refusal) for plan in plans]
@@ -193,7 +190,7 @@ class WatchEngine(AtStops):
                 except PtraceError as error:
                     self.reason = _why_unwatched(thread.tid, error)
         if self._registers.are_free and not self._unreached:
-            self._changes.forget(Kind.WATCH, 0)
+            self._space.changes.forget(Kind.WATCH, 0)
         return self.reason
 
     def apply_unreached(self) -> None:
@@ -245,7 +242,7 @@ class WatchEngine(AtStops):
             self._runner.run(thread, fired, False, now)
             if abort:
                 if words[RIP] == address and restartable.unregister(
-                    self._poke, self._areas[thread.tid]
+                    self._space.memory.poke, self._areas[thread.tid]
                 ):
                     words[RIP] = abort
                 self._lost.append(Loss(list(fired), restartable.REASON, False))
@@ -257,7 +254,7 @@ class WatchEngine(AtStops):
         """Where a thread goes on that stopped there in a restartable sequence; 0: it is in none."""
         if tid not in self._areas:
             self._areas[tid] = ptrace.rseq_address(tid)
-        return restartable.abort_address(self._peek, self._areas[tid], address)
+        return restartable.abort_address(self._space.memory.peek, self._areas[tid], address)
 
     def deliver(self, thread: Thread) -> None:
         """See Engine: no thread runs code of this engine's."""
@@ -275,7 +272,7 @@ class WatchEngine(AtStops):
         """See Engine."""
         if not self._registers.are_free:
             try:
-                child._changes.note(Kind.WATCH, 0)
+                child._space.changes.note(Kind.WATCH, 0)
             except OSError as error:
                 for attachment in self._registers.attachments():
                     followed = twin(attachment)

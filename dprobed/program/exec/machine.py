@@ -10,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Final
 
+from dprobed.arch.x86_64.fxsave import DEFAULT_MXCSR_MASK, MXCSR_MASK
 from dprobed.program.exec.interface import Context
 from dprobed.program.isa import STACK_WORDS, WORD_MASK
 from dprobed.program.items import NONE, ItemToken, frame_body, trace_item, words_fit, words_item
 
 _INDEX: Final = STACK_WORDS - 1
-
-#: Intel SDM vol. 1, 11.6.6: an image that gives no MXCSR mask means this one.
-_DEFAULT_MXCSR_MASK: Final = 0xFFBF
-_MXCSR_MASK_OFFSET: Final = 28
 
 Range = tuple[int, int]
 _NOTHING: Final[Range] = (0, 0)
@@ -281,7 +278,7 @@ def fp_set(context: Context, offset: int, size: int, value: int) -> None:
 
 def mxcsr_set(context: Context, offset: int, size: int, value: int) -> None:
     """As ``fp_set``, without the bits that this processor reserves: setting one is an error."""
-    mask = fp_get(context, _MXCSR_MASK_OFFSET, 4) or _DEFAULT_MXCSR_MASK
+    mask = fp_get(context, MXCSR_MASK, 4) or DEFAULT_MXCSR_MASK
     fp_set(context, offset, size, value & mask & 0xFFFF)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -34,6 +35,12 @@ def built(folder: Path, *options: str) -> Path:
     return folder / "work"
 
 
+def section_of(file: ELFFile, name: str) -> Any:
+    section = file.get_section_by_name(name)
+    assert section is not None
+    return section
+
+
 def opened(path: Path) -> ElfFile:
     return ElfFile(descriptor_of(str(path)), str(path))
 
@@ -41,7 +48,7 @@ def opened(path: Path) -> ElfFile:
 def of_call(path: Path) -> list[CodeSource]:
     """What is said of the call of ``puts`` in ``work``."""
     with path.open("rb") as stream:
-        table = ELFFile(stream).get_section_by_name(".symtab")
+        table = section_of(ELFFile(stream), ".symtab")
         (symbol,) = table.get_symbol_by_name("work")
         start, size = symbol["st_value"], symbol["st_size"]
     places = SourcePlaces(opened(path))
@@ -74,7 +81,7 @@ def test_an_entry_that_says_it_is_its_own_neighbour(tmp_path: Path) -> None:
     whole = of_call(path)
     with path.open("rb") as stream:
         file = ELFFile(stream)
-        section = file.get_section_by_name(".debug_info")
+        section = section_of(file, ".debug_info")
         damage = [
             (section["sh_offset"] + entry.attributes["DW_AT_sibling"].offset,
              entry.offset - unit.cu_offset)
@@ -94,9 +101,9 @@ def test_a_file_that_is_damaged_everywhere(tmp_path: Path) -> None:
     """It is as good as one without debug information."""
     path = built(tmp_path)
     with path.open("rb") as stream:
-        section = ELFFile(stream).get_section_by_name(".debug_abbrev")
+        section = section_of(ELFFile(stream), ".debug_abbrev")
         start, size = section["sh_offset"], section["sh_size"]
-        (symbol,) = ELFFile(stream).get_section_by_name(".symtab").get_symbol_by_name("work")
+        (symbol,) = section_of(ELFFile(stream), ".symtab").get_symbol_by_name("work")
     data = bytearray(path.read_bytes())
     data[start : start + size] = b"\xff" * size
     path.write_bytes(data)

@@ -15,7 +15,7 @@ from typing import Final
 
 from dprobe.lib.script.decode import Hit
 from dprobe.lib.script.values import Shown, ShownMap
-from dprobe.view.output import Sink, write_all
+from dprobe.view.output import OutputFile, write_all
 from dprobe.view.script import logs, maps, values
 from dprobe.view.script.formats import formatted
 from dprobed.proc import far
@@ -60,7 +60,7 @@ class ScriptOutput:
         self._cat_bytes: Final = cat_bytes
         self._dated: Final = dated
         self._logs_left = most_logs if most_logs else -1
-        self._sink: Final = Sink(path, descriptor, "nothing further is written")
+        self._sink: Final = OutputFile(path, descriptor, "nothing further is written")
         #: What comes before it is said how many probes are in is printed after that.
         self._held = True
         self._parts: list[str] = []

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from dprobed.arch.x86_64.fxsave import XMM, XMM_SIZE
+from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.syscalls import (
+    SYS_GETTID,
+    SYS_PRCTL,
+    SYS_PROCESS_VM_READV,
+    SYS_PROCESS_VM_WRITEV,
+)
 from dprobed.program.exec.interface import ADDRESS_END
 from dprobed.program.exec.native.abi import (
     HIT_BYTES,
@@ -16,23 +24,17 @@ from dprobed.program.exec.native.abi import (
 from dprobed.program.exec.native.code import I64, PAIR, PTR, CodeWriter, Value, word
 from dprobed.program.exec.native.library import Begin, Library, makes
 
-_PAGE: Final = 4096
-_GETTID: Final = 186
-_READV: Final = 310
-_WRITEV: Final = 311
-_PRCTL: Final = 157
 _PR_GET_NAME: Final = 16
 #: Below ``hit``, what may be ours.
 _OURS: Final = 16384
-_FXSAVE_SSE: Final = 160
 
 
 def _in_own_page(c: CodeWriter, hit: Value, address: Value, length: Value) -> Value:
     """Whether all of it is in the page of the last word of ``hit``."""
-    page = c.b.and_(c.b.add(c.address(hit), word(HIT_BYTES - 8)), word(-_PAGE))
+    page = c.b.and_(c.b.add(c.address(hit), word(HIT_BYTES - 8)), word(-PAGE))
     offset = c.b.sub(address, page)
-    left = c.b.sub(word(_PAGE), offset)
-    return c.b.and_(c.test("<", offset, _PAGE), c.test("<=", length, left))
+    left = c.b.sub(word(PAGE), offset)
+    return c.b.and_(c.test("<", offset, PAGE), c.test("<=", length, left))
 
 
 def _is_direct(c: CodeWriter, data: Value, address: Value, length: Value) -> Value:
@@ -52,7 +54,7 @@ def _transfer(c: CodeWriter, number: int, pieces: list[tuple[Value, Value, Value
         c.store(address, theirs, 16 * n)
         c.store(length, theirs, 16 * n + 8)
     count = len(pieces)
-    thread = c.system_call(_GETTID)
+    thread = c.system_call(SYS_GETTID)
     return c.system_call(number, thread, c.address(vectors), count, c.address(theirs), count, 0)
 
 
@@ -68,7 +70,7 @@ def _copy_in(library: Library, begin: Begin) -> CodeWriter:
     with c.when(quick):
         c.copy(to, c.b.inttoptr(address, PTR), length, 1)
         c.give(length)
-    done = _transfer(c, _READV, [(to, address, length)])
+    done = _transfer(c, SYS_PROCESS_VM_READV, [(to, address, length)])
     c.give(c.choose(c.test("s<", done, 0), 0, done))
     return c
 
@@ -87,7 +89,7 @@ def _makes_words(width: int) -> None:
             c.give(0, 0)
         number = c.room(8)
         c.store(0, number)
-        done = _transfer(c, _READV, [(number, address, length)])
+        done = _transfer(c, SYS_PROCESS_VM_READV, [(number, address, length)])
         c.give(c.load(number), c.choose(c.test("==", done, width), 1, 0))
         return c
 
@@ -101,9 +103,9 @@ def _makes_words(width: int) -> None:
         _write_to_stack(c, width)
         ours = c.room(8)
         c.store(number, ours)
-        first = c.b.sub(word(_PAGE), c.b.and_(address, word(_PAGE - 1)))
+        first = c.b.sub(word(PAGE), c.b.and_(address, word(PAGE - 1)))
         with c.when(c.test(">=", first, width)):
-            done = _transfer(c, _WRITEV, [(ours, address, word(width))])
+            done = _transfer(c, SYS_PROCESS_VM_WRITEV, [(ours, address, word(width))])
             c.give(c.choose(c.test("==", done, width), 1, 0))
         _write_to_two_pages(c, width, ours, first)
         return c
@@ -135,15 +137,15 @@ def _write_to_two_pages(c: CodeWriter, width: int, ours: Value, first: Value) ->
     address = c.arguments[1]
     old = c.room(8)
     length = word(width)
-    with c.when(c.test("!=", _transfer(c, _READV, [(old, address, length)]), width)):
+    with c.when(c.test("!=", _transfer(c, SYS_PROCESS_VM_READV, [(old, address, length)]), width)):
         c.give(0)
     behind, rest = c.b.add(address, first), c.b.sub(length, first)
     pieces = [(c.at(ours, first), behind, rest), (ours, address, first)]
-    done = _transfer(c, _WRITEV, pieces)
+    done = _transfer(c, SYS_PROCESS_VM_WRITEV, pieces)
     with c.when(c.test("==", done, width)):
         c.give(1)
     with c.when(c.test("s>", done, 0)):
-        _transfer(c, _WRITEV, [(c.at(old, first), behind, rest)])
+        _transfer(c, SYS_PROCESS_VM_WRITEV, [(c.at(old, first), behind, rest)])
     c.give(0)
 
 
@@ -156,7 +158,7 @@ def _name(library: Library, begin: Begin) -> CodeWriter:
     """(): the name of the thread, in two words."""
     c = begin(result=PAIR)
     name = c.room(16)
-    c.system_call(_PRCTL, _PR_GET_NAME, c.address(name))
+    c.system_call(SYS_PRCTL, _PR_GET_NAME, c.address(name))
     c.give(c.load(name), c.load(name, 8))
     return c
 
@@ -181,7 +183,7 @@ def _argument(library: Library, begin: Begin) -> CodeWriter:
         c.set(value, c.b.lshr(register(base), c.get(value)))
     with c.when(c.test("==", kind, ArgumentKind.SSE)):
         image = c.load_pointer(hit, Hit.FXSAVE)
-        c.set(value, c.load(c.at(image, c.b.mul(base, word(16))), _FXSAVE_SSE))
+        c.set(value, c.load(c.at(image, c.b.mul(base, word(XMM_SIZE))), XMM))
     with c.when(c.test("==", kind, ArgumentKind.MEMORY)):
         with c.when(c.test("!=", base, NO_REGISTER)):
             c.add_to(value, register(base))

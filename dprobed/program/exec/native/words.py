@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dprobed.arch.x86_64.fxsave import DEFAULT_MXCSR_MASK, MXCSR_MASK
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Fact, Space, WordOp
 from dprobed.program.exec.native.abi import Data, Flags, Hit, Needs
@@ -163,11 +164,6 @@ def _read_fxsave(to: FunctionEmitter, op: ir.ReadFxsave) -> None:
     to.give(op.result, to.c.load(image, op.offset, op.size))
 
 
-#: Intel SDM vol. 1, 11.6.6: an image that gives no MXCSR mask means this one.
-_DEFAULT_MXCSR_MASK: Final = 0xFFBF
-_MXCSR_MASK_OFFSET: Final = 28
-
-
 @emits(ir.WriteFxsave)
 def _write_fxsave(to: FunctionEmitter, op: ir.WriteFxsave) -> None:
     c, b = to.c, to.c.b
@@ -175,8 +171,8 @@ def _write_fxsave(to: FunctionEmitter, op: ir.WriteFxsave) -> None:
     image = c.load_pointer(to.hit, Hit.FXSAVE)
     value = to.word(op.word)
     if op.mxcsr:
-        mask = c.load(image, _MXCSR_MASK_OFFSET, 4)
-        mask = c.choose(c.test("==", mask, 0), _DEFAULT_MXCSR_MASK, mask)
+        mask = c.load(image, MXCSR_MASK, 4)
+        mask = c.choose(c.test("==", mask, 0), DEFAULT_MXCSR_MASK, mask)
         value = b.and_(b.and_(value, mask), word(0xFFFF))
     c.store(value, image, op.offset, op.size)
     _flag(to, Flags.FP_DIRTY)
