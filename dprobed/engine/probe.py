@@ -165,6 +165,7 @@ class Probe:
         "reason",
         "retry",
         "revocable",
+        "spent_ns",
         "state",
         "throttled",
         "throttled_until",
@@ -214,6 +215,8 @@ class Probe:
         self.missed = 0
         self.dropped = self.faulted = 0
         self.unwound = 0  #: Calls that were left without returning.
+        #: For how long threads have stood for it.
+        self.spent_ns = 0
         #: Cores that were written for it here, and why others were not: reason → how often.
         self.dumped = 0
         self.no_dumps: dict[str, int] = {}
@@ -236,7 +239,7 @@ class Probe:
         so."""
         self.hits, self.ran, self.missed = former.hits, former.ran, former.missed
         self.dropped, self.faulted = former.dropped, former.faulted
-        self.unwound = former.unwound
+        self.unwound, self.spent_ns = former.unwound, former.spent_ns
         self.dumped, self.no_dumps = former.dumped, dict(former.no_dumps)
         self.cores.written = former.dumped
         now = time.monotonic_ns()
@@ -303,4 +306,5 @@ class Probe:
             no_dumps=dict(self.no_dumps),
             uncounted_ns=self.presence.uncounted,
             unwound=self.unwound,
+            spent_ns=self.spent_ns,
         )

@@ -90,7 +90,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
     cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
     ``uncounted_ns``: for how long of that dprobed itself was gone, and came again. ``unwound``:
-    calls that were left without returning, of a return probe.
+    calls that were left without returning, of a return probe. ``spent_ns``: for how long threads
+    have stood for it.
     """
 
     program: U32
@@ -112,6 +113,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     no_dumps: dict[str, U64] = {}
     uncounted_ns: U64 = 0
     unwound: U64 = 0
+    spent_ns: U64 = 0
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
@@ -318,7 +320,8 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     ``map_use``: for Query; ``words``: for Vars;
     ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
     ``debugger``: for Query; ``dump``: for Dump; ``unguarded``: for Query, why a breakpoint would
-    end the process if the tracer were killed, empty where none would."""
+    end the process if the tracer were killed, empty where none would; ``stopped_ns``: for Query,
+    for how long job control has stopped the process, 0 where it has not."""
 
     seq: int
     probes: list[ProbeStatus] = []
@@ -333,6 +336,7 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     last_maps: list[MapState] = []
     map_use: list[MapUse] = []
     unguarded: str = ""
+    stopped_ns: U64 = 0
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
