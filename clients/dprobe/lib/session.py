@@ -280,6 +280,8 @@ class Session:
             if (report.pid, report.text) not in self._complained:
                 self._complained.add((report.pid, report.text))
                 self._say(f"process {report.pid}: {report.text}")
+        elif isinstance(report, messages.Notice) and report.kind is NoticeKind.HANDLER:
+            self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in _STANDS:
             self._stood.add(report.pid)
             self._say(_without_daemon(report) if self._private else report.text)
