@@ -11,7 +11,7 @@ from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.placing import Placer
+from dprobed.engine.inline.placing import BREAKPOINT, Placer
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import SYSTEM_CALLS, Needs
@@ -61,7 +61,7 @@ def why_not(
         return str(error)
     # Of a punned jump the bytes behind are looked at when it is known which it needs.
     if is_displaced(address, length):
-        return "another engine has a breakpoint there"
+        return BREAKPOINT
     owner = placer.space.owner_of(address, length)
     if owner not in (None, address):
         return f"the jump at {owner:#x} needs the bytes there as they are"
