@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from dprobed.engine.budget import Account
 from dprobed.program.exec.interface import Context, Outcome, Reader
+from dprobed.program.isa import WORD_MASK
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire.protocol import ProbeStatus, State
 
@@ -306,5 +307,6 @@ class Probe:
             no_dumps=dict(self.no_dumps),
             uncounted_ns=self.presence.uncounted,
             unwound=self.unwound,
-            spent_ns=self.spent_ns,
+            # Of inlined code it follows from hits, which the process could write.
+            spent_ns=min(self.spent_ns, WORD_MASK),
         )

@@ -29,8 +29,9 @@ _ENDS = {
     "killed": "was killed by signal {status}",
     "gone": "is gone",
 }
-#: Notices of cores, of what has no probes though it should, and of threads that stand.
-_CORES: Final = frozenset({NoticeKind.DUMP, NoticeKind.DUMPING})
+#: Notices of cores and of handlers, of what has no probes though it should, and of threads that
+#: stand.
+_TOLD: Final = frozenset({NoticeKind.DUMP, NoticeKind.DUMPING, NoticeKind.HANDLER})
 _NOT_PROBED: Final = frozenset({NoticeKind.LOADER, NoticeKind.UNPROBED})
 _STANDS: Final = frozenset({NoticeKind.SUSPEND, NoticeKind.DEBUGGER})
 
@@ -266,8 +267,8 @@ class Session:
             self._note_end(report.pid, report)
         elif isinstance(report, messages.Notice) and report.kind is NoticeKind.EXEC:
             self._tell_exec(report)
-        elif isinstance(report, messages.Notice) and report.kind in _CORES:
-            self.dumping = report.kind is NoticeKind.DUMPING
+        elif isinstance(report, messages.Notice) and report.kind in _TOLD:
+            self.dumping = _is_dumping(report.kind, self.dumping)
             self._say(report.text)
         elif isinstance(report, messages.Over):
             self._over.add((report.pid, report.number))
@@ -280,8 +281,6 @@ class Session:
             if (report.pid, report.text) not in self._complained:
                 self._complained.add((report.pid, report.text))
                 self._say(f"process {report.pid}: {report.text}")
-        elif isinstance(report, messages.Notice) and report.kind is NoticeKind.HANDLER:
-            self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in _STANDS:
             self._stood.add(report.pid)
             self._say(_without_daemon(report) if self._private else report.text)
@@ -354,3 +353,8 @@ def _without_daemon(notice: messages.Notice) -> str:
     for command in ("`dprobe resume` resumes it", "'dprobe resume' resumes it"):
         text = text.replace(command, "Ctrl-C here lets it go on")
     return text
+
+
+def _is_dumping(kind: NoticeKind, before: bool) -> bool:
+    """Whether the process has ended and its core is being written, after a notice."""
+    return kind is NoticeKind.DUMPING or (before and kind is NoticeKind.HANDLER)
