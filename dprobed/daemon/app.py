@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,7 @@ from dprobed.daemon.tracer_child import TracerAhead, TracerMain
 from dprobed.daemon.tracer_events import TracerEvents
 from dprobed.daemon.tracer_pool import TracerPool
 from dprobed.daemon.tracer_process import TracerProcesses
+from dprobed.daemon.untaken import tell_untaken
 from dprobed.policy import config as configuration
 from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
@@ -121,7 +123,9 @@ class Core:
         self.targets: Final = Targets(gate, kept, self._followers)
         self.quota: Final = Quota(gate, self.targets)
         self.announcer: Final = Announcer(self.targets, self.tasks)
-        self.dispatcher: Final = _dispatcher(self.announcer, alarm, log)
+        self.dispatcher: Final = _dispatcher(
+            self.announcer, alarm, log, partial(tell_untaken, gate, self.targets, self._followers)
+        )
         self.programs: Final = Programs(self.dispatcher)
         self.detaching: Final = Detaching(self.targets, self.tasks, gate.history)
         self.ends: Final = Ends(gate, self.targets, self.detaching, self.tasks, self._followers)
@@ -191,12 +195,19 @@ class Traced(msgspec.Struct, frozen=True):
     doubts: Doubts
 
 
-def _dispatcher(announcer: Announcer, alarm: Alarm | None, log: RecordLog | None) -> Dispatcher:
+def _dispatcher(
+    announcer: Announcer,
+    alarm: Alarm | None,
+    log: RecordLog | None,
+    untaken: Callable[[str, int], None],
+) -> Dispatcher:
     """A dispatcher with the built-in facilities: ``trace``, and the tracers' actions at a hit."""
     if alarm is None or log is None:
         dispatcher = Dispatcher(announcer.announce)
     else:
-        dispatcher = Dispatcher(announcer.announce, alarm.set, on_death=log.tell_death)
+        dispatcher = Dispatcher(
+            announcer.announce, alarm.set, on_death=log.tell_death, on_untaken=untaken
+        )
     dispatcher.declare("trace")
     dispatcher.register(AtHit("dump"))
     dispatcher.register(AtHit("debugger"))

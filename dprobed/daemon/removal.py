@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
+from dprobed.daemon import told
 from dprobed.daemon.client import Client, NoAnswer, Refusal
 from dprobed.daemon.detaching import LATER, Detaching, out_of
 from dprobed.daemon.gate import Gate
@@ -67,7 +70,7 @@ class Removal:
             self._note(client, removed, targets)
         return messages.Removed(
             id=request.id,
-            probes=[info for inserted in removed for info in inserted.probe_infos()],
+            probes=[_out(info) for inserted in removed for info in inserted.probe_infos()],
             overhead_ns=sum(target.overhead_ns for target in targets),
             earlier=earlier,
             variables=variables,
@@ -172,6 +175,13 @@ class Removal:
             why = f"user {client.uid} removed it while nobody answered; it had {hits} hits"
             self._detaching.note(inserted.target, [inserted], why, inserted)
             _tell_owner(inserted, "removed, after its tracer had not answered")
+
+
+def _out(info: messages.ProbeInfo) -> messages.ProbeInfo:
+    """A probe whose program is out of its process, as it was there at last."""
+    if info.state not in told.MAY_FIRE:
+        return info
+    return msgspec.structs.replace(info, state=str(protocol.State.REMOVED))
 
 
 def _tell_owner(inserted: InsertedProgram, why: str) -> None:

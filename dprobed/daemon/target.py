@@ -18,6 +18,7 @@ from dprobed.daemon.insertion import Insertion, left
 from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
+from dprobed.proc.frozen import is_frozen
 from dprobed.program.isa import WORD_MASK
 from dprobed.program.maps import PROGRAM_BYTES
 from dprobed.program.model import ProbeDefinition, least
@@ -176,7 +177,7 @@ class InsertedProgram:
     def ended(self) -> str:
         """How its process ended, of one that stays: nobody may take it for one that waits."""
         target = self.target
-        if self.owner is not None or not target.finished.is_set():
+        if self.owner is not None or not target.finished.is_set() or target.is_detached:
             return ""
         return target.reason or target.end
 
@@ -363,6 +364,8 @@ class Target:
         self.debugger: protocol.DebuggerStatus | None = None
         #: Why a breakpoint would end it if its tracer were killed; empty: none would.
         self.unguarded = ""
+        #: When job control stopped it, as it was last asked.
+        self.stopped_at: float | None = None
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
         #: Programs of which its tracer told as it ended.
@@ -459,6 +462,7 @@ class Target:
         self.suspended = told.threads(answer.suspended, room)
         self.debugger = told.debugger(answer.debugger, room)
         self.unguarded = told.line(answer.unguarded)
+        self.stopped_at = time.monotonic() - answer.stopped_ns / 1e9 if answer.stopped_ns else None
         self.is_stale = False
 
     async def ask(
@@ -559,6 +563,7 @@ class Target:
         suspended = self.suspended if not ended else []
         backend = self.tracer.backend if self.tracer is not None else None
         since = [self.suspended_at[tid] for tid in suspended if tid in self.suspended_at]
+        stopped_for = time.monotonic() - self.stopped_at if self.stopped_at is not None else 0.0
         return messages.TargetInfo(
             pid=self.pid,
             comm=self.comm,
@@ -569,6 +574,8 @@ class Target:
             backend=backend.name if backend is not None else "",
             suspended_seconds=time.monotonic() - min(since) if since else 0.0,
             silent_seconds=backend.waits if backend and self.is_stale and not ended else 0.0,
+            stopped_seconds=stopped_for if not ended else 0.0,
+            frozen=not ended and self.pid != messages.KERNEL and is_frozen(self.pid),
         )
 
     def _debugger_info(self) -> messages.DebuggerInfo | None:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from dprobed.engine.budget import Account
 from dprobed.engine.static_arguments import StaticArgument
 from dprobed.program.exec.interface import Context, Outcome
+from dprobed.program.isa import WORD_MASK
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire.protocol import ProbeStatus, State
 
@@ -170,6 +171,7 @@ class Probe:
         "retry",
         "revocable",
         "slower",
+        "spent_ns",
         "state",
         "throttled",
         "throttled_until",
@@ -222,6 +224,8 @@ class Probe:
         self.missed = 0
         self.dropped = self.faulted = 0
         self.unwound = 0  #: Calls that were left without returning.
+        #: For how long threads have stood for it.
+        self.spent_ns = 0
         #: Cores that were written for it here, and why others were not: reason → how often.
         self.dumped = 0
         self.no_dumps: dict[str, int] = {}
@@ -244,7 +248,7 @@ class Probe:
         so."""
         self.hits, self.ran, self.missed = former.hits, former.ran, former.missed
         self.dropped, self.faulted = former.dropped, former.faulted
-        self.unwound = former.unwound
+        self.unwound, self.spent_ns = former.unwound, former.spent_ns
         self.dumped, self.no_dumps = former.dumped, dict(former.no_dumps)
         self.cores.written = former.dumped
         now = time.monotonic_ns()
@@ -312,4 +316,6 @@ class Probe:
             uncounted_ns=self.presence.uncounted,
             unwound=self.unwound,
             slower=self.slower,
+            # Of inlined code it follows from hits, which the process could write.
+            spent_ns=min(self.spent_ns, WORD_MASK),
         )

@@ -25,6 +25,7 @@ from dprobed.wire.protocol import RawRecord, State
 
 #: How long a thread's user id, once read, is taken for true.
 _IDENTITY_NS: Final = 100_000_000
+_clock: Final = time.monotonic_ns
 #: For how long a record may repeat the CPU of the thread's record before it: to ask costs a tenth
 #: of a hit.
 _CPU_NS: Final = 100_000
@@ -61,6 +62,8 @@ class ProgramRunner:
         #: By thread, what is known of it.
         self.facts: Final[dict[int, Facts]] = {}
         self._listener: Final = listener
+        #: Until when the time of threads that stand for probes is counted (monotonic ns).
+        self._spent_until = 0
         self._add: Final = listener.records.add
         self._latest: Final = listener.records.latest
 
@@ -112,10 +115,13 @@ class ProgramRunner:
         altered = False
         if may_fault:
             facts.revocable = ()
+        begin = now if now > self._spent_until else self._spent_until
         for attachment in attachments:
             probe = attachment.probe
             probe.hits = hits = probe.hits + 1
             if hits <= probe.pass_count or probe.over:
+                self._spend(probe, begin)
+                begin = self._spent_until
                 continue
             entry = probe.entry
             context.arguments = attachment.readers
@@ -150,6 +156,10 @@ class ProgramRunner:
                     facts.revocable += self._latest()
             if hits >= probe.last or outcome.suspend or outcome.resume or ended == REM:
                 self._follow(thread, probe, outcome)
+            after = _clock()
+            probe.spent_ns += after - begin
+            begin = after
+        self._spent_until = begin
         if context.fp_dirty:
             context.leave()
         if self.metered:
@@ -161,7 +171,7 @@ class ProgramRunner:
             affinity.hit(cpu)
         return altered
 
-    def passed(self, thread: Thread, now: int) -> None:
+    def led_on(self, thread: Thread, now: int) -> None:
         """A thread is at a breakpoint that leads to native programs in the target alone."""
         context, affinity = self.context, self.affinity
         context.pid, context.tid = thread.tgid, thread.tid
@@ -221,6 +231,19 @@ class ProgramRunner:
             probe = self._listener.records.withdraw(handle)
             if probe is not None:
                 probe.faulted += 1
+
+    def _spend(self, probe: Probe, since: int) -> None:
+        """A thread has stood for a probe since then, or since that was counted last."""
+        self._spent_until, since = _clock(), max(since, self._spent_until)
+        probe.spent_ns += self._spent_until - since
+
+    def passed(self, attachments: Iterable[Attachment], now: int) -> None:
+        """A thread stood at a place of theirs, and no program ran for that."""
+        for attachment in attachments:
+            self._spend(attachment.probe, now)
+            break  # of others of the same place none can be told apart
+        if self.metered:
+            self.charge(attachments, now)
 
     def charge(self, attachments: Iterable[Attachment], now: int) -> None:
         """Charge the cost of this hit to the accounts of its probes."""

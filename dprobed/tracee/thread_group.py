@@ -60,6 +60,8 @@ class ThreadGroup:
         self.remote: Final = RemoteSyscalls(self, tracees, self.borrower)
         #: Children whose first stop is yet to come: whether they share the memory.
         self._expected: Final[dict[int, bool]] = {}
+        #: By process: since when it has been in a group-stop (monotonic ns).
+        self._stopped: Final[dict[int, int]] = {}
         #: Parents in ``fork`` that wait until their child is clean, and since when.
         self._parents: Final[dict[int, tuple[Thread, float]]] = {}
         self._registers: Final = Registers()
@@ -179,7 +181,7 @@ class ThreadGroup:
                 self.handler.deliver(thread)
                 self._restart(thread, thread.signal)
             case Reaction.STAY_IN_GROUP_STOP:
-                thread.listen = True
+                self._stays(thread)
             case Reaction.BEGIN:
                 self._begin(thread, stop)
                 return
@@ -201,8 +203,22 @@ class ThreadGroup:
                 if stop.kind is Kind.STOP and not thread.listen:
                     self._restart(thread, 0)
                 thread.listen = False
+                self._stopped.pop(thread.tgid, None)
         thread.busy = False
         thread.group.go(thread)
+
+    def _stays(self, thread: Thread) -> None:
+        """A thread is in a group-stop, and is left there."""
+        thread.listen = True
+        self._stopped.setdefault(thread.tgid, time.monotonic_ns())
+
+    def stopped_ns(self, tgid: int) -> int:
+        """For how long a process has been in a group-stop, since it is traced; 0: it is not."""
+        if not any(t.listen or t.relisten for t in self.threads.values() if t.tgid == tgid):
+            self._stopped.pop(tgid, None)
+            return 0
+        now = time.monotonic_ns()
+        return max(1, now - self._stopped.setdefault(tgid, now))
 
     def _finish(self, thread: Thread, stop: Stop) -> None:
         """A thread that slept in the middle of what it was to do for us has stopped."""
@@ -223,7 +239,8 @@ class ThreadGroup:
             interrupted.restart(thread.tid, self._registers, number)
 
     def _begin(self, thread: Thread, stop: Stop) -> None:
-        thread.listen = stop.kind is Kind.GROUP_STOP
+        if stop.kind is Kind.GROUP_STOP:
+            self._stays(thread)
         self.handler.begin(thread, self._expected.pop(thread.tid, True))
         self._release_parent(thread.tid)
         thread.busy = False

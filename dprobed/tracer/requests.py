@@ -149,6 +149,7 @@ class Requests:
             variables=target.programs.local_variables(),
             map_use=target.programs.maps.use(),
             unguarded=target.engines.why_unguarded(),
+            stopped_ns=target.group.stopped_ns(target.pid),
         )
 
     def _dumped(self, seq: int, result: Result) -> None:

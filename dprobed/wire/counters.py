@@ -22,6 +22,7 @@ class Counters(msgspec.Struct, frozen=True):
     present_ns: int = 0
     uncounted_ns: int = 0
     dumped: int = 0
+    spent_ns: int = 0
 
     @classmethod
     def of(cls, *counted: object) -> Self:

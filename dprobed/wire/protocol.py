@@ -91,7 +91,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
     ``uncounted_ns``: for how long of that dprobed itself was gone, and came again. ``unwound``:
     calls that were left without returning, of a return probe. ``slower``: why no faster engine
-    serves it, where one would have been taken.
+    serves it, where one would have been taken. ``spent_ns``: for how long threads have stood for
+    it.
     """
 
     program: U32
@@ -114,6 +115,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     uncounted_ns: U64 = 0
     unwound: U64 = 0
     slower: str = ""
+    spent_ns: U64 = 0
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
@@ -333,7 +335,8 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     ``map_use``: for Query; ``words``: for Vars;
     ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
     ``debugger``: for Query; ``dump``: for Dump; ``unguarded``: for Query, why a breakpoint would
-    end the process if the tracer were killed, empty where none would."""
+    end the process if the tracer were killed, empty where none would; ``stopped_ns``: for Query,
+    for how long job control has stopped the process, 0 where it has not."""
 
     seq: int
     probes: list[ProbeStatus] = []
@@ -348,6 +351,7 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     last_maps: list[MapState] = []
     map_use: list[MapUse] = []
     unguarded: str = ""
+    stopped_ns: U64 = 0
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -51,3 +52,37 @@ def test_insert(tmp_path: Path, target: Cat, daemon: Daemon) -> None:
     os.kill(target.pid, signal.SIGCONT)
     target.say("on")
     assert daemon.query()[0]["hits"] == 1
+
+
+def test_query_and_status_say_since_when(tmp_path: Path, target: Cat, daemon: Daemon) -> None:
+    """One that was stopped later, too; nothing is said any more when it goes on."""
+    daemon.dprobe("insert", "-p", target.pid, program(tmp_path))
+    assert "STOPPED" not in daemon.dprobe("query").stdout
+    stop(target)
+    first = re.match(
+        rf"process {target.pid} \(cat\) is STOPPED \(by SIGSTOP, or Ctrl-Z\) for \d+ s: nothing "
+        rf"fires in it until kill -CONT {target.pid}\n",
+        daemon.dprobe("query").stdout,
+    )
+    assert first is not None
+    (before, _) = daemon.json("query")
+    assert f"stopped    process {target.pid} is stopped" in daemon.dprobe("status").stdout
+    (after, _) = daemon.json("query")
+    assert 0 < before["stopped_seconds"] < after["stopped_seconds"]
+    os.kill(target.pid, signal.SIGCONT)
+    target.say("on")
+    assert "STOPPED" not in daemon.dprobe("query").stdout
+    assert daemon.query()[0]["hits"] == 1
+
+
+def test_what_is_removed_is_not_said_to_have_ended(
+    tmp_path: Path, target: Cat, daemon: Daemon
+) -> None:
+    """Its process goes on, also where it stands."""
+    for stands in (False, True):
+        daemon.dprobe("insert", "-p", target.pid, program(tmp_path))
+        if stands:
+            stop(target)
+        (row,) = (row for row in daemon.json("remove", "--all") if row["type"] == "probe")
+        assert (row["state"], row["reason"]) == ("removed", "")
+    os.kill(target.pid, signal.SIGCONT)

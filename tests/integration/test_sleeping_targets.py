@@ -479,6 +479,26 @@ def test_a_frozen_process_among_others(
         any_freezer.thaw()
 
 
+def test_one_that_is_frozen_with_a_program_in_it(
+    daemon: Daemon, tmp_path: Path, any_freezer: Freezer
+) -> None:
+    """That is said where it is listed; what is removed from it is not said to be active, or to have
+    ended."""
+    with cat() as target:
+        daemon.json("insert", program(tmp_path), "-p", target.pid)
+        any_freezer.freeze(target.pid)
+        first, *_ = daemon.dprobe("query").stdout.splitlines()
+        assert first == (
+            f"process {target.pid} (cat) is FROZEN with its cgroup: nothing fires in it until that "
+            "is thawed"
+        )
+        removed, *_ = daemon.json("remove", "-p", target.pid)
+        assert removed["state"] == "removed"
+        any_freezer.thaw()
+        target.say("goes on")
+        assert daemon.json("query", "--pid", target.pid) == []
+
+
 def test_attach_to_one_that_is_frozen(tmp_path: Path, any_freezer: Freezer) -> None:
     """It is refused in time, and nothing of it is changed."""
     with cat() as target:

@@ -68,6 +68,9 @@ def _rows(found: Health) -> Iterator[tuple[str, str]]:
     for pid in found.standing[:_LISTED]:
         yield "held", f"process {pid} stands at a probe; `dprobe query -p {pid}` says until when"
     yield from _more("held", len(found.standing))
+    for pid in found.stopped[:_LISTED]:
+        yield "stopped", f"process {pid} is stopped, or frozen: nothing fires in it"
+    yield from _more("stopped", len(found.stopped))
     losses = {name: n for name, n in msgspec.structs.asdict(found.losses).items() if n}
     told = (f"{count} {name.replace('_', ' ')}" for name, count in losses.items())
     yield "losses", ", ".join(told) or "none"

@@ -59,7 +59,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     ``socket``: where it listens; ``uptime``: seconds since its start, None where that cannot be
     told; ``programs``: how many are in processes or deployed; ``probes``: by state, ``engines``:
     probes by engine, ``backends``: targets by who holds them; ``standing``: processes of which
-    threads are held at a probe; ``problems``: what is not as it should be.
+    threads are held at a probe; ``stopped``: those that job control has stopped, or that are
+    frozen; ``problems``: what is not as it should be.
     """
 
     version: str
@@ -83,6 +84,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     throttled: list[Throttled]
     problems: list[str]
     standing: list[int]
+    stopped: list[int]
 
 
 def health(daemon: Connection, socket: str) -> Health:
@@ -132,7 +134,8 @@ def health(daemon: Connection, socket: str) -> Health:
             if each.state == "throttled"
         ],
         problems=[*_problems(status, handlers, policies, traces), *_orphans(socket)],
-        standing=[target.pid for target in live if stands(target)],
+        standing=[target.pid for target in live if is_held(target)],
+        stopped=[target.pid for target in live if stands(target) and not is_held(target)],
     )
 
 
@@ -146,6 +149,11 @@ def _orphans(socket: str) -> list[str]:
 
 
 def stands(target: messages.TargetInfo) -> bool:
+    """Whether the process stands, or a thread of it."""
+    return is_held(target) or bool(target.stopped_seconds) or target.frozen
+
+
+def is_held(target: messages.TargetInfo) -> bool:
     """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
     found = target.debugger
     return bool(target.suspended or (found is not None and found.held and not found.attached))

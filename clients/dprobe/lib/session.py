@@ -29,7 +29,8 @@ _ENDS = {
     "killed": "was killed by signal {status}",
     "gone": "is gone",
 }
-#: Notices of cores, of what has no probes though it should, and of threads that stand.
+#: Notices of cores and of handlers, of what has no probes though it should, and of threads that
+#: stand.
 _CORES: Final = frozenset({NoticeKind.DUMP, NoticeKind.DUMPING})
 _NOT_PROBED: Final = frozenset({NoticeKind.LOADER, NoticeKind.UNPROBED})
 _STANDS: Final = frozenset({NoticeKind.SUSPEND, NoticeKind.DEBUGGER})
@@ -269,6 +270,8 @@ class Session:
         elif isinstance(report, messages.Notice) and report.kind in _CORES:
             self.dumping = report.kind is NoticeKind.DUMPING
             self.on_core(report)
+        elif isinstance(report, messages.Notice) and report.kind is NoticeKind.HANDLER:
+            self._say(report.text)
         elif isinstance(report, messages.Over):
             self._over.add((report.pid, report.number))
             self._removed += report.probes

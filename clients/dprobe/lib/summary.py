@@ -43,6 +43,8 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     source: str = ""
     dumped: int = 0
     no_dumps: dict[str, int] = {}
+    #: For how long threads have stood for it.
+    spent_ns: int = 0
     #: Of ``present_ns``, in which dprobed was gone, and came again.
     uncounted_ns: int = 0
     #: Why no faster engine served it, where one would have been taken.

@@ -51,6 +51,7 @@ PROBES_EXTENDED = Listing(
         ("faulted", "faulted"),
         ("unwound", "unwound"),
         ("asleep", "asleep_ns"),
+        ("time", "spent_ns"),
         ("handler drops", "handler_drops"),
         ("engine", "engine"),
         ("no faster", "slower"),
@@ -145,6 +146,7 @@ TERMS = Listing(
         ("age", "age"),
         ("ends", "ends"),
         ("max hits", "max_hits"),
+        ("time spent", "share"),
     ),
 )
 NOTHING = "nothing is inserted"
@@ -236,6 +238,13 @@ def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
                 f"{name} is HELD at a probe (thread {threads}) for {found.seconds:.0f} s, until "
                 f"{until}: dprobe debug {target.pid}, or dprobe resume {target.pid}"
             )
+        if target.stopped_seconds:
+            yield (
+                f"{name} is STOPPED (by SIGSTOP, or Ctrl-Z) for {target.stopped_seconds:.0f} s: "
+                f"nothing fires in it until kill -CONT {target.pid}"
+            )
+        if target.frozen:
+            yield f"{name} is FROZEN with its cgroup: nothing fires in it until that is thawed"
         if target.suspended:
             threads = ", ".join(map(str, target.suspended))
             since = f" for {target.suspended_seconds:.0f} s" if target.suspended_seconds else ""
@@ -406,11 +415,36 @@ def show_terms(answer: messages.Status) -> None:
                 "age": text(max(each.age_seconds for each in alike)),
                 "ends": ends,
                 "max_hits": least(*hits) or "",
+                "share": share_text(*_spent(alike)),
             }
         )
     if rows:
         print()
         show(rows, TERMS, json=False, empty="")
+
+
+def _spent(
+    alike: Sequence[messages.ProbeInfo | messages.DeploymentInfo],
+) -> tuple[int, float]:
+    """For how long threads have stood for a program, and for how long that was in its processes."""
+    for each in alike:
+        if isinstance(each, messages.DeploymentInfo):
+            return each.spent_ns, each.present_ns / max(1, each.probes)
+    present: dict[int, int] = {}
+    for each in alike:
+        if isinstance(each, messages.ProbeInfo):
+            present[each.pid] = max(present.get(each.pid, 0), each.present_ns)
+    return sum(each.spent_ns for each in alike), sum(present.values())
+
+
+def share_text(spent_ns: int, present_ns: float) -> str:
+    """For which share of the time threads stood; empty: not at all."""
+    if not spent_ns or not present_ns:
+        return ""
+    percent = 100 * spent_ns / present_ns
+    if percent < 0.01:
+        return "< 0.01 %"
+    return f"{percent:.2f} %" if percent < 10 else f"{percent:.0f} %"
 
 
 def user_name(uid: int) -> str:

@@ -132,6 +132,7 @@ class Sample(msgspec.Struct, frozen=True):
         """Compare with the last one; without one all rates are 0. ``maps``: or why not."""
         seconds = at - last.at if last is not None else 0.0
         before_hits = {_key(each): each.hits for each in last.status.probes} if last else {}
+        before_spent = {_key(each): each.spent_ns for each in last.status.probes} if last else {}
         before_time = {each.pid: each.overhead_ns for each in last.status.targets} if last else {}
         overhead = {
             target.pid: _per(
@@ -151,7 +152,9 @@ class Sample(msgspec.Struct, frozen=True):
                 "state": each.state,
                 "hits": each.hits,
                 "rate": _per(each.hits - before_hits.get(_key(each), each.hits), seconds),
-                "overhead": overhead.get(each.pid, 0.0),
+                "overhead": _per(
+                    (each.spent_ns - before_spent.get(_key(each), each.spent_ns)) / 1e7, seconds
+                ),
                 "missed": each.missed,
                 "dropped": each.dropped,
             }

@@ -26,6 +26,7 @@ _COUNTERS: Final = {
     "dumped": ("dprobed_cores", "Cores that were written for probes.", 1),
     "present_ns": ("dprobed_present_seconds", "Time for which probes were in.", 10**9),
     "asleep_ns": ("dprobed_throttled_seconds", "Time for which probes were throttled.", 10**9),
+    "spent_ns": ("dprobed_spent_seconds", "Time for which threads stood for probes.", 10**9),
     "uncounted_ns": (
         "dprobed_uncounted_seconds",
         "Time for which probes counted nothing, because dprobed was gone and came again.",

@@ -178,7 +178,8 @@ class Dispatcher:
 
     ``changed`` is called with the facilities and ``acting`` after either changed. ``alarm`` is
     called with a time, by the clock ``now``, and a function to be called then: when a report that
-    begins to wait times out. ``on_death`` is called with each handler that died.
+    begins to wait times out. ``on_death`` is called with each handler that died, and ``on_untaken``
+    with name and number of each facility of which no armed handler takes anything any more.
     """
 
     def __init__(
@@ -187,6 +188,7 @@ class Dispatcher:
         alarm: Callable[[float, Callable[[], None]], None] = lambda when, ring: None,
         now: Callable[[], float] = time.monotonic,
         on_death: Callable[[Handler], None] = lambda handler: None,
+        on_untaken: Callable[[str, int], None] = lambda facility, number: None,
     ) -> None:
         self._changed = changed
         self._alarm = alarm
@@ -202,6 +204,7 @@ class Dispatcher:
         self._acting: list[int] = []
         self._last_id = 0
         self._on_death: Final = on_death
+        self._on_untaken: Final = on_untaken
 
     # -- facilities ----------------------------------------------------------------------------
 
@@ -349,6 +352,7 @@ class Dispatcher:
         for handler in self._in_order():
             if handler.armed:
                 armed.setdefault(self._numbers[handler.facility], []).append(handler)
+        untaken = sorted(self._armed.keys() - armed.keys())
         self._armed = {number: tuple(chain) for number, chain in armed.items()}
         there = self._declared | {handler.facility for handler in self._handlers.values()}
         facilities = {name: number for name, number in self._numbers.items() if name in there}
@@ -360,6 +364,8 @@ class Dispatcher:
         if (facilities, acting) != (self._facilities, self._acting):
             self._facilities, self._acting = facilities, acting
             self._changed(self.facilities, self.acting)
+        for number in untaken:
+            self._on_untaken(self._names[number], number)
 
     # -- reports -------------------------------------------------------------------------------
 

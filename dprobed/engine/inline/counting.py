@@ -55,6 +55,7 @@ class InlineCounts:
             # The target can write there, and could have them fall.
             hits = max(probe.hits, min(counter.hits, probe.last))
             new, probe.hits = hits - probe.hits, hits
+            probe.spent_ns += new * COST_NS
             if probe.over or probe.state is State.FAILED:
                 continue
             probe.ran += max(0, hits - max(probe.pass_count, hits - new))

@@ -13,7 +13,7 @@ from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.breakpoints import Breakpoints
 from dprobed.engine.inline.executor import InlineExecutor
-from dprobed.engine.inline.placing import Placer
+from dprobed.engine.inline.placing import BREAKPOINT, Placer
 from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
@@ -38,7 +38,7 @@ def why_not(
         length = instruction_length(placer.text(address, LONGEST), address)
         # Of a punned jump the bytes behind are looked at when it is known which it needs.
         if is_displaced(address, length):
-            return "another engine has a breakpoint there"
+            return BREAKPOINT
         owner = placer.space.owner_of(address, length)
         if owner not in (None, address):
             return f"the jump at {owner:#x} needs the bytes there as they are"

@@ -62,6 +62,11 @@ _HIT: Final = HitLayout(
     red_zone=Words.RED_ZONE,
     size=HIT_BYTES,
 )
+#: Why a place cannot have a jump that has another program's breakpoint.
+BREAKPOINT: Final = (
+    "a program of another engine has a breakpoint there; remove that first, or insert this one "
+    "with --engine trap"
+)
 #: Bytes of code that is looked at behind the probed instruction.
 _BEHIND: Final = 64
 #: Bytes that a punned jump takes at most, prefixes and all.
@@ -353,7 +358,7 @@ class Placer(InlineRoom):
         if owner not in (None, site.address):
             return f"the jump at {owner:#x} needs the bytes there as they are"
         if is_displaced(site.address, length):
-            return "another engine has a breakpoint there"
+            return BREAKPOINT
         # Before anything is written over that a jump of ours leads to.
         if not self.sites.is_as_expected(site):
             return f"the code at {site.address:#x} changed meanwhile"

@@ -160,8 +160,7 @@ class Returns:
                 continue
             target.users.add(attachment)
             calls.add(RunningCall(attachment, tid, thread.tgid, frame, address, kept))
-        if self._runner.metered:
-            self._runner.charge(site.entered, now)
+        self._runner.passed(site.entered, now)
         return altered
 
     def _caller(self, thread: Thread, site: Site, address: int) -> tuple[int, int]:
@@ -194,8 +193,8 @@ class Returns:
         for call in returning:
             runner.context.kept = call.kept
             altered |= runner.run(thread, (call.attachment,), False, now)
-        if not returning and runner.metered:
-            runner.charge(site.users, now)
+        if not returning:
+            runner.passed(site.users, now)
         among = calls.by_tid.get(thread.tid)
         if among and among[-1].frame < self._words[RSP]:
             calls.look(thread)

@@ -249,7 +249,8 @@ class Sites:
             return known
         if (owner := self.space.owner_of(address, 1)) is not None:
             raise SpaceError(
-                f"no breakpoint can be at {address:#x}: the inline engine has a jump at {owner:#x}"
+                f"no breakpoint can be at {address:#x}: a program of the inline engine has its "
+                f"jump at {owner:#x}; remove that first, or insert this one with --engine inline"
             )
         before = min(_AROUND, address % PAGE)
         text = self.text(address - before, before + 1 + _AROUND)

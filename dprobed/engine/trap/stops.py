@@ -124,7 +124,7 @@ class TrapStops:
             if site.attachments:
                 altered |= run(thread, site.attachments, site.displaced.may_fault, now)
             elif site.native is not None:
-                self._runner.passed(thread, now)
+                self._runner.led_on(thread, now)
         except Gone:
             return 0  # killed; its exit status comes next
         if not altered:

@@ -55,7 +55,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     ``age_seconds`` ago; it is taken out in ``left_seconds`` (null: not by itself), and the probe
     disabled after ``max_hits`` (0: any number). ``end_rule``: who says so; empty: the user.
     ``unwound``: of a return probe, calls that were left without returning. ``slower``: why no
-    faster engine serves it, where ``auto`` was asked for.
+    faster engine serves it, where ``auto`` was asked for. ``spent_ns``: for how long threads have
+    stood for it.
     """
 
     program: str
@@ -90,6 +91,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     max_hits: int = 0
     end_rule: str = ""
     uncounted_ns: int = 0
+    spent_ns: int = 0
     unwound: int = 0
     slower: str = ""
 
@@ -126,6 +128,7 @@ class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     no_dumps: dict[str, int] = {}
     unwound: int = 0
     uncounted_ns: int = 0
+    spent_ns: int = 0
 
 
 class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
@@ -225,6 +228,7 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     asleep_ns: int = 0
     present_ns: int = 0
     uncounted_ns: int = 0
+    spent_ns: int = 0
 
 
 class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -375,6 +379,8 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
     its threads spent stopped for probes. ``backend``: who holds its probes. ``silent_seconds``: for
     how long that has not answered (0: it has); what is shown of the process is from before.
+    ``stopped_seconds``: for how long job control (SIGSTOP, Ctrl-Z) has stopped it; ``frozen``: it
+    is, with its cgroup.
     """
 
     pid: int
@@ -386,3 +392,5 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     backend: str = TRACER
     suspended_seconds: float = 0.0
     silent_seconds: float = 0.0
+    stopped_seconds: float = 0.0
+    frozen: bool = False

@@ -15,7 +15,7 @@ def target(pid: int, overhead_ns: int, ended: str = "") -> messages.TargetInfo:
     )
 
 
-def probe(pid: int, program: str, number: int, hits: int) -> messages.ProbeInfo:
+def probe(pid: int, program: str, number: int, hits: int, spent_ns: int = 0) -> messages.ProbeInfo:
     return messages.ProbeInfo(
         program=program,
         number=number,
@@ -34,6 +34,7 @@ def probe(pid: int, program: str, number: int, hits: int) -> messages.ProbeInfo:
         dropped=0,
         faulted=0,
         addresses=[],
+        spent_ns=spent_ns,
     )
 
 
@@ -42,8 +43,8 @@ def status(hits: tuple[int, int, int], overhead: tuple[int, int]) -> messages.St
         id=1,
         targets=[target(7, overhead[0]), target(9, overhead[1]), target(3, 0, "exited")],
         probes=[
-            probe(7, "b", 1, hits[0]),
-            probe(7, "a", 2, hits[1]),
+            probe(7, "b", 1, hits[0], overhead[0] * 2 // 5),
+            probe(7, "a", 2, hits[1], overhead[0] * 3 // 5),
             probe(9, "b", 1, hits[2]),
             probe(3, "b", 1, 5),
         ],
@@ -59,14 +60,15 @@ def samples() -> Sample:
 def test_rates_and_overhead() -> None:
     sample = samples()
     assert [(row["pid"], row["rate"], row["overhead"]) for row in sample.probes] == [
-        (7, 10.0, 10.0),
-        (7, 2.0, 10.0),
+        (7, 10.0, 4.0),
+        (7, 2.0, 6.0),
         (9, 5.0, 0.0),
     ]
     assert [(row["pid"], row["probes"], row["hits"], row["rate"]) for row in sample.processes] == [
         (7, 2, 34, 12.0),
         (9, 1, 110, 5.0),
     ]
+    assert [row["overhead"] for row in sample.processes] == [10.0, 0.0]
     assert sample.summary() == "2 processes   3 probes   17 hits/s"
 
 

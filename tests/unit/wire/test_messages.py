@@ -34,6 +34,7 @@ def test_a_request_is_one_line_of_json() -> None:
         "keep": False,
         "check_opcode": True,
         "present": "merge",
+        "also": [],
     }
     assert messages.decode_request(line) == messages.Insert(id=2, pid=1234, programs=[upload])
 

@@ -50,13 +50,16 @@ def test_counters_stay_when_programs_and_processes_go(run: Callable[[Script], No
         client = FakeClient()
         backend = await daemon.attach(client)
         await daemon.insert(client)
-        told = status(1, hits=7, ran=6, missed=1, unwound=4, dumped=2, uncounted_ns=3 * 10**9)
+        told = status(
+            1, hits=7, ran=6, missed=1, unwound=4, dumped=2, uncounted_ns=3 * 10**9, spent_ns=10**8
+        )
         backend.tell(protocol.Changed(PID, [told]))
         found = values(counts)
         assert hits(found) == 7
         assert found['dprobed_unwound_total{process="?",program="x0"}'] == 4
         assert found['dprobed_cores_total{process="?",program="x0"}'] == 2
         assert found['dprobed_uncounted_seconds_total{process="?",program="x0"}'] == 3
+        assert found['dprobed_spent_seconds_total{process="?",program="x0"}'] == 0.1
         assert found['dprobed_missed_total{process="?",program="x0"}'] == 1
         assert (found["dprobed_targets"], found["dprobed_programs"]) == (1, 1)
         assert found['dprobed_probes{state="active"}'] == 1
