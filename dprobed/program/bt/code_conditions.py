@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from dprobed.program.bt import kinds, tree
 from dprobed.program.bt.code_base import CodeBase
+from dprobed.program.bt.code_held import taken, words_differ
 from dprobed.program.bt.code_texts import compare_texts
 from dprobed.program.bt.facts import (
     kind_of,
@@ -67,7 +68,7 @@ class ConditionCode(CodeBase):
             compare_texts(self, one)
             return
         if isinstance(left, Tuple):
-            self._compare_tuples(one, left)
+            self._compare_tuples(one)
             return
         operator = one.operator
         if operator in ("==", "!="):
@@ -146,22 +147,14 @@ class ConditionCode(CodeBase):
         kind = self.inference.result(left, right)
         return isinstance(kind, Integer) and kind.signed
 
-    def _compare_tuples(self, one: tree.Binary, kind: Tuple) -> None:
-        to = self.to
-        count = words(kind)
-        self.expression(one.left)
-        self.expression(one.right)
-        # Word by word: all of their differences together.
-        to.push(0)
-        for number in range(count):
-            to.pick(1 + number)
-            to.pick(1 + 1 + number + count)
-            to.add("xor")
-            to.add("or")
+    def _compare_tuples(self, one: tree.Binary) -> None:
+        common = kinds.met(kinds.kept(kind_of(one.left)), kinds.kept(kind_of(one.right)))
+        assert common is not None
+        self.as_kind(one.left, common)
+        slots = taken(self, words(common))
+        self.as_kind(one.right, common)
+        words_differ(self, slots)
         self.is_zero() if one.operator == "==" else self.is_not_zero()
-        for _ in range(2 * count):
-            to.add("xchg")
-            to.drop()
 
 
 def is_narrow(one: Any) -> bool:

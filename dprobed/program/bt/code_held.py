@@ -61,7 +61,6 @@ def taken(code: Coding, count: int) -> list[int]:
 
 def held_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
     """Not 0 where two texts differ, of which a map has one; ``most``: in their first letters."""
-    to = code.to
     sizes = [_size(kind_of(each)) for each in (left, right)]
     # A text of the process that is longer has something in one word more.
     size = max(sizes) if 0 not in sizes else max(sizes) + 8
@@ -70,16 +69,24 @@ def held_differ(code: Coding, left: Any, right: Any, most: int | None) -> None:
     code.as_kind(left, HeldText(size))
     slots = taken(code, size // 8)
     code.as_kind(right, HeldText(size))
+    words_differ(code, slots, most)
+
+
+def words_differ(code: Coding, slots: list[int], most: int | None = None) -> None:
+    """Not 0 where the words in slots, which are given back, and those on the stack differ;
+    ``most``: in their first bytes."""
+    to = code.to
     (differ,) = to.borrow(1)
+    to.push(0)
+    to.store(differ)
     for number, slot in enumerate(slots):
         to.load(slot)
         to.add("xor")
         if most is not None and 8 * number + 8 > most:
             to.push(_mask(most - 8 * number))
             to.add("and")
-        if number:
-            to.load(differ)
-            to.add("or")
+        to.load(differ)
+        to.add("or")
         to.store(differ)
     to.load(differ)
     to.give_back([*slots, differ])

@@ -108,6 +108,8 @@ def _flat(kind: Kind, node: Any, text: bool) -> Iterator[_KeyItem]:
             yield from _flat(each, inner, False)
     elif isinstance(kind, String) and kind.form is Form.CONSTANT:
         yield _KeyItem(held(kind), _TEXT) if text else _KeyItem(kind, _CONSTANT)
+    elif isinstance(kind, String) and kind.form is Form.EITHER and isinstance(node, tree.Choice):
+        yield _KeyItem(held(kind), _TEXT)
     elif isinstance(kind, Short):
         is_name = kind.own and node is not None and not text
         yield _KeyItem(kind, _NAME if is_name else _TEXT)
@@ -179,7 +181,10 @@ def _push_item(code: Coding, one: Any, most: int, text: bool) -> None:
         for each in reversed(one.items):
             _push_item(code, each, most, False)
         return
-    if text and isinstance(kind, String) and kind.form is Form.CONSTANT:
+    if isinstance(kind, String) and (
+        (text and kind.form is Form.CONSTANT)
+        or (kind.form is Form.EITHER and isinstance(one, tree.Choice))
+    ):
         code.as_kind(one, held(kind))
         return
     code.expression(one)

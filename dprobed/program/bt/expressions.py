@@ -86,6 +86,8 @@ class ExpressionParser(TokenReader):
             return False
         if first.text in ("struct", "union", "enum"):
             return True
+        if first.text == "typeof":
+            return second.text == "("
         if not self.types.is_type(first.text):
             return second.text == "*" and third.text in ("*", ")")
         return second.text in (")", "*", "[") or second.kind is Kind.NAME
@@ -116,7 +118,9 @@ class ExpressionParser(TokenReader):
         return tree.TypeName(start.to(end), " ".join(words))
 
     def type_name(self) -> tree.TypeName:
-        """A type: words, stars, and an array's counts."""
+        """A type: words, stars, and an array's counts; or that of something."""
+        if self.token.kind is Kind.NAME and self.token.text == "typeof" and self.peek() == "(":
+            return self._type_of()
         base = self.type_name_only()
         start, end = base.span, base.span
         pointers = 0
@@ -133,6 +137,15 @@ class ExpressionParser(TokenReader):
                 counts.append(0)
             end = self.expect("]").span
         return tree.TypeName(start.to(end), base.name, pointers, tuple(counts))
+
+    def _type_of(self) -> tree.TypeName:
+        start = self.advance().span
+        self.deeper(start)
+        is_type = self._is_type()
+        self.advance()
+        of = self.type_name() if is_type else self.expression()
+        self.depth -= 1
+        return tree.TypeName(start.to(self.expect(")").span), "typeof", of=of)
 
     def constant(self) -> int | None:
         """An expression whose value is known now."""

@@ -181,7 +181,17 @@ class Scopes:
             self.state.changed = True
 
     def written_kind(self, name: tree.TypeName) -> Kind | None:
-        """The kind of a type as written."""
+        """The kind of a type as written; None: it has no values, or is a text."""
+        if name.of is not None:
+            given = name.of
+            kind = (
+                self.written_kind(given)
+                if isinstance(given, tree.TypeName)
+                else self.expression(given)
+            )
+            if isinstance(kind, kinds.TEXTS):
+                return None
+            return kinds.INT64 if kind == LITERAL else kind
         if name.name == "string" and not name.pointers:
             return None
         index = self.types.written(name)

@@ -250,6 +250,10 @@ class Expressions(Operators):
         to = self.written_kind(one.to)
         if to is None:
             return kind
+        if isinstance(to, Tuple | ShownWord | kinds.Stack | kinds.Bytes | kinds.Void):
+            if kind == to:
+                return to
+            return self.wrong(one.span, f"{self.shown(kind)} cannot be {self.shown(to)}")
         if isinstance(to, Object):
             if isinstance(kind, Object):
                 return to
@@ -313,6 +317,8 @@ def is_mode_of(name: str) -> Callable[[Any], bool]:
 def size_of(inference: Expressions, one: tree.SizeOf | tree.OffsetOf) -> int | None:
     """Bytes of a type or a value, or where a member is."""
     types = inference.types
+    while isinstance(one.of, tree.TypeName) and one.of.of is not None:
+        one.of = one.of.of
     if isinstance(one.of, tree.TypeName):
         index = types.written(one.of)
         if index is None:

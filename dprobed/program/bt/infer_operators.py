@@ -195,8 +195,10 @@ class Operators(Scopes):
         if isinstance(left, Tuple) and isinstance(right, Tuple):
             if one.operator not in ("==", "!=") or len(left.items) != len(right.items):
                 self.wrong(one.span, "tuples of the same length are equal or not")
-            elif not all(is_word(each) for each in (*left.items, *right.items)):
-                self.wrong(one.span, "only tuples of numbers are compared")
+            elif not (_is_plain(left) and _is_plain(right)) or not kinds.met(
+                kinds.kept(left), kinds.kept(right)
+            ):
+                self.wrong(one.span, "only tuples of numbers and texts are compared")
             return BOOLEAN
         if not (is_word(left) and is_word(right)):
             bad = right if is_word(left) else left
@@ -284,3 +286,10 @@ class Operators(Scopes):
             return None
         found = self.types.member(index, name)
         return None if found is None else (index, found)
+
+
+def _is_plain(kind: Kind) -> bool:
+    """Whether it is a number, a text, or a tuple of these."""
+    if isinstance(kind, Tuple):
+        return all(map(_is_plain, kind.items))
+    return is_word(kind) or isinstance(kind, kinds.TEXTS)

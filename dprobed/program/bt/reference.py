@@ -109,7 +109,8 @@ warning where the 0 is known before the script runs.
 Pointers know what they point to: `(struct req *)arg0`, `$r->path`, `$r.path`, `$r->list[3]`, \
 `*$p`,
 `&$r->path`, `$p + 1`. Types come from the script (`struct`, `union`, `enum`, `typedef`, bit
-fields, arrays), or from debug information. Texts are compared by `==` and `!=`; a text of the
+fields, arrays), from debug information, or from a value (`let $x: typeof($y)`). Texts
+are compared by `==` and `!=`; a text of the
 process is read where it is used, and only while the hit lasts.
 
 `log("n={n} path={r->path}")` prints a line, in which what stands between braces is shown as suits
@@ -141,7 +142,8 @@ are nanoseconds.
 | `@ = count()`, `sum(n)`, `min(n)`, `max(n)`, `avg(n)`, `stats(n)`, `hist(n[, bits])`, \
 `lhist(n, least, greatest, step)`, `tseries(n, 1s, 10, "sum")` | exact, merged over all threads \
 and processes |
-| `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has its own; shown is what was set last, in whichever process (an ended one too) or block |
+| `@ = n`, `@ += n`, `@++`, `@--` | a value, which the script reads too: each process has \
+its own; what was set last is shown, in whichever process (an ended one too) or block |
 
 What is only ever counted up by `@x++` at hits is a `count()`, also where blocks read it. A value is
 of one module's probes; it can be a number, a pointer, a text (`@file[tid] = str(arg0)`, `comm`) or

@@ -21,11 +21,13 @@ class Node(msgspec.Struct, eq=False):
 
 class TypeName(Node, eq=False):
     """A type as written: ``struct a *``, ``uint8[4]``. ``name``: with its keyword (``struct a``);
-    ``pointers``: stars behind it; ``counts``: of its array's dimensions (0: not said)."""
+    ``pointers``: stars behind it; ``counts``: of its array's dimensions (0: not said). ``of``: what
+    ``typeof()`` is given, else None."""
 
     name: str
     pointers: int = 0
     counts: tuple[int, ...] = ()
+    of: Any = None
 
 
 class Expression(Node, eq=False, kw_only=True):

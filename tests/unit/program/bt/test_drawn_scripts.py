@@ -26,6 +26,10 @@ GRAMMAR = {
         "@z = max({e});", "if ({t} == {t}) {{ {s} }}", "$x -= {e}; $x <<= {n};", "arg1 = {e};",
         "*(uint16*)(arg2) = {e};", "join(arg3);", 'printf("%r", buf({e}, {n}));',
         "print(ustack({n}));",
+        "@t[{e}] = {t};", "@t[{e}] = {t};", "@u[{t}, {e}] = ({e}, {t});", "delete(@t, {e});",
+        "print(@u[{t}, {e}]);", "@c[@t[{e}], {t}] = count();",
+        "{{ let $t = ({e}, {t}); print($t.1); }}",
+        "if (({e}, {t}) == @u[{t}, {e}]) {{ {s} }}", "@c[{t}, @u[{t}, {e}].1] = count();",
         "for ($j : 0..3) {{ if ($j == {n}) {{ break; }} {s} continue; }}",
     ],
     "e": [
@@ -38,7 +42,7 @@ GRAMMAR = {
     ],
     "t": [
         "comm", '"a"', "str(arg2)", "str({e})", "str(arg2, {n})", '({e} ? "a" : str(arg2))',
-        "probe", '"target"', "str(arg2, {e})",
+        "probe", '"target"', "str(arg2, {e})", "@t[{e}]", "@u[{t}, {e}].1", "str(@t[{e}], 3)",
     ],
     "k": ["comm", '"a"', "str(arg2)", "str({e})", "str({e}, {n})"],
     "n": ["1", "2", "3", "5"],

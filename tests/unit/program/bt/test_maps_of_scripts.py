@@ -66,6 +66,13 @@ CASES: list[tuple[str, str, str, int, Any]] = [
         {"other": 2},
     ),
     (
+        "one of two texts as a key",
+        '@[arg1 == 6 ? str(arg0) : "other"] = count()',
+        "@",
+        2,
+        {"hello": 2},
+    ),
+    (
         "keys of values in all ways",
         '@["hello"] += 1; @[str(arg0)] += 2; @[comm] += 4; @["target"] += 8',
         "@",
@@ -152,6 +159,12 @@ def test_what_is_only_counted_up_is_a_count_which_merges() -> None:
             '@a = comm; @b[1] = "target, and more than that"; @b[2] = comm; print(@a == @b[1]); '
             "print(@a == @b[2])",
             [False, True],
+        ),
+        (
+            '@a = (arg1, comm, "k"); print(@a == (6, "target", "k")); '
+            'print((comm, 1) == ("other", 1)); '
+            'print((1, (comm, str(9))) != (1, ("target", "")))',
+            [True, False, False],
         ),
         (
             "@a = 1 == 1 ? comm : str(5); let $v; print(find(@c, 1, $v)); @c[1] = (2, 3); "
