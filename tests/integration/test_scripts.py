@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 from collections import Counter
@@ -463,3 +464,55 @@ def test_a_system_call_wherever_it_is_made(work: Path, tmp_path: Path) -> None:
 def test_system_calls_that_are_none(place: str, said: str) -> None:
     done = dprobe("run", "-e", f"{place} {{ @ = count(); }}", "--", "true")
     assert done.returncode == 2 and said in done.stderr
+
+
+COUNTERS = """
+#include <stdio.h>
+#include <stdlib.h>
+struct counter { long other, value; };
+__attribute__((noinline)) void bump(int unused, long *value) { *value += 1; }
+int main(void)
+{
+    char line[100];
+    struct counter *counters = calloc(2, sizeof *counters);
+    while (fgets(line, sizeof line, stdin)) {
+        counters[0].other++;
+        bump(0, &counters[0].value);
+        bump(0, &counters[1].value);
+        fputs(line, stdout);
+        fflush(stdout);
+    }
+    return 0;
+}
+"""
+
+
+def test_memory_is_watched_whose_address_a_function_is_given(tmp_path: Path) -> None:
+    source, path = tmp_path / "counters.c", tmp_path / "counters"
+    source.write_text(COUNTERS)
+    subprocess.run(["gcc", "-O0", "-o", path, source], check=True, timeout=PATIENCE)
+    script = 'watchpoint:bump+arg1:8:w { @[func] = count(); print("written"); }'
+    with cat([path]) as target:
+        traced = started("attach", "-e", script, "-p", target.pid)
+        assert traced.stderr is not None and traced.stdout is not None
+        assert "until Ctrl-C" in traced.stderr.readline()
+        # What is written before the watchpoint is in place is not seen.
+        while not select.select([traced.stdout], [], [], 0)[0]:
+            target.say("go")
+        for _ in range(3):
+            target.say("go")
+        traced.send_signal(signal.SIGINT)
+        out, err = traced.communicate(timeout=PATIENCE)
+    assert (traced.returncode, err) == (0, "")
+    *lines, count = out.split()
+    assert lines[-1] == "@[bump]:" and set(lines[:-1]) == {"written"}
+    # Two counters, three times, each once: what else is written beside them is not.
+    assert int(count) == len(lines) - 1 >= 7
+
+
+def test_an_argument_is_watched_in_named_processes_only(work: Path) -> None:
+    done = dprobe("attach", "-e", "watchpoint:inner+arg1:8:w { @ = count(); }", "--exe", work)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dprobe: watchpoint:FUNCTION+argN is for processes that are named: say -p\n"
+    )

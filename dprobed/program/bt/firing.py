@@ -50,16 +50,23 @@ KINDS: Final = (
 )
 
 
+#: ``FUNCTION+argN``
+_ARGUMENT: Final = re.compile(r"(?P<function>\w[\w.:$@]*)\+arg(?P<number>[0-9])")
+
+
 class FiredPlace(msgspec.Struct):
     """A place in a module, or (no module) a block.
 
     ``keywords``: of the probe's definition. ``period``: of an interval; ``signal``: its name.
+    ``armed``: of a watchpoint whose address is an argument: where a function is entered that has
+    it, and which one it is.
     """
 
     firing: Firing
     keywords: dict[str, Any] = {}
     period: int = 0
     signal: str = ""
+    armed: tuple[FiredPlace, int] | None = None
 
 
 class PlaceFinder:
@@ -325,7 +332,8 @@ class PlaceFinder:
                 yield FiredPlace(firing, {"offset": f"usdt:{each}"})
 
     def _watchpoint(self, place: tree.Place, parts: list[str]) -> FiredPlace:
-        numbers = [parameter_value(each) for each in parts[:2]]
+        argument = _ARGUMENT.fullmatch(parts[0])
+        numbers = [0 if argument else parameter_value(parts[0]), *map(parameter_value, parts[1:2])]
         if len(parts) != 3 or any(each is None or each < 0 for each in numbers):
             hint = "write watchpoint:0xADDRESS:LENGTH:w, or watch NAME"
             raise self._refuse(place, f"`{place.text}` is no watchpoint that is possible", hint)
@@ -335,9 +343,16 @@ class PlaceFinder:
             raise self._refuse(
                 place, f"`{place.text}` cannot be watched: a length of 1, 2, 4 or 8 and w, rw or x"
             )
-        firing = Firing(place.text, "watchpoint", watch=True, module=self._any_module(place))
         keywords = {"address": f"{address:#x}:{length}", "watchpoint": watch}
-        return FiredPlace(firing, keywords)
+        if argument is None:
+            module = self._any_module(place)
+            return FiredPlace(Firing(place.text, "watchpoint", watch=True, module=module), keywords)
+        function = argument["function"]
+        module = self._module(place, function)
+        entered = Firing(place.text, "watchpoint", entry=True, module=module, short=True)
+        armed = FiredPlace(entered, {"offset": function}), int(argument["number"])
+        watched = Firing(place.text, "watchpoint", watch=True, short=True, module=module)
+        return FiredPlace(watched, keywords, armed=armed)
 
     def _any_module(self, place: tree.Place) -> str:
         """An absolute address is in no module: that of the process itself."""

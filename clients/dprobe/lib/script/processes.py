@@ -46,14 +46,28 @@ def not_set(
 class SessionProcesses:
     """The maps of programs in the processes of a session: those that go on, which are asked, and
     those that have ended, of which the session was told. ``say`` is told of what the user should
-    know."""
+    know. ``watching``: one of the script's watchpoints (``Bundle.watches``) at an address."""
 
     def __init__(
-        self, connection: Connection, session: Session, say: Callable[[str], None]
+        self,
+        connection: Connection,
+        session: Session,
+        say: Callable[[str], None],
+        watching: Callable[[int, int], messages.Upload],
     ) -> None:
+        self._watching: Final = watching
         self._connection: Final = connection
         self._session: Final = session
         self._say: Final = say
+
+    def watch(self, pid: int, program: int, address: int) -> None:
+        """Put one of the bundle's watchpoints into a process, at an address."""
+        if pid not in self._session.alive:
+            return
+        try:
+            self._session.add(pid, self._watching(program, address))
+        except UserError as error:
+            self._say(f"process {pid}: {address:#x} is not watched: {error}")
 
     def settle(self) -> Sequence[int]:
         """Those that go on."""
