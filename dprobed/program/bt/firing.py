@@ -347,12 +347,8 @@ class PlaceFinder:
         if argument is None:
             module = self._any_module(place)
             return FiredPlace(Firing(place.text, "watchpoint", watch=True, module=module), keywords)
-        function = argument["function"]
-        module = self._module(place, function)
-        entered = Firing(place.text, "watchpoint", entry=True, module=module, short=True)
-        armed = FiredPlace(entered, {"offset": function}), int(argument["number"])
-        watched = Firing(place.text, "watchpoint", watch=True, short=True, module=module)
-        return FiredPlace(watched, keywords, armed=armed)
+        module = self._module(place, argument["function"])
+        return _of_argument(place.text, module, argument, keywords)
 
     def _any_module(self, place: tree.Place) -> str:
         """An absolute address is in no module: that of the process itself."""
@@ -372,6 +368,16 @@ class PlaceFinder:
         module = self._module(place, name)
         firing = Firing(f"watch {name}", "watchpoint", watch=True, short=True, module=module)
         return FiredPlace(firing, {"address": name + length, "watchpoint": watch})
+
+
+def _of_argument(
+    name: str, module: str, argument: re.Match[str], keywords: dict[str, Any]
+) -> FiredPlace:
+    """A watchpoint whose address a function is given."""
+    entered = Firing(name, "watchpoint", entry=True, module=module, short=True)
+    armed = FiredPlace(entered, {"offset": argument["function"]}), int(argument["number"])
+    watched = Firing(name, "watchpoint", watch=True, short=True, module=module)
+    return FiredPlace(watched, keywords, armed=armed)
 
 
 class _Refused(Exception):
