@@ -50,6 +50,11 @@ KINDS: Final = (
 )
 
 
+#: What is not covered.
+_NOT_SEEN: Final = (
+    "system calls are seen where files make them that are mapped at the start, not in libraries "
+    "that are loaded later nor in code that is made at run time"
+)
 #: ``FUNCTION+argN``
 _ARGUMENT: Final = re.compile(r"(?P<function>\w[\w.:$@]*)\+arg(?P<number>[0-9])")
 
@@ -291,12 +296,9 @@ class PlaceFinder:
                     system_call=found.number,
                 )
                 yield FiredPlace(firing, {"offset": f"{address:#x}"})
-        names = ", ".join(module.rpartition("/")[2] for module, _ in found.places)
-        self._state.problems.warn(
-            place.span,
-            f"{place.text} is seen where {names} make it, not in libraries that are loaded later "
-            "nor in code that is made at run time",
-        )
+        # Said once for all of them.
+        if not any(each.endswith(_NOT_SEEN) for each in self._state.problems.warnings):
+            self._state.problems.warn(place.span, _NOT_SEEN)
 
     def _static(self, place: tree.Place, parts: list[str]) -> Iterator[FiredPlace]:
         if len(parts) == 3:
