@@ -114,10 +114,11 @@ class Session:
             count = len(probes)
         return count
 
-    def add(self, pid: int, upload: messages.Upload) -> None:
-        """Put one more program into a process of the session; raises UserError."""
-        for probe in self._put(pid, [upload], check_opcode=True):
-            self._same[probe.number] = probe.number
+    def add(self, pid: int, upload: messages.Upload) -> int:
+        """Put one more program into a process of the session; its number. Raises UserError."""
+        (number,) = {probe.number for probe in self._put(pid, [upload], check_opcode=True)}
+        self._same[number] = number
+        return number
 
     def _put(
         self, pid: int, uploads: list[messages.Upload], *, check_opcode: bool

@@ -361,6 +361,10 @@ class Watch(msgspec.Struct, frozen=True, tag="watch"):
     program: int
 
 
+class Unwatch(msgspec.Struct, frozen=True, tag="unwatch"):
+    """Watch an address no longer, in the process that hit. Its argument: the address."""
+
+
 class Break(msgspec.Struct, frozen=True, tag="break"):
     """End the loop whose body this is."""
 
@@ -384,6 +388,7 @@ Action: TypeAlias = (
     | Measure
     | GoOn
     | Watch
+    | Unwatch
     | Break
 )
 

@@ -77,6 +77,9 @@ class Deployed:
     def watch(self, pid: int, program: int, address: int) -> None:
         """Not here: such scripts are refused before."""
 
+    def unwatch(self, pid: int, address: int) -> None:
+        """Nothing is watched here."""
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
         if reset:

@@ -56,6 +56,8 @@ class SessionProcesses:
         watching: Callable[[int, int], messages.Upload],
     ) -> None:
         self._watching: Final = watching
+        #: The programs that watch an address of a process.
+        self._watched: dict[tuple[int, int], list[int]] = {}
         self._connection: Final = connection
         self._session: Final = session
         self._say: Final = say
@@ -65,9 +67,22 @@ class SessionProcesses:
         if pid not in self._session.alive:
             return
         try:
-            self._session.add(pid, self._watching(program, address))
+            number = self._session.add(pid, self._watching(program, address))
+            self._watched.setdefault((pid, address), []).append(number)
         except UserError as error:
             self._say(f"process {pid}: {address:#x} is not watched: {error}")
+
+    def unwatch(self, pid: int, address: int) -> None:
+        """Take out what watches an address of a process."""
+        for number in self._watched.pop((pid, address), ()):
+            with contextlib.suppress(UserError):  # it has ended, or somebody else took it out
+                answer = self._connection.request(
+                    lambda request, n=number: messages.Remove(  # type: ignore[misc]
+                        id=request, select=messages.Select(number=n, pid=pid)
+                    ),
+                    messages.Removed,
+                )
+                self._session.retell_maps(lambda told, last=answer.maps: [*told, *last])  # type: ignore[misc]
 
     def settle(self) -> Sequence[int]:
         """Those that go on."""

@@ -78,6 +78,9 @@ class ScriptProcesses(Protocol):
     def watch(self, pid: int, program: int, address: int) -> None:
         """Put one of the bundle's watchpoints into a process, at an address."""
 
+    def unwatch(self, pid: int, address: int) -> None:
+        """Take out what watches an address of a process."""
+
 
 class Nowhere:
     """No processes: of a script that has only blocks."""
@@ -94,6 +97,9 @@ class Nowhere:
         """Nowhere."""
 
     def watch(self, pid: int, program: int, address: int) -> None:
+        """Nowhere."""
+
+    def unwatch(self, pid: int, address: int) -> None:
         """Nowhere."""
 
 
@@ -316,6 +322,8 @@ class Runner:
                     self._processes.put(changes)
             case bt.Watch():
                 self._watch(act)
+            case bt.Unwatch():
+                self._unwatch(act)
             case bt.Exit():
                 word = act.values[0]
                 self.status = word & 0xFF if isinstance(word, int) else 0
@@ -330,6 +338,13 @@ class Runner:
         if address and wanted not in self._watched:
             self._watched.add(wanted)
             self._processes.watch(*wanted)
+
+    def _unwatch(self, act: Act) -> None:
+        (address,) = act.values
+        assert isinstance(address, int)
+        address &= (1 << 64) - 1
+        self._watched = {each for each in self._watched if (each[0], each[2]) != (act.pid, address)}
+        self._processes.unwatch(act.pid, address)
 
     def _say_once(self, text: str) -> None:
         if text not in self._told:

@@ -59,6 +59,9 @@ class Process:
     def watch(self, pid: int, program: int, address: int) -> None:
         """Nothing asks for it."""
 
+    def unwatch(self, pid: int, address: int) -> None:
+        """Nothing asks for it."""
+
     def put(self, changes: Sequence[MapChange]) -> None:
         """Keys are set, and forgotten."""
         for change in changes:
