@@ -92,7 +92,7 @@ done
 install -m 644 etc/systemd/dprobed.catalog "$lib/systemd/catalog/"
 install -m 644 etc/systemd/sysusers.conf "$lib/sysusers.d/dprobed.conf"
 install -m 644 etc/systemd/tmpfiles.conf "$lib/tmpfiles.d/dprobed.conf"
-cp -R etc/examples etc/policies etc/prometheus "$share/doc/dprobed/"
+cp -R etc/examples etc/policies etc/prometheus etc/editor "$share/doc/dprobed/"
 chmod -R a+rX "$staged" "$share/doc/dprobed"
 if [ -z "$root" ] && [ "$(id -u)" -eq 0 ] && [ -d /run/systemd/system ]; then
     echo "as a service:  systemd-sysusers dprobed.conf && journalctl --update-catalog &&"

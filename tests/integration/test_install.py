@@ -30,6 +30,7 @@ def test_make_install_puts_all_of_it_below_destdir(everybodys: Path) -> None:
         *("share/man/man1/dprobe.1", "share/man/man8/dprobed.8", "share/man/man1/dprobe-run.1"),
         *("share/man/man5/dprobed.toml.5", "share/man/man7/dprobe-rpn.7"),
         *("share/doc/dprobed/prometheus/dprobed.rules.yml",),
+        *("share/doc/dprobed/editor/bt.tmLanguage.json",),
         *("share/bash-completion/completions/dprobe", "share/zsh/site-functions/_dprobe"),
         *("share/fish/vendor_completions.d/dprobe.fish", "share/doc/dprobed/examples/opens.rpn"),
     ):

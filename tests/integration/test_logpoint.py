@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -167,3 +169,24 @@ def test_scripts_log_as_well(tmp_path: Path) -> None:
     script = f'uprobe:{work}:inner {{ log("{{args.number}}: {{args.name}}, {{1 + 1}}"); }}'
     done = dprobe("run", "-e", script, "--", work)
     assert (done.returncode, done.stderr) == (0, "0: zero, 2\n1: one, 2\n2: two, 2\n")
+
+
+def test_several_processes_by_their_name(jobs: Path, tmp_path: Path) -> None:
+    own = tmp_path / f"jobs-{os.getpid()}"
+    shutil.copy(jobs, own)
+    with cat([own]) as one, cat([own]) as other:
+        traced = started("logpoint", own.name[:15], "work", "n={n}", "--hits", 7)
+        assert traced.stderr is not None
+        said = traced.stderr.readline()
+        assert str(one.pid) in said and str(other.pid) in said
+        one.say("go")
+        other.say("go")
+        out, err = traced.communicate(timeout=PATIENCE)
+        assert (traced.returncode, err) == (0, "")
+    lines = out.splitlines()
+    # So many in all, of both; each has five.
+    assert len(lines) == 7
+    assert {line.partition("[")[2].partition("]")[0] for line in lines} == {
+        str(one.pid),
+        str(other.pid),
+    }

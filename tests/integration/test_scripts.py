@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 from collections import Counter
@@ -530,3 +531,105 @@ def test_a_system_call_wherever_it_is_made(work: Path, tmp_path: Path) -> None:
 def test_system_calls_that_are_none(place: str, said: str) -> None:
     done = dprobe("run", "-e", f"{place} {{ @ = count(); }}", "--", "true")
     assert done.returncode == 2 and said in done.stderr
+
+
+COUNTERS = """
+#include <stdio.h>
+#include <stdlib.h>
+struct counter { long other, value; };
+__attribute__((noinline)) void bump(int unused, long *value) { *value += 1; }
+int main(void)
+{
+    char line[100];
+    struct counter *counters = calloc(2, sizeof *counters);
+    while (fgets(line, sizeof line, stdin)) {
+        counters[0].other++;
+        bump(0, &counters[0].value);
+        bump(0, &counters[1].value);
+        fputs(line, stdout);
+        fflush(stdout);
+    }
+    return 0;
+}
+"""
+
+
+def test_memory_is_watched_whose_address_a_function_is_given(tmp_path: Path) -> None:
+    source, path = tmp_path / "counters.c", tmp_path / "counters"
+    source.write_text(COUNTERS)
+    subprocess.run(["gcc", "-O0", "-o", path, source], check=True, timeout=PATIENCE)
+    script = 'watchpoint:bump+arg1:8:w { @[func] = count(); print("written"); }'
+    with cat([path]) as target:
+        traced = started("attach", "-e", script, "-p", target.pid)
+        assert traced.stderr is not None and traced.stdout is not None
+        assert "until Ctrl-C" in traced.stderr.readline()
+        # What is written before the watchpoint is in place is not seen.
+        while not select.select([traced.stdout], [], [], 0)[0]:
+            target.say("go")
+        for _ in range(3):
+            target.say("go")
+        traced.send_signal(signal.SIGINT)
+        out, err = traced.communicate(timeout=PATIENCE)
+    assert (traced.returncode, err) == (0, "")
+    *lines, count = out.split()
+    assert lines[-1] == "@[bump]:" and set(lines[:-1]) == {"written"}
+    # Each write once, and nothing that is written beside the counters.
+    assert int(count) == len(lines) - 1 >= 4
+
+
+def test_an_argument_is_watched_in_named_processes_only(work: Path) -> None:
+    done = dprobe("attach", "-e", "watchpoint:inner+arg1:8:w { @ = count(); }", "--exe", work)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dprobe: watchpoint:FUNCTION+argN is for processes that are named: say -p\n"
+    )
+
+
+def test_what_is_watched_no_longer_does_not_fire(tmp_path: Path) -> None:
+    source, path = tmp_path / "one.c", tmp_path / "one"
+    source.write_text(
+        """
+        #include <stdio.h>
+        static long value;
+        __attribute__((noinline)) void begin(long *value) { __asm__ volatile("" ::: "memory"); }
+        __attribute__((noinline)) void done(long *value) { __asm__ volatile("" ::: "memory"); }
+        int main(void)
+        {
+            char line[100];
+            while (fgets(line, sizeof line, stdin)) {
+                if (line[0] == 'b')
+                    begin(&value);
+                if (line[0] == 'd')
+                    done(&value);
+                value++;
+                fputs(line, stdout);
+                fflush(stdout);
+            }
+            return 0;
+        }
+        """
+    )
+    subprocess.run(["gcc", "-O0", "-o", path, source], check=True, timeout=PATIENCE)
+    script = 'watchpoint:begin+arg0:8:w { print("written"); @ = count(); } '
+    script += 'done { unwatch(arg0); print("no longer"); }'
+    with cat([path]) as target:
+        traced = started("attach", "-e", script, "-p", target.pid)
+        assert traced.stderr is not None and traced.stdout is not None
+        assert "until Ctrl-C" in traced.stderr.readline()
+        target.say("begin")
+        while not select.select([traced.stdout], [], [], 0)[0]:
+            target.say("write")
+        target.say("done")
+        lines = []
+        while "no longer\n" not in lines:
+            lines.append(traced.stdout.readline())
+        for _ in range(3):
+            target.say("write")
+        traced.send_signal(signal.SIGINT)
+        lines += traced.stdout  # not ``communicate``: what was read ahead would be lost
+        _, err = traced.communicate(timeout=PATIENCE)
+    assert (traced.returncode, err) == (0, "")
+    at = lines.index("no longer\n")
+    # That of the line that ended it may still be seen.
+    assert lines[at + 1 :].count("written\n") <= 1
+    assert lines[-1] == f"@: {lines.count('written' + chr(10))}\n"

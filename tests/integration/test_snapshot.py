@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.client_support import PATIENCE, Cat, cat, dprobe, tracer_of
+from tests.integration.client_support import PATIENCE, Cat, cat, dprobe, running_daemon, tracer_of
 from tests.integration.script_support import started
 
 SOURCE = """
@@ -207,3 +207,20 @@ def test_a_thread_of_a_program_in_cpp(tmp_path: Path) -> None:
         "order": {"name": "first", "items": [1, 2, 3], "prices": {"a": 1, "b": 2}},
         "who": "someone with a long name",
     }
+
+
+def test_who_may_not_dump_is_refused(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "policies.d"
+    folder.mkdir()
+    rule = '[[policy]]\nname = "shops"\nmatch.exe = "{}"\nrights.user.root = ["observe"]\n'
+    (folder / "shops.toml").write_text(rule.format(shop))
+    config = tmp_path / "dprobed.toml"
+    config.write_text(f'policies = "{folder}"\n')
+    with running_daemon(tmp_path, "--config", config) as daemon, cat([shop]) as worker:
+        done = daemon.dprobe("snapshot", worker.pid, "work")
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert "dump" in line and "shops" in line
+        assert tracer_of(worker.pid) == 0
+        done = daemon.dprobe("logpoint", worker.pid, "work", "n={n}", "--for", "100ms")
+        assert done.returncode == 0, done.stderr

@@ -147,7 +147,7 @@ def _attach(
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
         from dprobe.lib.facilities import untaken
-        from dprobe.lib.session import Session
+        from dprobe.lib.session import Session, standing
         from dprobe.lib.stopped import stopped
         from dprobe.view.output import Output, complain
 
@@ -171,7 +171,7 @@ def _attach(
             if session.spent and not session.over and not session.timed:
                 complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"
-            stood = session.standing()
+            stood = standing(connection, session)
             shown.summary(session.detach())
             for pid in stood:
                 complain(f"process {pid} stood at a probe: it goes on")
@@ -193,13 +193,15 @@ def _show(
     seconds: float | None,
 ) -> None:
     """Show what is reported until the end of the session, or what ends it first."""
+    from dprobe.lib.session import standing
+
     # The daemon takes them out in time; where it does not, it is asked, and may be silent.
     deadline = math.inf if seconds is None else seconds + _LATE
     deadline += time.monotonic()
     while not (session.over or stop.signal or shown.broken):
         left = deadline - time.monotonic()
         # What stands at a probe would not do so any longer.
-        waits = session.spent and not session.timed and bool(session.standing())
+        waits = session.spent and not session.timed and bool(standing(connection, session))
         if left <= 0 or (session.spent and not waits):
             break
         left = min(left, session.doubts.next_look - time.monotonic())

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -37,7 +38,7 @@ from dprobe.lib.script.kernel import InKernel
 from dprobe.lib.script.names import ProcessNames
 from dprobe.lib.script.processes import SessionProcesses
 from dprobe.lib.script.runner import Runner
-from dprobe.lib.script.source import Script, compiled, loaded
+from dprobe.lib.script.source import Script, compiled, loaded, watching
 from dprobe.lib.script.world import FileWorld
 from dprobe.lib.session import Session
 from dprobe.lib.stopped import stopped
@@ -240,7 +241,8 @@ def run_script(
                 session.insert(
                     [each.upload for each in programs], launch=True, check_opcode=how.check_opcode
                 )
-                show.runner.work_in(SessionProcesses(connection, session, complain))
+                watches = partial(watching, bundle, script, how.choice, _executable(files, command))
+                show.runner.work_in(SessionProcesses(connection, session, complain, watches))
             show.attached(how)
         except BaseException:
             launched.close_gate()
@@ -324,6 +326,8 @@ def attach_script(
                 f"{script.file}: probes in the kernel are in no process: name none, and write a "
                 f"condition, as /pid == {pids[0] if pids else 1234}/"
             )
+        if bundle.watches and not pids:
+            raise UserError("watchpoint:FUNCTION+argN is for processes that are named: say -p")
         warn(bundle, how)
         show = Show(bundle, output_for(bundle, how, 1), cores)
         if not how.dry:
@@ -334,7 +338,8 @@ def attach_script(
         elif in_kernel:
             _everywhere_in_kernel(connection, programs, how, show, stop)
         elif pids:
-            _attached(connection, programs, pids, how, show, stop)
+            watches = partial(watching, bundle, script, how.choice, _executable(files, ""))
+            _attached(connection, programs, pids, how, show, stop, watches)
         else:
             _everywhere(connection, programs, selection or messages.Selection(), how, show, stop)
         show.close()
@@ -384,8 +389,9 @@ def _attached(
     how: ScriptOptions,
     show: Show,
     stop: StopRequest,
+    watches: Callable[[int, int], messages.Upload],
 ) -> None:
-    """In these processes."""
+    """In these processes. ``watches``: as ``SessionProcesses`` has it."""
     session = Session(
         connection,
         *pids,
@@ -401,7 +407,7 @@ def _attached(
     for pid in pids:
         check(connection, pid, programs, how.missing)
     session.insert([each.upload for each in programs], launch=False, check_opcode=how.check_opcode)
-    show.runner.work_in(SessionProcesses(connection, session, complain))
+    show.runner.work_in(SessionProcesses(connection, session, complain, watches))
     if not how.quiet:
         where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
         what = f"{how.what} " if how.what else ""

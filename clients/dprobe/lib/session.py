@@ -108,19 +108,31 @@ class Session:
             )
             if not (self._private or launch):
                 self._note_before(pid)
-            answer = self._connection.request(
-                lambda number, pid=pid: messages.Insert(  # type: ignore[misc]
-                    id=number, pid=pid, programs=uploads, check_opcode=check_opcode
-                ),
-                messages.Inserted,
-            )
-            numbers = list(dict.fromkeys(probe.number for probe in answer.probes))
+            probes = self._put(pid, uploads, check_opcode=check_opcode)
+            numbers = list(dict.fromkeys(probe.number for probe in probes))
             first = first or numbers
             self._same.update(zip(numbers, first, strict=True))
-            self._note(answer.probes)
-            self.doubts.tell(answer.probes)
-            count = len(answer.probes)
+            count = len(probes)
         return count
+
+    def add(self, pid: int, upload: messages.Upload) -> int:
+        """Put one more program into a process of the session; its number. Raises UserError."""
+        (number,) = {probe.number for probe in self._put(pid, [upload], check_opcode=True)}
+        self._same[number] = number
+        return number
+
+    def _put(
+        self, pid: int, uploads: list[messages.Upload], *, check_opcode: bool
+    ) -> list[messages.ProbeInfo]:
+        answer = self._connection.request(
+            lambda number: messages.Insert(
+                id=number, pid=pid, programs=uploads, check_opcode=check_opcode
+            ),
+            messages.Inserted,
+        )
+        self._note(answer.probes)
+        self.doubts.tell(answer.probes)
+        return answer.probes
 
     def look(self) -> None:
         """Say what is to be said by now: call it at ``doubts.next_look``."""
@@ -160,21 +172,6 @@ class Session:
                     messages.Resumed,
                 ).tids
         return bool(tids)
-
-    def standing(self) -> tuple[int, ...]:
-        """The processes that stand at a probe, or are debugged there, as the daemon says now: that
-        a probe was disabled may be reported before what it did."""
-        found = []
-        for pid in tuple(self._alive):
-            there = self._connection.request(
-                lambda number, pid=pid: messages.Query(  # type: ignore[misc]
-                    id=number, select=messages.Select(pid=pid)
-                ),
-                messages.Status,
-            )
-            if any(each.pid == pid and _is_held(each) for each in there.targets):
-                found.append(pid)
-        return tuple(found)
 
     @property
     def over(self) -> bool:
@@ -338,6 +335,22 @@ class Session:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             text = f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else "")
             self._say(located(probe.source, text))
+
+
+def standing(connection: Connection, session: Session) -> tuple[int, ...]:
+    """The processes of a session that stand at a probe, or are debugged there, as the daemon says
+    now: that a probe was disabled may be reported before what it did."""
+    found = []
+    for pid in session.alive:
+        there = connection.request(
+            lambda number, pid=pid: messages.Query(  # type: ignore[misc]
+                id=number, select=messages.Select(pid=pid)
+            ),
+            messages.Status,
+        )
+        if any(each.pid == pid and _is_held(each) for each in there.targets):
+            found.append(pid)
+    return tuple(found)
 
 
 def _is_held(target: messages.TargetInfo) -> bool:

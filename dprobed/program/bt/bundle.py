@@ -362,6 +362,17 @@ class GoOn(msgspec.Struct, frozen=True, tag="go on"):
     """What was logged before is done, and the block goes on."""
 
 
+class Watch(msgspec.Struct, frozen=True, tag="watch"):
+    """Watch memory of the process that hit, with a program of ``Bundle.watches``. Its argument: the
+    address."""
+
+    program: int
+
+
+class Unwatch(msgspec.Struct, frozen=True, tag="unwatch"):
+    """Watch an address no longer, in the process that hit. Its argument: the address."""
+
+
 class Break(msgspec.Struct, frozen=True, tag="break"):
     """End the loop whose body this is."""
 
@@ -384,6 +395,8 @@ Action: TypeAlias = (
     | Fetch
     | Measure
     | GoOn
+    | Watch
+    | Unwatch
     | Break
 )
 
@@ -424,6 +437,8 @@ class Block(msgspec.Struct, frozen=True):
 class Bundle(msgspec.Struct, frozen=True):
     """A compiled script.
 
+    ``watches``: programs with one watchpoint each, of an address that is known at a hit only: what
+    they say is to be replaced (``Watch``).
     ``strings``: the constants; the first one is empty, which is what has not been set.
     ``code``: the blocks' program, empty where there are no blocks. ``types``: the table that
     ``Struct`` and ``Array`` refer to. ``unsafe``: it runs commands. ``config``: what its ``config``
@@ -440,6 +455,7 @@ class Bundle(msgspec.Struct, frozen=True):
     unsafe: bool = False
     config: dict[str, str | int] = {}
     warnings: tuple[str, ...] = ()
+    watches: tuple[ModuleProgram, ...] = ()
     version: int = VERSION
 
 

@@ -64,6 +64,8 @@ class _Compiler:
         self._problems = Problems()
         self._world = world
         self._module = ""
+        #: How many watchpoints there are whose address a hit tells.
+        self._watches = 0
         types = TypeTable(self._named_type)
         self._state = ScriptState(self._problems, types, options, world)
         self._source = SourceText(file, text)
@@ -164,10 +166,24 @@ class _Compiler:
             code = ProbeCode(state, firing, inference, to, bodies)
             code.probe(probe)
             made = Made(target, to, probe.span)
+            if target.armed is not None:
+                places.append(self._arming(*target.armed, probe.span))
             if firing.keeps:
                 made.entry = self._entry(firing.keeps, probe.span)
             (places if firing.hit else blocks).append(made)
         return places, bodies, blocks
+
+    def _arming(self, entered: FiredPlace, argument: int, span: TextSpan) -> Made:
+        """The entry of a function that has the address to be watched in an argument."""
+        to = Emitter()
+        to.at = span.place
+        number = self._state.action(bundle.Watch(self._watches))
+        self._watches += 1
+        to.add("push a,argument", argument)
+        to.push(number)
+        to.add("log count", 2)
+        to.add("exit")
+        return Made(entered, to, span)
 
     def _entry(self, keeps: list[object], span: TextSpan) -> Emitter:
         """The entry part of a return probe."""
@@ -193,8 +209,10 @@ class _Compiler:
                     "count or add up in it (count(), sum()…), or write its keys in one way",
                 )
         modules: dict[str, list[Made]] = {}
+        watches = [one for one in made if one.target.armed is not None]
         for one in made:
-            modules.setdefault(one.target.firing.module, []).append(one)
+            if one.target.armed is None:
+                modules.setdefault(one.target.firing.module, []).append(one)
         programs = tuple(
             maker.program(name, part)
             for name, each in modules.items()
@@ -219,4 +237,5 @@ class _Compiler:
             unsafe=state.unsafe,
             config=state.config,
             warnings=tuple(self._problems.warnings),
+            watches=tuple(maker.program(one.target.firing.module, [one]) for one in watches),
         )

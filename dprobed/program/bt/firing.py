@@ -51,16 +51,28 @@ KINDS: Final = (
 )
 
 
+#: What is not covered.
+_NOT_SEEN: Final = (
+    "system calls are seen where files make them that are mapped at the start, not in libraries "
+    "that are loaded later nor in code that is made at run time"
+)
+#: ``FUNCTION+argN``
+_ARGUMENT: Final = re.compile(r"(?P<function>\w[\w.:$@]*)\+arg(?P<number>[0-9])")
+
+
 class FiredPlace(msgspec.Struct):
     """A place in a module, or (no module) a block.
 
     ``keywords``: of the probe's definition. ``period``: of an interval; ``signal``: its name.
+    ``armed``: of a watchpoint whose address is an argument: where a function is entered that has
+    it, and which one it is.
     """
 
     firing: Firing
     keywords: dict[str, Any] = {}
     period: int = 0
     signal: str = ""
+    armed: tuple[FiredPlace, int] | None = None
 
 
 class PlaceFinder:
@@ -294,12 +306,9 @@ class PlaceFinder:
                     system_call=found.number,
                 )
                 yield FiredPlace(firing, {"offset": f"{address:#x}"})
-        names = ", ".join(module.rpartition("/")[2] for module, _ in found.places)
-        self._state.problems.warn(
-            place.span,
-            f"{place.text} is seen where {names} make it, not in libraries that are loaded later "
-            "nor in code that is made at run time",
-        )
+        # Said once for all of them.
+        if not any(each.endswith(_NOT_SEEN) for each in self._state.problems.warnings):
+            self._state.problems.warn(place.span, _NOT_SEEN)
 
     def _static(self, place: tree.Place, parts: list[str]) -> Iterator[FiredPlace]:
         if len(parts) == 3:
@@ -335,7 +344,8 @@ class PlaceFinder:
                 yield FiredPlace(firing, {"offset": f"usdt:{each}"})
 
     def _watchpoint(self, place: tree.Place, parts: list[str]) -> FiredPlace:
-        numbers = [parameter_value(each) for each in parts[:2]]
+        argument = _ARGUMENT.fullmatch(parts[0])
+        numbers = [0 if argument else parameter_value(parts[0]), *map(parameter_value, parts[1:2])]
         if len(parts) != 3 or any(each is None or each < 0 for each in numbers):
             hint = "write watchpoint:0xADDRESS:LENGTH:w, or watch NAME"
             raise self._refuse(place, f"`{place.text}` is no watchpoint that is possible", hint)
@@ -345,9 +355,12 @@ class PlaceFinder:
             raise self._refuse(
                 place, f"`{place.text}` cannot be watched: a length of 1, 2, 4 or 8 and w, rw or x"
             )
-        firing = Firing(place.text, "watchpoint", watch=True, module=self._any_module(place))
         keywords = {"address": f"{address:#x}:{length}", "watchpoint": watch}
-        return FiredPlace(firing, keywords)
+        if argument is None:
+            module = self._any_module(place)
+            return FiredPlace(Firing(place.text, "watchpoint", watch=True, module=module), keywords)
+        module = self._module(place, argument["function"])
+        return _of_argument(place.text, module, argument, keywords)
 
     def _any_module(self, place: tree.Place) -> str:
         """An absolute address is in no module: that of the process itself."""
@@ -367,6 +380,16 @@ class PlaceFinder:
         module = self._module(place, name)
         firing = Firing(f"watch {name}", "watchpoint", watch=True, short=True, module=module)
         return FiredPlace(firing, {"address": name + length, "watchpoint": watch})
+
+
+def _of_argument(
+    name: str, module: str, argument: re.Match[str], keywords: dict[str, Any]
+) -> FiredPlace:
+    """A watchpoint whose address a function is given."""
+    entered = Firing(name, "watchpoint", entry=True, module=module, short=True)
+    armed = FiredPlace(entered, {"offset": argument["function"]}), int(argument["number"])
+    watched = Firing(name, "watchpoint", watch=True, short=True, module=module)
+    return FiredPlace(watched, keywords, armed=armed)
 
 
 class _Refused(Exception):

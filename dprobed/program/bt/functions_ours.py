@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dprobed.program.bt import tree
+from dprobed.program.bt import bundle, tree
+from dprobed.program.bt.code_log import log_action
 from dprobed.program.bt.functions import Emit, function
 from dprobed.program.bt.kinds import (
     VOID,
@@ -100,6 +101,21 @@ _ending(
 )
 
 
+@function("unwatch", "unwatch(ADDRESS)", 1, 1, "watch an argument's address no longer")
+class _Unwatch:
+    @staticmethod
+    def infer(inference: Inferring, call: tree.Call) -> Kind:
+        if not is_word(inference.expression(call.arguments[0])):
+            inference.wrong(call.arguments[0].span, "an address is a number or a pointer")
+        if not inference.firing.hit:
+            inference.wrong(call.span, "`unwatch` is of a process, and a block has none")
+        return VOID
+
+    @staticmethod
+    def emit(code: Coding, call: tree.Call) -> None:
+        log_action(code, bundle.Unwatch(), call.arguments)
+
+
 # -- refused --------------------------------------------------------------------------------------
 
 REFUSED: Final = {
@@ -109,7 +125,7 @@ REFUSED: Final = {
         "is about the kernel, which a probe in a process does not see",
     ),
     **dict.fromkeys(
-        ("signal", "signal_thread", "unwatch", "syscall_name", "globmatch", "memcmp",
+        ("signal", "signal_thread", "syscall_name", "globmatch", "memcmp",
          "strcap", "fail"),
         "is not there yet",
     ),

@@ -254,7 +254,7 @@ def _arguments(action: bt.Action) -> tuple[bt.Value, ...]:
         return action.key
     if isinstance(action, bt.Join):
         return (bt.Strings(),)
-    return (bt.Integer(),) if isinstance(action, bt.Exit) else ()
+    return (bt.Integer(),) if isinstance(action, bt.Exit | bt.Watch | bt.Unwatch) else ()
 
 
 def narrowed(word: int, size: int, *, signed: bool) -> int:

@@ -73,6 +73,12 @@ class Deployed:
         self._over = True
         return sum(each.dropped for each in found), list(dict.fromkeys(_gaps(found)))
 
+    def watch(self, pid: int, program: int, address: int) -> None:
+        """Not here: such scripts are refused before."""
+
+    def unwatch(self, pid: int, address: int) -> None:
+        """Nothing is watched here."""
+
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""
         if reset:

@@ -85,14 +85,43 @@ def asked(
 class SessionProcesses:
     """The maps of programs in the processes of a session: those that go on, which are asked, and
     those that have ended, of which the session was told. ``say`` is told of what the user should
-    know."""
+    know. ``watching``: one of the script's watchpoints (``Bundle.watches``) at an address."""
 
     def __init__(
-        self, connection: Connection, session: Session, say: Callable[[str], None]
+        self,
+        connection: Connection,
+        session: Session,
+        say: Callable[[str], None],
+        watching: Callable[[int, int], messages.Upload],
     ) -> None:
+        self._watching: Final = watching
+        #: The programs that watch an address of a process.
+        self._watched: dict[tuple[int, int], list[int]] = {}
         self._connection: Final = connection
         self._session: Final = session
         self._say: Final = Once(say)
+
+    def watch(self, pid: int, program: int, address: int) -> None:
+        """Put one of the bundle's watchpoints into a process, at an address."""
+        if pid not in self._session.alive:
+            return
+        try:
+            number = self._session.add(pid, self._watching(program, address))
+            self._watched.setdefault((pid, address), []).append(number)
+        except UserError as error:
+            self._say(f"process {pid}: {address:#x} is not watched: {error}")
+
+    def unwatch(self, pid: int, address: int) -> None:
+        """Take out what watches an address of a process."""
+        for number in self._watched.pop((pid, address), ()):
+            with contextlib.suppress(UserError):  # it has ended, or somebody else took it out
+                answer = self._connection.request(
+                    lambda request, n=number: messages.Remove(  # type: ignore[misc]
+                        id=request, select=messages.Select(number=n, pid=pid)
+                    ),
+                    messages.Removed,
+                )
+                self._session.retell_maps(lambda told, last=answer.maps: [*told, *last])  # type: ignore[misc]
 
     def settle(self) -> Sequence[int]:
         """Those that go on."""

@@ -86,6 +86,12 @@ class ScriptProcesses(Protocol):
     def put(self, changes: Sequence[MapChange]) -> None:
         """Change maps of values in each process, and in what ended ones had."""
 
+    def watch(self, pid: int, program: int, address: int) -> None:
+        """Put one of the bundle's watchpoints into a process, at an address."""
+
+    def unwatch(self, pid: int, address: int) -> None:
+        """Take out what watches an address of a process."""
+
 
 class Nowhere:
     """No processes: of a script that has only blocks."""
@@ -99,6 +105,12 @@ class Nowhere:
         return []
 
     def put(self, changes: Sequence[MapChange]) -> None:
+        """Nowhere."""
+
+    def watch(self, pid: int, program: int, address: int) -> None:
+        """Nowhere."""
+
+    def unwatch(self, pid: int, address: int) -> None:
         """Nowhere."""
 
 
@@ -134,6 +146,8 @@ class Runner:
         #: The programs are out: what is done now is done to the end.
         self._over = False
         self._told: set[str] = set()
+        #: Process, program and address of watchpoints that hits have asked for.
+        self._watched: set[tuple[int, int, int]] = set()
 
     # -- its life -------------------------------------------------------------------------------
 
@@ -317,11 +331,31 @@ class Runner:
                 changes = self._maps.delete(index, act.values, self._infos(index))
                 if changes:
                     self._processes.put(changes)
+            case bt.Watch():
+                self._watch(act)
+            case bt.Unwatch():
+                self._unwatch(act)
             case bt.Exit():
                 word = act.values[0]
                 self.status = word & 0xFF if isinstance(word, int) else 0
             case _:
                 self._say_once(f"{type(act.action).__name__}: only blocks can ask for this")
+
+    def _watch(self, act: Act) -> None:
+        """Watch memory of a process, unless that is done already."""
+        (address,) = act.values
+        assert isinstance(address, int)
+        wanted = (act.pid, act.action.program, address & ((1 << 64) - 1))  # type: ignore[union-attr]
+        if address and wanted not in self._watched:
+            self._watched.add(wanted)
+            self._processes.watch(*wanted)
+
+    def _unwatch(self, act: Act) -> None:
+        (address,) = act.values
+        assert isinstance(address, int)
+        address &= (1 << 64) - 1
+        self._watched = {each for each in self._watched if (each[0], each[2]) != (act.pid, address)}
+        self._processes.unwatch(act.pid, address)
 
     def _say_once(self, text: str) -> None:
         if text not in self._told:

@@ -120,6 +120,23 @@ def _settings() -> dict[str, str]:
     }
 
 
+def watching(
+    bundle: Bundle, script: Script, choice: Choice, executable: str, number: int, address: int
+) -> messages.Upload:
+    """One of the bundle's watchpoints, at an address of a process; raises UserError."""
+    (one,) = loaded(
+        msgspec.structs.replace(bundle, programs=(bundle.watches[number],)),
+        script,
+        choice,
+        executable,
+    )
+    (probe,) = one.program.probes
+    length = (probe.address or "").partition(":")[2]
+    placed = msgspec.structs.replace(probe, address=f"{address:#x}:{length}")
+    program = msgspec.structs.replace(one.program, probes=(placed,))
+    return msgspec.structs.replace(one.upload, bytecode=encode(program))
+
+
 def loaded(bundle: Bundle, script: Script, choice: Choice, executable: str = "") -> list[Loaded]:
     """Its programs, ready to be sent. ``executable``: the file that a place without a module is
     in, where the targets execute one."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from dprobe.lib.errors import UserError
@@ -14,10 +16,16 @@ REDACTED: Final = ("*passw*", "*secret*", "*token*", "*credential*", "*private*k
 
 
 def configured() -> SnapshotLimits:
-    """The smaller of the limits, and all patterns of names; raises UserError."""
+    """What root's configuration and the user's own say together; raises UserError."""
+    uids = dict.fromkeys((0, os.geteuid()))
+    return strictest((default_folder(uid) / NAME, uid) for uid in uids)
+
+
+def strictest(files: Iterable[tuple[Path, int]]) -> SnapshotLimits:
+    """The smallest of the limits, and all patterns of names, of files and the users whose they are;
+    those that are not there, or may not be read, say nothing. Raises UserError."""
     found = SnapshotLimits(redact=REDACTED)
-    for uid in dict.fromkeys((0, os.geteuid())):
-        path = default_folder(uid) / NAME
+    for path, uid in files:
         if not os.access(path, os.R_OK):
             continue
         try:

@@ -60,6 +60,12 @@ class Process:
         """None is to be learnt."""
         return ()
 
+    def watch(self, pid: int, program: int, address: int) -> None:
+        """Nothing asks for it."""
+
+    def unwatch(self, pid: int, address: int) -> None:
+        """Nothing asks for it."""
+
     def put(self, changes: Sequence[MapChange]) -> None:
         """Keys are set, and forgotten."""
         for change in changes:

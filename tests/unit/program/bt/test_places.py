@@ -9,8 +9,8 @@ import pytest
 
 from dprobed.program import bytecode
 from dprobed.program.bt.compiler import Options, compile_script
-from dprobed.program.bt.world import NoWorld
-from tests.unit.program.bt.running import refused
+from dprobed.program.bt.world import NoWorld, SystemCallPlaces
+from tests.unit.program.bt.running import Running, refused
 
 
 class World(NoWorld):
@@ -22,6 +22,11 @@ class World(NoWorld):
 
     def module(self, function: str) -> str | None:
         return None if function == "nowhere" else "/bin/srv"
+
+    def system_call(self, name: str) -> SystemCallPlaces | None:
+        places = (("/lib/libc.so.6", (0x10, 0x20)), ("/bin/srv", (0x4,)))
+        known = {"openat": SystemCallPlaces(257, places), "unused": SystemCallPlaces(300, ())}
+        return known.get(name)
 
     def library(self, name: str) -> str | None:
         return {"libc": "/lib/libc.so.6", "srv": "/bin/srv"}.get(name)
@@ -123,6 +128,12 @@ PLACES: list[tuple[str, list[tuple[str, str]]]] = [
     ("U:pg:query__start", [("/bin/srv", "usdt:pg:query__start")]),
     ("watchpoint:0x10000000:8:rw", [("/bin/srv", "0x10000000:8 rw")]),
     ("watchpoint:010:010:w", [("/bin/srv", "0x8:8 w")]),
+    # Where its address is told; the watchpoint itself is put in then.
+    ("watchpoint:f+arg1:4:w", [("/bin/srv", "f")]),
+    (
+        "syscall:openat",
+        [("/lib/libc.so.6", "0x10"), ("/lib/libc.so.6", "0x20"), ("/bin/srv", "0x4")],
+    ),
     ("w:0x10:4:w", [("/bin/srv", "0x10:4 w")]),
     ("watch counter", [("/bin/srv", "counter w")]),
     ("watch counter:4:rw", [("/bin/srv", "counter:4 rw")]),
@@ -199,7 +210,12 @@ def test_probes_have_their_names() -> None:
         ("uretprobe:libc:malloc+4", "only a function can be left"),
         ("usdt:/bin/srv:none", "/bin/srv has no static probe like `*:none`"),
         ("watchpoint:0x10:3:w", "cannot be watched"),
-        ("watchpoint:f+arg1:4:w", "is no watchpoint that is possible"),
+        ("watchpoint:f+argx:4:w", "is no watchpoint that is possible"),
+        ("watchpoint:f+arg1:3:w", "cannot be watched"),
+        ("watchpoint:nowhere+arg1:4:w", "which module has `nowhere` is not known"),
+        ("syscall:nosuch", "there is no system call `nosuch`"),
+        ("syscall:unused", "nothing that is known makes the system call `unused`"),
+        ("syscall:openat:return", "where one is left is not seen"),
         ("nowhere", "which module has `nowhere` is not known"),
         ("some:thing", "`some:thing` is no place"),
         ("uprobe:libc", "has no function"),
@@ -216,3 +232,21 @@ def test_the_first_thing_that_anybody_writes() -> None:
     assert bytecode.decode(program.code).header.name == "libc.so.6"
     (shown,) = bundle.maps
     assert (shown.name, shown.kind, shown.key, shown.shown) == ("@", "hist", (), True)
+
+
+def test_a_watchpoint_on_an_argument_is_a_program_of_its_own() -> None:
+    found = compile_script("watchpoint:f+arg1:4:rw { @ = count(); }", "test.bt", None, World())
+    (watch,) = found.watches
+    (probe,) = bytecode.decode(watch.code).probes
+    assert (probe.address, probe.watchpoint) == ("0x0:4", "rw")
+    assert bytecode.decode(watch.code).header.name == "/bin/srv"
+
+
+def test_a_system_call_is_told_by_its_number() -> None:
+    """The same instruction may make any of them."""
+    script = "syscall:openat { @[arg0, arg3] = count(); }"
+    running = Running(script, world=World())
+    for number in (257, 2):
+        running.thread([], rax=number, rdi=1, r10=4)
+        running.hit()
+    assert running.map("@") == {(1, 4): 1}
