@@ -257,6 +257,10 @@ class KernelBackend:
                     return await asyncio.to_thread(self._maps, message)
                 case protocol.Detach():
                     return await self._detach(message)
+                case protocol.SetMap():
+                    raise BackendRefused(
+                        f"map {message.name}: a map in the kernel is changed by programs only"
+                    )
                 case protocol.Facilities():
                     return protocol.Ok(seq=message.seq)
                 case _:

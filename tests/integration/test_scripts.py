@@ -413,7 +413,7 @@ def test_every_process_that_maps_the_module_now_or_later(worker: Cat, work: Path
         (["-p", "5000000", "x.bt"], 1, "out of valid pid range [1,4194304]"),
         (["-f", "jsonx", "-e", "BEGIN { }"], 1, 'ERROR: Invalid output format "jsonx"'),
         (["-e", "BEGIN { x }"], 1, "stdin:1:9: error: "),
-        (["-e", "kprobe:do_nanosleep { }"], 1, "programs for the kernel need"),
+        (["-e", "kprobe:do_nanosleep { }"], 1, "start one: dprobed &"),
         (["-e", "fentry:do_nanosleep { }"], 1, "error: "),
         (["--dry-run", "-e", 'BEGIN { printf("hello"); @ = 0; }'], 0, "Attached 1 probe\n"),
         (["-l", "interval:*"], 0, "interval:hz:\ninterval:us:\ninterval:ms:\ninterval:s:\n"),

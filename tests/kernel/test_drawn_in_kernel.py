@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import msgspec
 from hypothesis import given
@@ -14,10 +15,11 @@ from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import ABORT, EXCEPTION, REM
+from dprobed.program.maps import MapContents
 from dprobed.program.model import Program
 from tests.kernel.device import GETPPID, Device, Hit, KernelProgram, check
 from tests.kernel.test_bridge import PLACE
-from tests.kernel.test_cases_in_kernel import is_of_any_machine
+from tests.kernel.test_cases_in_kernel import contents, is_of_any_machine
 from tests.programs.cases import Case, FakeContext
 from tests.unit.program.exec.test_generated_programs import (
     FACILITIES,
@@ -39,16 +41,38 @@ def _in_kernel(program: Program) -> Program:
     return msgspec.structs.replace(program, header=few)
 
 
-def _expected(program: Program) -> tuple[list[Outcome], list[int], list[int]]:
+class Expected(NamedTuple):
+    """What comes of two hits; ``maps``: but for those that depend on the machine's time."""
+
+    outcomes: list[Outcome]
+    variables: tuple[list[int], list[int]]
+    maps: list[MapContents]
+
+
+def _expected(program: Program) -> Expected:
     """What comes of two hits where no address that a drawn program knows can be read."""
     globals_ = ListVariables(program.header.gvars)
     globals_.write(0, [5])
     executor = PythonExecutor(program, globals_, FACILITIES, static=False)
-    context = FakeContext([], Case("", "").thread)
+    context = FakeContext([], {**Case("", "").thread, "comm": b"init"})
     outcomes = [executor.entry(0)(context)]
     if outcomes[0].exit != REM:
         outcomes.append(executor.entry(0)(context))
-    return outcomes, executor.locals.read(), globals_.read()
+    variables = executor.locals.read(), globals_.read()
+    maps = [each.contents() for each in executor.maps if each.definition.kind != "tseries"]
+    return Expected(outcomes, variables, list(map(_sorted, maps)))
+
+
+def _sorted(contents: MapContents) -> MapContents:
+    return MapContents(contents.lost, sorted(contents.entries, key=repr))
+
+
+def _maps(loaded: KernelProgram, program: Program) -> list[MapContents]:
+    return [
+        _sorted(contents(loaded, number, one))
+        for number, one in enumerate(program.header.map)
+        if one.kind != "tseries"
+    ]
 
 
 def _outcome(hit: Hit) -> Outcome:
@@ -76,17 +100,20 @@ def _run(loaded: KernelProgram, program: Program) -> tuple[list[Hit], list[int],
 @given(drawn=programs(AMONG, returns=False))
 def test_drawn_programs_agree(device: Device, drawn: Program) -> None:
     program = verified(_in_kernel(drawn))
-    outcomes, locals_, globals_ = _expected(program)
+    expected = _expected(program)
     # Its global variables are those of a device that nobody else has.
     alone = Device(device.machine)
     try:
         loaded = alone.load(program, ring=RING, facilities=FACILITIES)
         try:
             found, after, shared = _run(loaded, program)
-            assert loaded.query().runs == len(outcomes)
+            assert loaded.query().runs == len(expected.outcomes)
+            maps = _maps(loaded, program)
         finally:
             loaded.close()
     finally:
         alone.close()
-    assert list(map(_outcome, found)) == [each for each in outcomes if each.exit != ABORT]
-    assert (after, shared) == (locals_, globals_)
+    told = [each for each in expected.outcomes if each.exit != ABORT]
+    assert list(map(_outcome, found)) == told
+    assert (after, shared) == expected.variables
+    assert maps == expected.maps
