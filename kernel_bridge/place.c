@@ -332,7 +332,9 @@ static bool dpb_is_valid(const struct dprobes_attach *attach)
 	case DPROBES_LEAVE:
 		return dpb_is_name_valid(attach) && !attach->offset;
 	case DPROBES_FILE:
-		return attach->offset && !attach->address && dpb_is_nameless(attach);
+		/* The kernel takes a negative one for one before the end. */
+		return attach->offset && attach->offset <= LLONG_MAX &&
+		       !attach->address && dpb_is_nameless(attach);
 	default:
 		return false;
 	}

@@ -91,6 +91,7 @@ def refused(device: Device, code: bytes, **probe: int) -> tuple[Refusal, int]:
     words = [fields.get(name, 0) for name in ("entry", "end", "heap", "pass_count", "max_hits")]
     data = b"".join(word.to_bytes(4, "little") for word in words)
     data += fields["minor"].to_bytes(2, "little") + b"\xff\x0f"
+    data += fields.get("split", 0).to_bytes(4, "little")
     place = load.probes - AREA - ctypes.sizeof(load)
     behind = behind[:place] + data + behind[place + len(data) :]
     result = ioctl(device.machine, device.fd, "DPROBES_LOAD", load, behind, code)
@@ -146,10 +147,31 @@ def testcode_of(device: Device, code: bytes, reason: Refusal, where: int) -> Non
         {"heap": (1 << 20) + 1},
         {"pass_count": 1 << 31},
         {"max_hits": 1 << 31},
+        # of what returns: behind its end
+        {"split": 2},
     ],
 )
 def test_probe(device: Device, fields: dict[str, int]) -> None:
     assert refused(device, code_of("exit"), **fields) == (Refusal.BAD_PROBE, 0)
+
+
+@pytest.mark.parametrize(
+    ("array", "data", "reason"),
+    [
+        ("facilities", b"\0\0", Refusal.BAD_FACILITY),
+        # no letter first, a longer one than there is room for
+        ("names", b"\x01" + b"1".ljust(63, b"\0"), Refusal.BAD_NAME),
+        ("names", b"\x40" + b"x" * 63, Refusal.BAD_NAME),
+    ],
+)
+def test_what_the_addresses_lead_to(
+    device: Device, array: str, data: bytes, reason: Refusal
+) -> None:
+    load, behind = loading(GOOD, FACILITIES, ())
+    place = getattr(load, array) - AREA - ctypes.sizeof(load)
+    behind = behind[:place] + data + behind[place + len(data) :]
+    assert ioctl(device.machine, device.fd, "DPROBES_LOAD", load, behind) == -errno.EBADMSG
+    assert (Refusal(load.refused), load.where) == (reason, 0)
 
 
 @pytest.fixture
@@ -171,6 +193,9 @@ ATTACHES = [
     (attaching(PLACE, pad=1), errno.EINVAL),
     (attaching(PLACE, kind=len(Kind)), errno.EINVAL),
     (attaching(PLACE, kind=Kind.HOOK, offset=1), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.HOOK, address=DATA), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.HOOK, length=1), errno.EINVAL),
+    (attaching("x" * 128, kind=Kind.HOOK), errno.EINVAL),
     (attaching("", kind=Kind.HOOK), errno.EINVAL),
     (attaching("no_such_hook", kind=Kind.HOOK), errno.ENOENT),
     (attaching(PLACE, kind=Kind.FILE, offset=1), errno.EINVAL),
@@ -179,6 +204,14 @@ ATTACHES = [
     (attaching("", kind=Kind.FILE, offset=1, length=1000), errno.EBADF),
     # That is the serial line of the tests.
     (attaching("", kind=Kind.FILE, offset=1, length=3), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.LEAVE, offset=1), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.LEAVE, address=DATA), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.LEAVE, length=1), errno.EINVAL),
+    (attaching("", kind=Kind.LEAVE), errno.EINVAL),
+    (attaching("x" * 128, kind=Kind.LEAVE), errno.EINVAL),
+    (attaching("no_such_function", kind=Kind.LEAVE), errno.ENOENT),
+    (attaching("exc_page_fault", kind=Kind.LEAVE), errno.EADDRNOTAVAIL),
+    (attaching("dprobes:dpb_load", kind=Kind.LEAVE), errno.EACCES),
     (attaching("task_rename", kind=Kind.TRACEPOINT, offset=1), errno.EINVAL),
     (attaching("task_rename", kind=Kind.TRACEPOINT, address=DATA), errno.EINVAL),
     (attaching("task_rename", kind=Kind.TRACEPOINT, length=1), errno.EINVAL),
@@ -232,6 +265,17 @@ def test_attach_twice(machine: Machine, loaded: KernelProgram) -> None:
     loaded.attach(PLACE)
     assert ioctl(machine, loaded.fd, "DPROBES_ATTACH", attaching(PLACE)) == -errno.EBUSY
     assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
+def test_a_place_behind_the_end_of_a_file(machine: Machine, loaded: KernelProgram) -> None:
+    fd = check(path(machine, "/init", 0))
+    # The last one is negative for the kernel, which would place it before the beginning.
+    for offset, error in ((1 << 40, errno.EADDRNOTAVAIL), ((1 << 64) - 1, errno.EINVAL)):
+        argument = attaching("", kind=Kind.FILE, offset=offset, length=fd)
+        assert ioctl(machine, loaded.fd, "DPROBES_ATTACH", argument) == -error
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+    check(machine.call(CLOSE, fd))
     loaded.close()
 
 
