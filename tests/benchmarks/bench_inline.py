@@ -36,6 +36,22 @@ push r,rcx
 log 4
 exit
 """
+#: The time between entry and return, by powers of two.
+_LATENCY = """
+name = "{binary}"
+map = latency, hist
+offset = tick
+at = return
+entry:
+push time
+pop e,0
+return:
+push time
+push e,0
+sub
+madd latency
+abort
+"""
 #: Records for which there is room until they are read.
 _BURST: Final = 5_000
 #: Seconds until bpftrace has put its probe in.
@@ -107,23 +123,29 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
     """Those of ours one after the other, with plain calls after each; then bpftrace."""
     rounds, calls, fewer = (1, 1000, 200) if smoke else (7, 20_000_000, 20_000)
     cpu, *_, other = by_load() * 2
-    times: dict[str, list[float]] = {name: [] for name in ("none", "count", "record", "trap")}
-    with compiled("tick", "-DLONG_ENTRY") as tick, kept_to(other):
+    times: dict[str, list[float]] = {
+        name: [] for name in ("none", "count", "record", "trap", "latency")
+    }
+    with compiled("tick", "-DLONG_ENTRY", "-fcf-protection=full") as tick, kept_to(other):
         runs = {
             "count": ours(tick, _COUNT, "inline", rounds, calls, cpu),
             "record": ours(tick, _RECORD, "inline", 5 * rounds, min(calls, _BURST), cpu),
             "trap": ours(tick, _COUNT, "trap", rounds, fewer, cpu),
+            "latency": ours(tick, _LATENCY, "inline", rounds, calls, cpu),
         }
         for name, run in runs.items():
             times[name] += run
             times["none"] += plain(tick, rounds, calls, cpu)
         theirs = by_bpftrace(tick, rounds, fewer, cpu)
     call = median(times["none"])
-    count, record, trap = ([each - call for each in times[name]] for name in list(times)[1:])
+    count, record, trap, latency = (
+        [each - call for each in times[name]] for name in list(times)[1:]
+    )
     figures = [
         Figure("count, inline", median(count), "ns", "a call without it", call, 1.0, None, None),
         _beside("count, inline", count, "trap", trap, 100),
         _beside("record of four registers, inline", record, "trap, a count", trap, 50),
+        _beside("entry, return, histogram, inline", latency, "trap, a count", trap, 100),
     ]
     if theirs:
         hits = [each - call for each in theirs]

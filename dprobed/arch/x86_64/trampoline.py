@@ -44,7 +44,6 @@ from dprobed.arch.x86_64.assembly import (
 from dprobed.arch.x86_64.call_table import CallFrame, CallShape, claim, find, leave
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.registers import RSP
-from dprobed.program.isa import KEPT_WORDS
 
 #: The x86-64 ABI lets a function use so much below rsp.
 RED_ZONE: Final = 128
@@ -135,13 +134,15 @@ RECORD_DATA: Final = 112
 
 
 class HitLayout(msgspec.Struct, frozen=True):
-    """Where fields are in a ``struct hit``, whose first words are the registers."""
+    """Where fields are in a ``struct hit``, whose first words are the registers; ``kept_words``:
+    how many ``kept`` points to."""
 
     tid: int
     pid: int
     cpu: int
     time: int
     kept: int
+    kept_words: int
     scratch: int
     log: int
     log_size: int
@@ -188,7 +189,7 @@ class TrampolineFrame(msgspec.Struct, frozen=True):
     @property
     def log(self) -> int:
         """Where the log is; what is raw in it, and the program's own room, come behind."""
-        return self.hit.size + 32 + 8 * KEPT_WORDS
+        return self.hit.size + 32 + 8 * self.hit.kept_words
 
     def raw(self, record: RecordShape) -> int:
         """Where it is noted what is raw in the log."""

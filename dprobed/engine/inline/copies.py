@@ -98,10 +98,9 @@ def take_over(
         room.shared.append(shared.twin(made.address, made.view))
     maps: dict[InlineExecutor, SharedMemory] = {}
     for executor, theirs in parent.maps.items():
-        made = SharedMemory.make(
+        maps[executor] = SharedMemory.make(
             room.space, room.group, thread, name, theirs.length, theirs.address
         )
-        maps[executor] = made
     if parent.rings is not None:
         at = parent.rings.shared.address
         room.rings = RingMemory.make(room.space, room.group, thread, name, at)
@@ -134,8 +133,7 @@ def take_over(
         at = parent.calls.shared.address
         made = SharedMemory.make(room.space, room.group, thread, name, TABLE_BYTES, at)
         room.calls = CallTable(made)
-        probes = {old.probe: new.probe for old, new in twins.items()}
-        parent.calls.copy_to(room.calls, probes, pointer)
+        parent.calls.copy_to(room.calls, {old.probe: twins[old].probe for old in twins}, pointer)
     room.puns.update(parent.puns)
     room.shared[:0] = maps.values()  # of programs that do not follow
     room.places = parent.places.copy(twins)

@@ -19,16 +19,11 @@ from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
 from dprobed.engine.inline.calls import FollowedPlace
 from dprobed.engine.inline.copies import do_without, take_over, undo_in_copy
-from dprobed.engine.inline.counting import COST_NS, STOP_COST_NS, InlineCounts
+from dprobed.engine.inline.counting import InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
-from dprobed.engine.inline.offers import (
-    makes_calls,
-    why_no_breakpoint,
-    why_no_records,
-    why_not,
-)
+from dprobed.engine.inline.inserting import JumpInsertion
+from dprobed.engine.inline.offers import makes_calls
 from dprobed.engine.inline.placing import Placer
-from dprobed.engine.inline.prepared import Prepared, Reserved, has_records, make_room, prepare
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
 from dprobed.engine.inline.removal import JumpRemoval
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite
@@ -39,7 +34,6 @@ from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.engines import INLINE, NATIVE, SIGNAL
-from dprobed.wire.protocol import State
 
 
 class InlineEngine:
@@ -64,7 +58,7 @@ class InlineEngine:
         space = AddressSpace.unopened(0)
         self.placer = Placer(space, group, breakpoints)
         self._reader = self._reader_of(space)
-        self._ready: Final = Reserved()
+        self._insertion: Final = JumpInsertion(group, breakpoints)
         self._released: Final[set[JumpSite]] = set()
         #: Places whose calls are not to be followed any more.
         self._left: Final[set[FollowedPlace]] = set()
@@ -75,7 +69,7 @@ class InlineEngine:
         self.placer = Placer(space, self._group, self._breakpoints)
         self._reader = self._reader_of(space)
         self._exits.use(self.placer.sites)
-        self._ready.clear()
+        self._insertion.abandon()
         self._released.clear()
         self._left.clear()
         self._removal.stuck.clear()
@@ -88,66 +82,25 @@ class InlineEngine:
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
         """See Engine: by a jump."""
-        return self._offer(probe, location, INLINE)
+        return self._insertion.offer(self.placer, probe, location, INLINE)
 
     def offer_breakpoint(self, probe: Probe, location: Location) -> Plan | Refusal | None:
         """Whether it can serve this probe there by a breakpoint."""
-        return self._offer(probe, location, SIGNAL)
-
-    def _offer(self, probe: Probe, location: Location, engine: str) -> Plan | Refusal | None:
-        if location.kind:
-            return None
-        opcode = location.opcode
-        if opcode:
-            actual = self.placer.text(location.address, len(opcode))
-            if actual != opcode:
-                found = actual.hex(" ") or "nothing"
-                return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if engine == SIGNAL:
-            reason = why_no_breakpoint(probe, location, self.placer, self._breakpoints)
-            cost = STOP_COST_NS
-        else:
-            reason = why_not(probe, location, self.placer, self._breakpoints.displaces)
-            cost = COST_NS
-        if reason:
-            return Refusal(State.FAILED, f"the {engine} engine cannot serve it: {reason}")
-        return Plan(engine, probe, location, cost)
+        return self._insertion.offer(self.placer, probe, location, SIGNAL)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
-        if not plans:
-            return []
-        makes_some = any(map(has_records, plans))
-        if makes_some and (reason := why_no_records()):
-            return [(plan, Refusal(State.FAILED, reason)) for plan in plans]
-        make_room(self.placer, plans, records=makes_some)
-        if makes_some:
-            with self._group.stopped():
-                self._reader.note_stopped(list(self._group.threads.values()))
-        return prepare(self.placer, plans, self._ready, self._breakpoints)
+        return self._insertion.reserve(self.placer, self._reader, plans)
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine."""
-        results: list[tuple[Plan, Attachment | Refusal]] = []
-        sites = self._ready.sites
-        shared = self.placer.space.in_shared(list(sites)) if sites else {}
-        wrong = {
-            address: shared.get(address) or self._arm(prepared)
-            for address, prepared in sites.items()
-        }
-        for plan in plans:
-            place = self._ready.place(plan)
-            reasons = [wrong[each.site.address] for each in place.whole]
-            if reason := next(filter(None, reasons), ""):
-                self._let_go([each for each in place.whole if not wrong[each.site.address]])
-                results.append((plan, Refusal(State.FAILED, reason)))
-            else:
-                results.append((plan, place))
-        if self._released:
+        armed, in_vain = self._insertion.arm(self.placer, plans)
+        if in_vain:
+            self._let_go(in_vain)
             self.disarm(unstoppable)
-        return results
+        return armed
 
     def _let_go(self, pieces: Iterable[JumpAttachment]) -> None:
         """These run no program any more."""
@@ -155,27 +108,9 @@ class InlineEngine:
             each.site.attachments.remove(each)
             self._released.add(each.site)
 
-    def _arm(self, prepared: Prepared) -> str:
-        """Have a site lead to what was prepared for it; why it cannot."""
-        site = prepared.site
-        assert prepared.made is not None
-        try:
-            reason = self.placer.lead(site, prepared.made, self._breakpoints.displaces)
-        except SpaceError as error:
-            reason = str(error)
-        if not reason:
-            site.attachments += prepared.new
-            self.placer.resume(site)
-        return reason
-
-    def _rewrite(self, site: JumpSite) -> str:
-        """Have a site lead to the programs that are there now; why it cannot. Raises SpaceError."""
-        made = self.placer.build(site, site.attachments)
-        return self.placer.lead(site, made, self._breakpoints.displaces)
-
     def abandon_reserved(self) -> None:
         """See Engine."""
-        self._ready.clear()
+        self._insertion.abandon()
         # By the next time there may be other code.
         self.placer.looked_at.clear()
         self.placer.exits.clear()
@@ -212,7 +147,7 @@ class InlineEngine:
             if site.attachments:
                 # Else what was built before goes on, without those that ended.
                 with suppress(SpaceError):
-                    self._rewrite(site)
+                    self._insertion.rewrite(self.placer, site)
         self._released.clear()
         self._released.update(self._removal.stuck)
         self.sync()
@@ -389,7 +324,7 @@ class InlineEngine:
             if not site_has:
                 child._removal.take_out(child.placer, [site], [])
             elif site_has != armed:
-                child._rewrite(site)
+                child._insertion.rewrite(child.placer, site)
         return child.attachments()
 
     def _pointer(self) -> int:
@@ -401,7 +336,7 @@ class InlineEngine:
         """See Engine."""
         self.sync(final=True)
         self.placer.keep_values()
-        self._ready.clear()
+        self._insertion.abandon()
         self._released.clear()
         self._left.clear()
         self._removal.stuck.clear()

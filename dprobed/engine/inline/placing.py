@@ -42,6 +42,7 @@ from dprobed.engine.remote_calls import mappings
 from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
 from dprobed.program.exec.native.abi import Hit as Words
 from dprobed.program.exits import REM
+from dprobed.program.isa import KEPT_WORDS
 from dprobed.program.registers import USER_REGS
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -51,6 +52,7 @@ _HIT: Final = HitLayout(
     cpu=Words.CPU,
     time=Words.TIME,
     kept=Words.KEPT,
+    kept_words=KEPT_WORDS,
     scratch=Words.SCRATCH,
     log=Words.LOG,
     log_size=Words.LOG_SIZE,
@@ -216,14 +218,15 @@ class Placer(InlineRoom):
     def _record(
         self, attachment: JumpAttachment, part: NativePart, native: InlineExecutor
     ) -> RecordShape | None:
-        is_made = part.fails if attachment.role is Role.ENTRY else part.makes_records
-        if not is_made:
+        is_entry = attachment.role is Role.ENTRY
+        if not (part.fails if is_entry else part.makes_records):
             return None
         assert self.rings is not None
         needs = Needs(part.blob.needs)
         return RecordShape(
             self.rings.layout,
-            self.places.number(attachment, part.exits),
+            # Calls begin before there is a first hit.
+            self.places.number(attachment, part.exits, first=0 if is_entry else 1),
             raw_room(part.blob),
             log_room(part.blob),
             native.program.header.major,

@@ -96,11 +96,14 @@ class RecordPlaces:
     def __init__(self) -> None:
         self._places: Final[list[Attachment]] = []
         self._exits: Final[list[frozenset[int]]] = []
+        self._firsts: Final[list[int]] = []
 
-    def number(self, attachment: Attachment, exits: frozenset[int]) -> int:
-        """A number for a place, whose program has these exits."""
+    def number(self, attachment: Attachment, exits: frozenset[int], first: int = 1) -> int:
+        """A number for a place, whose program has these exits; ``first``: the number of the first
+        hit that may make a record."""
         self._places.append(attachment)
         self._exits.append(exits | _ALWAYS)
+        self._firsts.append(first)
         return len(self._places) - 1
 
     def __setitem__(self, number: int, attachment: Attachment) -> None:
@@ -112,7 +115,7 @@ class RecordPlaces:
         is_ours = (
             number < len(self._places)
             and record.exit in self._exits[number]
-            and record.hit < _HITS
+            and self._firsts[number] <= record.hit < _HITS
             and record.cpu < _CPUS
         )
         return self._places[number] if is_ours else None
@@ -122,6 +125,7 @@ class RecordPlaces:
         other = RecordPlaces()
         other._places.extend(twins.get(each, each) for each in self._places)
         other._exits.extend(self._exits)
+        other._firsts.extend(self._firsts)
         return other
 
 

@@ -132,7 +132,7 @@ def test_what_stays_where_others_are_done(
 def test_what_a_process_of_a_session_does_not_say_is_told_once(daemon: Daemon) -> None:
     said: list[str] = []
     session = mock.Mock(alive=[ONE, OTHER], numbers=[3], maps=[])
-    processes = SessionProcesses(daemon, session, said.append)  # type: ignore[arg-type]
+    processes = SessionProcesses(daemon, session, said.append, mock.Mock())  # type: ignore[arg-type]
     for _ in range(2):
         processes.maps(["calls"])
     assert said == [f"process {ONE}: its tracer does not answer; what it has in maps is left out"]

@@ -31,7 +31,7 @@ def test_what_is_found_at_the_very_last_is_in_the_summary() -> None:
     listener = SimpleNamespace(retired=lambda: None)
     probe = Kept(
         native=None, attachments=[], accounts=[], state=State.ACTIVE, over=False,
-        hits=0, ran=0, dropped=0, spent_ns=0, pass_count=0, last=1 << 63,
+        hits=0, ran=0, dropped=0, missed=0, unwound=0, spent_ns=0, pass_count=0, last=1 << 63,
         set=lambda state, reason: told.append((state, reason)),
     )  # fmt: skip
     view = memoryview(bytearray(RING_DATA + SIZE))
