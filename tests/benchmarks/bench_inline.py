@@ -1,4 +1,5 @@
-"""One inline hit at a function's entry: a count and a record, beside none, trap and bpftrace.
+"""One inline hit at a function's entry: a count and a record, beside none, trap and bpftrace; and
+one of the signal engine without a tracer, beside a handler of SIGTRAP that does nothing.
 
 The target calls an empty function and times itself: what a call takes without a probe is taken off.
 bpftrace counts by an uprobe (where it is installed and we are root).
@@ -88,6 +89,16 @@ def ours(
             raise RuntimeError(f"{rounds * calls} calls, but {probe.hits} hits, {probe.ran} ran")
 
 
+def alone(binary: Path, rounds: int, calls: int, cpu: int) -> Iterator[float]:
+    """Nanoseconds of a call that the signal engine counts where no tracer is left."""
+    with Target(binary, cpu) as target, Tracer(target.pid) as tracer:
+        tracer.insert(_COUNT.format(binary=binary), engine="signal")
+        tracer.kill()
+        for _ in range(rounds):
+            target.tell(str(calls))
+            yield float(target.output.readline())
+
+
 @contextmanager
 def bpftrace(binary: Path) -> Iterator[None]:
     """bpftrace counts the calls of all processes of this program."""
@@ -137,6 +148,9 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
             times[name] += run
             times["none"] += plain(tick, rounds, calls, cpu)
         theirs = by_bpftrace(tick, rounds, fewer, cpu)
+        by_signal = list(alone(tick, rounds, 10 * fewer, cpu))
+    with compiled("tick", "-DBARE_HANDLER") as tick, kept_to(other):
+        bare = list(plain(tick, rounds, 10 * fewer, cpu))
     call = median(times["none"])
     count, record, trap, latency = (
         [each - call for each in times[name]] for name in list(times)[1:]
@@ -147,6 +161,11 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
         _beside("record of four registers, inline", record, "trap, a count", trap, 50),
         _beside("entry, return, histogram, inline", latency, "trap, a count", trap, 100),
     ]
+    hits = [each - call for each in by_signal]
+    handled = [each - call for each in bare]
+    figures.append(
+        _beside("count, signal", hits, "a SIGTRAP handler that does nothing", handled, 0.77)
+    )
     if theirs:
         hits = [each - call for each in theirs]
         figures.append(_beside("count, inline", count, "bpftrace, uprobe", hits, 100))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +137,7 @@ class Tracer:
         self._unpacker = Unpacker()
         self._seq = 0
         self._target = pid
+        self._is_killed = False
         self.ask(protocol.Attach(seq=self._next(), pid=pid))
 
     @staticmethod
@@ -179,7 +181,7 @@ class Tracer:
                 if isinstance(message, protocol.Ok) and message.seq == request.seq:
                     return message
 
-    def insert(self, source: str, engine: str = "auto", **facilities: int) -> protocol.Ok:
+    def insert(self, source: str, engine: str = "trap", **facilities: int) -> protocol.Ok:
         """Put in the program with this source text; ``facilities``: what it can end with.
 
         Raises RuntimeError if one of its probes cannot fire.
@@ -219,11 +221,16 @@ class Tracer:
             if target.output in ready:
                 return target.output.readline().decode().strip()
 
+    def kill(self) -> None:
+        """Kill it: the target goes on without one, with all that it has put in."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._is_killed = True
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
+        if kind is None and not self._is_killed:
             self.ask(protocol.Detach(seq=self._next(), pid=self._target))
         self._socket.close()
         os.waitpid(self.pid, 0)

@@ -1,12 +1,15 @@
 /* A target that does nothing but come by a probe: for each number read from standard input it calls
  * tick() so many times and prints the nanoseconds of one call. */
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <time.h>
 
 __attribute__((noinline)) void tick(long n)
 {
-#ifdef LONG_ENTRY
+#if defined BARE_HANDLER
+	__asm__ volatile("int3" : : "r"(n) : "memory");
+#elif defined LONG_ENTRY
 	/* Room for a jump: a function of one `ret` has it only where something can be mapped. */
 	__asm__ volatile("nopl 0(%%rax,%%rax,1)" : : "r"(n) : "memory");
 #else
@@ -22,9 +25,20 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+#ifdef BARE_HANDLER
+static void nothing(int signo)
+{
+	(void)signo;
+}
+#endif
+
 int main(void)
 {
 	long count, i;
+
+#ifdef BARE_HANDLER
+	signal(SIGTRAP, nothing);
+#endif
 
 	while (scanf("%ld", &count) == 1) {
 		uint64_t start = now();

@@ -45,3 +45,14 @@ def test_what_is_refused_is_named_with_its_place_in_the_source(body: str, told: 
     executor = InlineExecutor(PythonExecutor(program, ListVariables(), numbers))
     found = executor.native(program.probes[0])
     assert isinstance(found, str) and found.startswith(told)
+
+
+def test_what_was_counted_in_the_target_goes_on_in_the_tracer() -> None:
+    source = SOURCE.replace("map", "vars = 2\nmap", 1)
+    executor = InlineExecutor(PythonExecutor(assemble(source, "x.rpn"), ListVariables(), {}))
+    executor.locals.write(0, [3, 4])
+    (calls,) = executor.maps
+    calls.load(MapContents(1, [([7], [5])]))
+    python = executor.handed_back()
+    assert python.locals.read() == [3, 4]
+    assert python.maps[0].contents() == MapContents(1, [([7], [5])])
