@@ -40,7 +40,7 @@ def _nothing(_: Refusal | None) -> None:
 
 
 def out_of(programs: Iterable[InsertedProgram]) -> list[InsertedProgram]:
-    """Those that are out of their process by our doing: with the last one it is let go, and
+    """Those that are out of their process by our doing: with the last one it is detached from, and
     whatever else ends it is told of by itself."""
     return [
         each
@@ -58,7 +58,7 @@ class Detaching:
         self._tasks: Final = tasks
         #: Clients that are gone: a fork child of their targets may still be reported.
         self._released: weakref.WeakSet[Client] = weakref.WeakSet()
-        #: Targets that are to be let go when their tracer answers.
+        #: Targets that are to be detached from when their tracer answers.
         self._unneeded: Final[set[Target]] = set()
 
     async def detach(self, client: Client, request: messages.Detach) -> messages.Removed:

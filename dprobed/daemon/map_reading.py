@@ -63,7 +63,7 @@ class MapReading:
             for inserted in live:
                 inserted.readers -= 1
                 if not inserted.is_settled:
-                    inserted.let_go_of_maps()
+                    inserted.drop_maps()
         answer = messages.MapListing(
             id=request.id, maps=reading.infos(), silent=sorted(reading.silent)
         )

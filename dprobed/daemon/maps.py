@@ -191,7 +191,7 @@ class EndedMaps:
             room = self._rooms.setdefault(inserted.uid, MapRoom(_USER_BYTES))
             self._maps[inserted.number] = inserted, ProgramMaps(inserted.program.header, room)
         self._maps[inserted.number][1].add(inserted.maps)
-        inserted.let_go_of_maps()
+        inserted.drop_maps()
         while len(self._maps) > _MOST:
             oldest = next(iter(self._maps))
             _log.warning("program %d: its maps in ended processes are forgotten", oldest)

@@ -292,7 +292,7 @@ class InsertedProgram:
             self._map_bytes = sum(map(told.map_size, self.maps))
         return held
 
-    def let_go_of_maps(self) -> None:
+    def drop_maps(self) -> None:
         """What was counted in its maps is held elsewhere now; values are of its process alone."""
         if not self.readers:
             definitions = self.program.header.map

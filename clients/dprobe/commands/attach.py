@@ -101,13 +101,13 @@ def attach_command(
 
         how = ScriptOptions(
             choice,
-            not no_opcode_check,
-            follow_forks,
-            missing,
-            form,
-            path,
-            private,
-            unsafe,
+            check_opcode=not no_opcode_check,
+            follow_forks=follow_forks,
+            missing=missing,
+            form=form,
+            path=path,
+            private=private,
+            unsafe=unsafe,
         )
         selection = messages.Selection(exe=exe) if exe is not None else None
         return attach_script(socket, script, pids, how, selection)

@@ -96,13 +96,13 @@ def run_command(
 
         how = ScriptOptions(
             choice,
-            not no_opcode_check,
-            follow_forks,
-            missing,
-            form,
-            path,
-            private,
-            unsafe,
+            check_opcode=not no_opcode_check,
+            follow_forks=follow_forks,
+            missing=missing,
+            form=form,
+            path=path,
+            private=private,
+            unsafe=unsafe,
         )
         return run_script(socket, script, argv, how)
     return _run(
