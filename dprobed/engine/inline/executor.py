@@ -160,6 +160,8 @@ class InlineExecutor:
         self._maps = _private(definitions)
         #: What is shared of them.
         self._view: memoryview | None = None
+        #: Bytes of that in use when room was last given back.
+        self._left = 0
         #: By probe, what runs of it, or why that cannot be.
         self._parts: Final[dict[int, tuple[NativePart, ...] | str]] = {}
 
@@ -186,6 +188,7 @@ class InlineExecutor:
         view[:used] = bytes(used)
         begin(view, self.program.header.map)
         self._view = view
+        self._left = 0
         self._take_maps(shared_maps(view, self.program.header.map))
 
     def take_maps(self, reset: str, name: str, *, is_quiet: bool) -> list[tuple[int, KeyedMap]]:
@@ -200,7 +203,7 @@ class InlineExecutor:
                 else:
                     each.zero()
         if is_quiet and self._view is not None:
-            give_back(self._view, self._maps)
+            self._left = give_back(self._view, self._maps, self._left)
         return found
 
     def keep(self) -> None:

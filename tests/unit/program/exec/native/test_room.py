@@ -36,6 +36,43 @@ def test_room_does_not_run_out(others: int) -> None:
     assert sorted(value.contents().entries) == ENTRIES[:others]
 
 
+@pytest.mark.parametrize("kind", ["count", "value"])
+def test_room_does_not_run_out_beside_a_map_of_many_keys(kind: str) -> None:
+    """Which keeps all of them, with what they have, but for those that were deleted."""
+    definitions = [
+        MapDefinition("words", "count", (), keys=1, size=64, signed=False),
+        MapDefinition("many", kind, (), keys=1, size=10_000, signed=False),
+    ]
+    view = memoryview(bytearray(bytes_of(definitions)))
+    begin(view, definitions)
+    words, many = shared_maps(view, definitions)
+    had: list[Entry] = [([number], [number + 1]) for number in range(9_000)]
+    many.load(MapContents(3, had))
+    gone = [[number] for number in range(8_000, 9_000)]
+    assert many.change([], gone) == 0
+    left = 0
+    for _ in range(20):
+        words._put(maps.USED, words._word(maps.USED) + len(view) // 8)
+        words.clear()
+        left = give_back(view, [words, many], left)
+        words.load(MapContents(0, ENTRIES))
+        assert (words.lost, len(words), len(many), many.lost) == (0, 64, 8_000, 3)
+    assert sorted(many.contents().entries) == had[:8_000]
+    assert many.change([([8_500], [7])], []) == 0
+    assert ([8_500], [7]) in many.contents().entries
+
+
+def test_room_that_maps_need_is_not_moved_again_and_again() -> None:
+    view, (words, value) = made()
+    value.load(MapContents(0, ENTRIES))
+    words._put(maps.USED, len(view) // 2)
+    left = give_back(view, [words, value])
+    assert left == words._word(maps.USED) < len(view) // 2
+    words._put(maps.USED, len(view) // 2)
+    assert give_back(view, [words, value], len(view) // 3) == len(view) // 3
+    assert words._word(maps.USED) == len(view) // 2
+
+
 def test_a_copy_is_as_it_was() -> None:
     _, (words, _) = made()
     words.load(MapContents(2, ENTRIES))
