@@ -61,8 +61,8 @@ uprobe:libc:open, uprobe:libc:open64
 | `usdt:MODULE:PROVIDER:NAME`, `usdt:MODULE:NAME` | a static probe |
 | `watchpoint:0xADDRESS:LENGTH:w` | memory that is written (`w`), read or written (`rw`), \
 executed (`x`) |
-| `watchpoint:FUNCTION+argN:LENGTH:w` (`asyncwatchpoint` is the same) | memory whose address the function is given, from soon \
-after it was entered with it; in processes that are named (`-p`, a command). A processor has four \
+| `watchpoint:FUNCTION+argN:LENGTH:w` (`asyncwatchpoint` is the same) | memory whose address \
+the function is given, from soon after it was entered with it; in processes that are named (`-p`, a command). A processor has four \
 watchpoints |
 | `begin`, `end`, `interval:s:1`, `self:signal:SIGUSR1` | [blocks](#blocks), which no process \
 fires |
