@@ -62,8 +62,8 @@ uprobe:libc:open, uprobe:libc:open64
 | `watchpoint:0xADDRESS:LENGTH:w` | memory that is written (`w`), read or written (`rw`), \
 executed (`x`) |
 | `watchpoint:FUNCTION+argN:LENGTH:w` (`asyncwatchpoint` is the same) | memory whose address \
-the function is given, from soon after it was entered with it; in processes that are named (`-p`, a command). A processor has four \
-watchpoints |
+the function is given, from soon after it was entered with it; in processes that are named (`-p`, \
+a command). A processor has four watchpoints |
 | `begin`, `end`, `interval:s:1`, `self:signal:SIGUSR1` | [blocks](#blocks), which no process \
 fires |
 | `malloc`, `malloc:return` | short: a function, and its return, in the module of the process \
