@@ -37,7 +37,6 @@ _REFUSED: Final = {
     "iter": "walks tables of the kernel",
     "profile": "samples processors, which is not there yet",
     "bench": "measures scripts, which is not there",
-    "asyncwatchpoint": "is not there: use watchpoint",
 }  # fmt: skip
 _UNITS: Final = {"us": 10**3, "ms": 10**6, "s": 10**9, "ns": 1, "m": 60 * 10**9, "h": 3600 * 10**9}
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
@@ -47,7 +46,7 @@ _SOURCE: Final = re.compile(r"[^\s:]*\.[A-Za-z][\w+]*\Z", re.ASCII)
 #: First words of places, for who shows or completes scripts.
 KINDS: Final = (
     *("begin", "end", "BEGIN", "END", "interval", "self", "syscall", "uprobe", "uretprobe", "usdt"),
-    *("watch", "watchpoint"),
+    *("asyncwatchpoint", "watch", "watchpoint"),
 )
 
 
@@ -121,7 +120,7 @@ class PlaceFinder:
             yield from self._functions(place, kind, parts[1:])
         elif kind == "usdt" and len(parts) > 1:
             yield from self._static(place, parts[1:])
-        elif kind == "watchpoint" and len(parts) > 1:
+        elif kind in ("watchpoint", "asyncwatchpoint") and len(parts) > 1:
             yield self._watchpoint(place, parts[1:])
         elif kind == "syscall" and len(parts) > 1:
             yield from self._system_calls(place, parts[1:])

@@ -67,9 +67,9 @@ executed (`x`) |
 | `kretprobe:FUNCTION` | its return |
 | `rawtracepoint:NAME`, `tracepoint:CATEGORY:NAME` | a tracepoint of the kernel; its arguments are \
 `arg0`, `arg1`… |
-| `watchpoint:FUNCTION+argN:LENGTH:w` | memory whose address the function is given, from soon \
-after it was entered with it; in processes that are named (`-p`, a command). A processor has four \
-watchpoints |
+| `watchpoint:FUNCTION+argN:LENGTH:w` (`asyncwatchpoint` is the same) | memory whose address \
+the function is given, from soon after it was entered with it; in processes that are named (`-p`, \
+a command). A processor has four watchpoints |
 | `begin`, `end`, `interval:s:1`, `self:signal:SIGUSR1` | [blocks](#blocks), which no process \
 fires |
 | `malloc`, `malloc:return` | short: a function, and its return, in the module of the process \

@@ -80,7 +80,7 @@ def test_the_semaphore_of_a_place_that_is_refused_is_down_again(memory: Words) -
 class Another(AtStops):
     """An engine that nothing in the tracer knows by its name."""
 
-    name = "another"
+    names = ("another",)
     is_polled = True  # type: ignore[misc]
 
     def __init__(self, log: list[str]) -> None:
@@ -103,7 +103,7 @@ class Another(AtStops):
         self.log.append("unmap")
 
     def forked(self, child: Another, twin: object) -> list[Any]:
-        return [f"twin in {child.name}"]
+        return [f"twin in {child.names[0]}"]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.calls, name)

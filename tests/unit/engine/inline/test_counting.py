@@ -59,7 +59,7 @@ def test_each_hit_counts_for_a_budget_of_hits() -> None:
     account = Account(Limits(hits=1000.0), "it", time.monotonic_ns())
     probe = Kept(
         native=None, attachments=[], accounts=[account], state=State.ACTIVE, over=False,
-        hits=0, ran=0, dropped=0, pass_count=0, last=1 << 63,
+        hits=0, ran=0, dropped=0, missed=0, unwound=0, spent_ns=0, pass_count=0, last=1 << 63,
     )  # fmt: skip
     counter = ProbeCounter(0, memoryview(bytearray(64)).cast("Q"))
     counter.begin(5000, 0, 1 << 63)

@@ -130,6 +130,7 @@ PLACES: list[tuple[str, list[tuple[str, str]]]] = [
     ("watchpoint:010:010:w", [("/bin/srv", "0x8:8 w")]),
     # Where its address is told; the watchpoint itself is put in then.
     ("watchpoint:f+arg1:4:w", [("/bin/srv", "f")]),
+    ("asyncwatchpoint:f+arg1:4:w", [("/bin/srv", "f")]),
     (
         "syscall:openat",
         [("/lib/libc.so.6", "0x10"), ("/lib/libc.so.6", "0x20"), ("/bin/srv", "0x4")],
