@@ -61,8 +61,7 @@ struct dp_probe {
 /* Bytes of a packed key: 8 prefixes; strings, or names, and zeros behind them. */
 #define DP_KEY_BYTES 1152
 
-/* Words of the longest cell; and in front of each cell, its sequence number. */
-#define DP_CELL_WORDS 3072
+/* Words in front of each cell: its sequence number. */
 #define DP_CELL_HEAD 1
 
 /**
