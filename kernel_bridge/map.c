@@ -8,6 +8,7 @@
  * and freed.  So no hit waits, and each update is in one of the two.
  */
 #include <linux/mm.h>
+#include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -47,7 +48,7 @@ static struct dp_bank *dpb_bank_make(const struct dp_map *map)
 
 	if (!memory)
 		return NULL;
-	bank = dp_bank_init(map, nr_cpu_ids, memory);
+	bank = dp_bank_init(map, nr_cpu_ids, get_random_u64(), memory);
 	for_each_possible_cpu(cpu) {
 		memory = dpb_map_memory(dp_cells_size(map));
 		if (!memory) {

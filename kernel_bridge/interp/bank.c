@@ -37,7 +37,7 @@ static size_t dp_align(size_t bytes)
 size_t dp_bank_size(const struct dp_map *map, u32 cpus)
 {
 	return sizeof(struct dp_bank) + cpus * sizeof(struct dp_cells *) +
-	       map->slots * sizeof(struct dp_slot) +
+	       dp_align(map->slots * sizeof(struct dp_slot)) +
 	       (size_t)map->entries * map->entry_bytes;
 }
 
@@ -45,19 +45,22 @@ size_t dp_bank_size(const struct dp_map *map, u32 cpus)
  * dp_bank_init() - make an empty bank
  * @map: laid out
  * @cpus: how many there can be
+ * @seed: a number by chance
  * @memory: of dp_bank_size() bytes, all zeros
  *
  * Return: it; its cells are still to come.
  */
-struct dp_bank *dp_bank_init(const struct dp_map *map, u32 cpus, void *memory)
+struct dp_bank *dp_bank_init(const struct dp_map *map, u32 cpus, u64 seed,
+			     void *memory)
 {
 	struct dp_bank *bank = memory;
 	u8 *at = (u8 *)(bank + 1);
 
+	bank->seed = seed;
 	bank->cells = (void *)at;
 	at += cpus * sizeof(struct dp_cells *);
 	bank->slots = (void *)at;
-	bank->entries = at + map->slots * sizeof(struct dp_slot);
+	bank->entries = at + dp_align(map->slots * sizeof(struct dp_slot));
 	return bank;
 }
 
@@ -107,13 +110,16 @@ NOKPROBE_SYMBOL(dp_entry);
 static struct dp_slot *dp_slot(const struct dp_map *map, struct dp_bank *bank,
 			       struct dp_key key)
 {
-	u64 hash = 0;
+	u64 hash = bank->seed;
 	u32 i;
 
 	for (i = 0; i < key.size; i += 8) {
 		hash = (hash ^ dp_number(key.bytes + i, 8)) * DP_HASH_FACTOR;
 		hash ^= hash >> DP_HASH_SHIFT;
 	}
+	/* The upper bits of the last word count, too. */
+	hash = (hash ^ hash >> 32) * DP_HASH_FACTOR;
+	hash ^= hash >> 32;
 	return &bank->slots[hash & (map->slots - 1)];
 }
 NOKPROBE_SYMBOL(dp_slot);
@@ -124,7 +130,7 @@ static u32 dp_look_up(const struct dp_map *map, const struct dp_bank *bank,
 {
 	u32 i;
 
-	for (i = 0; at && i < map->entries; i++) {
+	for (i = 0; at && i < DP_CHAIN; i++) {
 		const struct dp_entry *entry = dp_entry(map, bank, at);
 
 		if (entry->size == key.size &&
@@ -228,7 +234,8 @@ static u32 dp_add_entry(const struct dp_map *map, struct dp_bank *bank,
 	u32 number = 0;
 	struct dp_entry *entry;
 
-	if (key.size <= map->entry_bytes - sizeof(*entry))
+	if (key.size <= map->entry_bytes - sizeof(*entry) &&
+	    slot->count < DP_CHAIN)
 		number = dp_take_entry(map, bank);
 	if (!number)
 		return 0;
@@ -242,6 +249,7 @@ static u32 dp_add_entry(const struct dp_map *map, struct dp_bank *bank,
 	WRITE_ONCE(entry->next, slot->head);
 	/* Pairs with dp_bank_entry(). */
 	smp_store_release(&entry->sequence, entry->sequence + 1);
+	slot->count++;
 	/* Pairs with dp_bank_find(): who finds it finds all of it. */
 	smp_store_release(&slot->head, number);
 	return number;
@@ -254,9 +262,10 @@ static void dp_remove_entry(const struct dp_map *map, struct dp_bank *bank,
 	struct dp_entry *entry = dp_entry(map, bank, number);
 	u32 *to = &slot->head, i;
 
-	for (i = 0; *to != number && i < map->entries; i++)
+	for (i = 0; *to != number && i < DP_CHAIN; i++)
 		to = &dp_entry(map, bank, *to)->next;
 	WRITE_ONCE(*to, entry->next);
+	slot->count--;
 	WRITE_ONCE(entry->sequence, entry->sequence + 1);
 	smp_wmb();
 	entry->there = 0;

@@ -61,19 +61,23 @@ struct dp_probe {
 /* Bytes of a packed key: 8 prefixes; strings, or names, and zeros behind them. */
 #define DP_KEY_BYTES 1152
 
-/* Words of the longest cell; and in front of each cell, its sequence number. */
-#define DP_CELL_WORDS 3072
+/* Words in front of each cell: its sequence number. */
 #define DP_CELL_HEAD 1
 
 /**
  * struct dp_slot - where the entries of a map's keys with one hash begin
  * @sequence: odd while somebody changes what hangs here
  * @head: number of the first entry, 0: none
+ * @count: how many hang here, DP_CHAIN at most
  */
 struct dp_slot {
 	u32 sequence;
 	u32 head;
+	u32 count;
 };
+
+/* So many entries are looked at for a key at most, whoever chooses the keys. */
+#define DP_CHAIN 64
 
 /**
  * struct dp_entry - a key of a map
@@ -124,6 +128,7 @@ struct dp_cells {
  * counted as lost.  Nobody holds a slot while another program could run on its
  * CPU, so nobody waits for himself.
  *
+ * @seed: of the hash: nobody can choose keys that are in one slot
  * @used: how many entries were ever taken
  * @free: of a `value`: number of the first free one among them; the upper half
  *	counts changes
@@ -132,6 +137,7 @@ struct dp_cells {
  * @cells: by CPU; NULL for those that cannot come
  */
 struct dp_bank {
+	u64 seed;
 	u32 used;
 	u64 free;
 	struct dp_slot *slots;
@@ -422,7 +428,8 @@ void dp_map_lay_out(struct dp_map *map, size_t entry_room, size_t cell_room);
 
 /* bank.c */
 size_t dp_bank_size(const struct dp_map *map, u32 cpus);
-struct dp_bank *dp_bank_init(const struct dp_map *map, u32 cpus, void *memory);
+struct dp_bank *dp_bank_init(const struct dp_map *map, u32 cpus, u64 seed,
+			     void *memory);
 size_t dp_cells_size(const struct dp_map *map);
 struct dp_cells *dp_cells_init(const struct dp_map *map, void *memory);
 u32 dp_bank_used(const struct dp_bank *bank);

@@ -413,7 +413,7 @@ def test_every_process_that_maps_the_module_now_or_later(worker: Cat, work: Path
         (["-p", "5000000", "x.bt"], 1, "out of valid pid range [1,4194304]"),
         (["-f", "jsonx", "-e", "BEGIN { }"], 1, 'ERROR: Invalid output format "jsonx"'),
         (["-e", "BEGIN { x }"], 1, "stdin:1:9: error: "),
-        (["-e", "kprobe:do_nanosleep { }"], 1, "start one: dprobed &"),
+        (["-e", "kprobe:do_nanosleep { }"], 1, "need root's dprobed, which does not run"),
         (["-e", "fentry:do_nanosleep { }"], 1, "error: "),
         (["--dry-run", "-e", 'BEGIN { printf("hello"); @ = 0; }'], 0, "Attached 1 probe\n"),
         (["-l", "interval:*"], 0, "interval:hz:\ninterval:us:\ninterval:ms:\ninterval:s:\n"),
@@ -427,6 +427,30 @@ def test_what_bpftrace_would_say(arguments: list[str], status: int, said: str) -
     assert said in done.stdout + done.stderr
     assert "hello" not in done.stdout
     assert "Traceback" not in done.stderr
+
+
+IN_KERNEL = "kprobe:vfs_read { @ = count() }"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["attach", "-e", IN_KERNEL], "probes in the kernel need root's dprobed"),
+        (["attach", "-e", "k:f { @ = nothing() }"], "there is no function `nothing`"),
+        (["attach", "-e", IN_KERNEL, "-p", str(os.getpid())], "are in no process: name none"),
+        (["attach", "-e", IN_KERNEL, "--exe", "cat"], "are in no process: name none"),
+        (["run", "-e", IN_KERNEL, "--", "cat"], "are not those of a command"),
+        (["attach", "-e", IN_KERNEL + " uprobe:libc:open { @ = count() }", "--exe", "cat"],
+         "some probes are in the kernel and some in processes"),
+        (["attach", "-e", "uprobe:libc:open { @ = count() }"], "say which processes, by -p"),
+    ],
+)  # fmt: skip
+def test_probes_in_the_kernel_are_refused_where_they_cannot_be(
+    arguments: list[str], said: str
+) -> None:
+    done = dprobe(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
 
 
 def test_files_are_included_from_where_the_command_line_says(tmp_path: Path) -> None:

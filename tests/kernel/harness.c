@@ -272,7 +272,7 @@ static void make_maps(struct dp_program *program)
 
 	for (i = 0; i < program->def.map_count; i++, map++) {
 		dp_map_lay_out(map, 1 << 20, 1 << 20);
-		map->bank = dp_bank_init(map, CPUS,
+		map->bank = dp_bank_init(map, CPUS, 7 + i,
 					 calloc(1, dp_bank_size(map, CPUS)));
 		for (cpu = 0; cpu < CPUS; cpu++)
 			map->bank->cells[cpu] = dp_cells_init(

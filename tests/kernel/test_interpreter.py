@@ -211,6 +211,21 @@ def test_stacks_as_keys(c_interpreter: CInterpreter, count: int, shown: int) -> 
     assert len(unpacked(stack[1:])[0]) == shown
 
 
+@pytest.mark.parametrize("kind", ["count", "value"])
+@pytest.mark.parametrize(("size", "step"), [(4096, 1), (4096, 1 << 47), (1000, 1), (7, 3)])
+def test_a_map_has_as_many_keys_as_it_says(
+    c_interpreter: CInterpreter, kind: str, size: int, step: int
+) -> None:
+    """Whatever the keys are: also where they differ in their upper bits only."""
+    text = f"push 4096\nagain: dup 1\npush {step}\nmul\nkey 1\nminc n\nloop again"
+    case = Case("own", "own", maps=[f"n, {kind}, keys=1, size={size}"], program=text.splitlines())
+    result = _run_case(c_interpreter, case, assemble(case.source(), "own"))
+    assert isinstance(result, Result)
+    first = range(4096, 4096 - size, -1)
+    assert result.maps["n"] == {(n * step & WORD_MASK,): [1] for n in first}
+    assert result.lost["n"] == 4096 - size
+
+
 @pytest.mark.parametrize(
     ("text", "good", "there", "refused"),
     [

@@ -19,6 +19,7 @@ from dprobe.private import running_or_private
 from dprobed.durations import text
 
 if TYPE_CHECKING:
+    from dprobe.lib.script.source import Script
     from dprobe.lib.session import Session
     from dprobe.view.output import Output
 
@@ -38,6 +39,7 @@ examples:
   dprobe attach -p 1234 - < alloc.rpn
   dprobe attach -e 'malloc { @ = hist(arg0); }' -p redis-server
   dprobe attach slow.bt 10 --exe nginx   # a script with $1; later ones, too
+  dprobe attach -e 'kprobe:vfs_read { @[comm, kstack(3)] = count(); }'   # in the kernel
 """,
 )
 @options.script
@@ -79,7 +81,8 @@ def attach_command(
     process, too.
 
     A script (.bt, or -e) prints to standard output as bpftrace does, and ends by its `exit` as
-    well; its maps are printed at the end.
+    well; its maps are printed at the end. One whose probes are in the kernel names no process; it
+    needs root's dprobed and the module dprobes.
 
     A place that is not there, in the executable or a library of a process, is refused before any is
     touched. A probe for another module waits until that is mapped.
@@ -92,7 +95,7 @@ def attach_command(
             "--exe is for scripts, and goes without -p; programs: `dprobe insert --exe`",
             click.get_current_context(),
         )
-    if not pids and exe is None:
+    if not pids and exe is None and (script is None or not _is_of_kernel(script)):
         raise click.UsageError("say which processes, by -p", click.get_current_context())
     if script is not None:
         # Imported where there is one: what it needs, programs do without.
@@ -124,6 +127,12 @@ def attach_command(
         output=(form, path),
         private=private,
     )
+
+
+def _is_of_kernel(script: Script) -> bool:
+    from dprobe.commands.scripts import is_of_kernel
+
+    return is_of_kernel(script)
 
 
 def _attach(

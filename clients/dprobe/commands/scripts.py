@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -44,7 +45,7 @@ from dprobe.lib.session import Session
 from dprobe.lib.stopped import stopped
 from dprobe.lib.summary import Summary
 from dprobe.lib.waker import LONGEST, StopRequest, Waker
-from dprobe.private import running_or_private
+from dprobe.private import PrivateDaemon, running_or_private
 from dprobe.view.output import complain, note
 from dprobe.view.script.output import ScriptOutput
 from dprobed.binary.errors import LocationError
@@ -56,6 +57,8 @@ from dprobed.wire import messages
 
 #: What is special in a glob (policies.md).
 _GLOB: Final = frozenset("*?[]{}\\")
+#: Places in the kernel, as they are written.
+_KERNEL: Final = re.compile(r"\b(k|kr|t|rt|kprobe|kretprobe|tracepoint|rawtracepoint):")
 #: No process in particular.
 _ALL: Final = messages.Selection()
 
@@ -328,6 +331,11 @@ def attach_script(
             )
         if bundle.watches and not pids:
             raise UserError("watchpoint:FUNCTION+argN is for processes that are named: say -p")
+        if in_kernel and isinstance(daemon, PrivateDaemon):
+            raise UserError(
+                f"{script.file}: probes in the kernel need root's dprobed, which does not run: "
+                "start it: dprobed &"
+            )
         warn(bundle, how)
         show = Show(bundle, output_for(bundle, how, 1), cores)
         if not how.dry:
@@ -415,6 +423,18 @@ def _attached(
     show.attached(how)
     watch(connection, show, stop, lambda: session.over or session.spent)
     show.summary(session.detach())
+
+
+def is_of_kernel(script: Script) -> bool:
+    """Whether a script's probes are in the kernel: it is for no process. Where something is wrong
+    with it, what it seems to be."""
+    if script.bundle is None and not _KERNEL.search(script.text):
+        return False
+    try:
+        bundle = compiled(script, FileWorld(tuple), unsafe=True)
+        return bool(bundle.programs) and _in_kernel(loaded(bundle, script, Choice()))
+    except UserError:
+        return True
 
 
 def _in_kernel(programs: list[Loaded]) -> bool:
