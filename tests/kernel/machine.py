@@ -16,7 +16,7 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -85,7 +85,8 @@ def build_modules(release: str, cache: Path, headers: Path | None = None) -> lis
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, work / name)
         options = ["W=1", "DPB_INJECT=y", "DPB_MORE=samples/ sample/"]
-        if shutil.which("sparse") is not None:
+        # Debian 12's sparse is older than what newer kernels' headers have.
+        if headers is None and shutil.which("sparse") is not None:
             options += ["C=2", "CHECK=sparse"]
         kernel = headers or Path(f"/lib/modules/{release}/build")
         _run(["make", "-C", str(work), f"KDIR={kernel}", *options, "modules"])
@@ -118,24 +119,22 @@ def _folders(names: Iterable[str]) -> dict[str, None]:
     return dict.fromkeys(sorted(parents - {"."}))
 
 
-def _from_memory(
+def _write_initrd(
     folder: Path, agent: Path, modules: Sequence[Path], more: Mapping[str, Path]
-) -> list[str]:
-    """What boots a machine that has these files in memory, and no disk."""
+) -> None:
+    """The files that a machine has, which has no disk."""
     files: dict[str, bytes | Path | None] = {"dev": None, "proc": None, "sys": None}
     files |= {"tmp": None, "run": None, **_folders(more), **more}
     files |= {"init": agent, **{module.name: module for module in modules}}
     with (folder / "initrd").open("wb") as initrd:
         initrd.writelines(_cpio(files))
-    return ["-initrd", str(folder / "initrd")]
 
 
 class Machine:
     """A running machine. ``call`` and what is around it are done by its agent, which is root.
 
     ``modules``: kernel modules to be loaded, in its root; ``more``: further files; ``environment``:
-    of the programs that it runs; ``kernel``: what boots, if that is not installed; ``disk``: makes
-    the disk that it boots from in place of all that, with the agent on it.
+    of the programs that it runs; ``kernel``: what boots, if that is not installed.
     """
 
     def __init__(
@@ -146,7 +145,6 @@ class Machine:
         more: Mapping[str, Path] | None = None,
         environment: Mapping[str, str] | None = None,
         kernel: Path | None = None,
-        disk: Callable[[Path], Path] | None = None,
     ) -> None:
         agent = folder / "agent"
         _run(["gcc", "-static", "-O1", "-Wall", "-Wextra", str(HERE / "agent.c"), "-o", str(agent)])
@@ -158,18 +156,14 @@ class Machine:
         quiet = "console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=6"
         # What guards real processors is slow where one is emulated.
         quiet += " mitigations=off"
-        boots = _from_memory(folder, agent, modules, more or {}) if disk is None else []
-        if disk is not None:
-            quiet += " root=/dev/nvme0n1 rw"
-            drive = f"file={disk(agent)},if=none,id=disk,format=raw,snapshot=on,cache=unsafe"
-            boots = ["-drive", drive, "-device", "nvme,serial=disk,drive=disk"]
+        _write_initrd(folder, agent, modules, more or {})
         self._process = subprocess.Popen(
             [
                 *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", _PROCESSOR),
-                *("-smp", "2", "-m", "1024" if more or disk else "512", "-nodefaults"),
+                *("-smp", "2", "-m", "1024" if more else "512", "-nodefaults"),
                 *("-display", "none", "-no-reboot"),
                 *("-kernel", str(kernel or f"/boot/vmlinuz-{release}")),
-                *boots,
+                *("-initrd", str(folder / "initrd")),
                 *("-append", quiet, "-serial", f"file:{self._console}"),
                 *("-chardev", "stdio,id=agent,signal=off", "-serial", "chardev:agent"),
             ],

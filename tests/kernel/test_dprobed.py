@@ -111,6 +111,8 @@ abort
 
 #: What has to be 0 at each booking of the sample: all accounts together (`docs/kernel-hooks.md`).
 ASSERTION = (BRIDGE / "samples" / "ledger.rpn").read_text()
+#: Who overwrites the limit of the other sample (`kernel_bridge/README.md`).
+GUILTY = (BRIDGE / "samples" / "pool_guilty.rpn").read_text()
 
 
 class Dprobed:
@@ -139,6 +141,20 @@ class Dprobed:
         """The exit status of the command, and what it prints."""
         return self.machine.run(*self.command, *arguments)
 
+    def insert_in_file(self, file: str) -> dict[str, Any]:
+        """Have the kernel place a program in a file: its one probe.
+
+        Who reads that has seconds for it, and just begins: here that may not do.
+        """
+        for _ in range(20):
+            status, text = self.dprobe("insert", file, "--engine", "kernel", "--all", "--json")
+            if "did not answer" not in text:
+                assert status == 0, text
+                break
+        (line,) = [each for each in text.splitlines() if each.startswith("{")]
+        found: dict[str, Any] = json.loads(line)
+        return found
+
     def json(self, *arguments: str) -> list[dict[str, Any]]:
         """What the command prints as JSON, a line each."""
         status, text = self.dprobe(*arguments, "--json")
@@ -158,7 +174,7 @@ def dprobed(
     sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH, "tp.rpn": TRACEPOINT}
     sources |= {"dump.rpn": DUMPS, "maps.rpn": MAPS}
     sources |= {"ledger.rpn": ASSERTION}
-    sources |= {"starts.rpn": STARTS, "reads.rpn": READS}
+    sources |= {"starts.rpn": STARTS, "reads.rpn": READS, "pool_guilty.rpn": GUILTY}
     for name, text in sources.items():
         (folder / name).write_text(text)
     (folder / "dprobed.toml").write_text("load_kernel_module = true\n")
@@ -202,7 +218,7 @@ def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
 def test_no_process_is_missed_in_a_file(dprobed: Dprobed) -> None:
     """Beside the daemon's own way, which hears of a process when that has begun."""
     machine = dprobed.machine
-    (probe,) = dprobed.json("insert", "/starts.rpn", "--engine", "kernel", "--all")
+    probe = dprobed.insert_in_file("/starts.rpn")
     assert (probe["pid"], probe["state"], probe["engine"]) == (0, "active", "uprobe")
     assert (probe["module"], probe["place"]) == ("/bin/brief", "_start")
     for _ in range(TIMES):
@@ -232,7 +248,7 @@ def test_no_process_is_missed_in_a_file(dprobed: Dprobed) -> None:
 
 
 def test_a_library_that_dprobed_itself_maps(dprobed: Dprobed) -> None:
-    (probe,) = dprobed.json("insert", "/reads.rpn", "--engine", "kernel", "--all")
+    probe = dprobed.insert_in_file("/reads.rpn")
     assert (probe["state"], probe["engine"]) == ("active", "uprobe")
     (probe,) = [each for each in dprobed.json("query") if each["type"] == "probe"]
     assert probe["hits"] > 0
@@ -404,6 +420,26 @@ def test_an_assertion_on_a_hook(dprobed: Dprobed) -> None:
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
     check(remove_module(machine, "dprobes_ledger"))
+
+
+def test_a_hunt(dprobed: Dprobed) -> None:
+    machine = dprobed.machine
+    insert_module(machine, name="dprobes_pool")
+    (probe,) = dprobed.json("insert", "/pool_guilty.rpn")
+    assert (probe["state"], probe["engine"]) == ("active", "watch")
+    write_text(machine, "/sys/module/dprobes_pool/parameters/name", "backups2024")
+    while not (records := [each for each in dprobed.json("log")
+                           if each["module"] == "dprobes_pool"]):  # fmt: skip
+        pass
+    (record,) = records
+    assert record["exit"] == "dump"
+    values = {each["name"]: each["value"] for each in record["log"] if "name" in each}
+    assert values["limit"] == int.from_bytes(b"02", "little")
+    frames = [each["string"] for each in record["log"] if "string" in each]
+    assert any("pool_rename+0x" in frame for frame in frames[:2]), frames
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    check(remove_module(machine, "dprobes_pool"))
 
 
 def test_a_daemon_that_is_killed_leaves_nothing_in_the_kernel(dprobed: Dprobed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.bench_kernel import added
+from tests.benchmarks.bench_kernel import added, flood
 from tests.kernel.device import check, insert_module, remove_module
 from tests.kernel.machine import Machine
 
@@ -16,3 +16,9 @@ def test_each_kind_is_hit_by_each_call(machine: Machine) -> None:
         "record": 2,
     }
     check(remove_module(machine, "dpbare"))
+
+
+def test_records_of_two_cpus_are_read_or_counted_as_lost(machine: Machine) -> None:
+    flooded = flood(machine, reads=20)
+    assert flooded.rate > 0
+    assert 0 <= flooded.lost < 100

@@ -45,7 +45,8 @@ def test_what_is_in_it(unpacked: Path) -> None:
     packed = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     made_of = {str(path.relative_to(BRIDGE)) for path in BRIDGE.glob("**/*.[ch]")}
     built = {name for name in made_of if name.endswith(".mod.c")}
-    samples = {"samples/Kbuild", "samples/ledger.rpn"}
+    programs = {"ledger.rpn", "pool_guilty.rpn", "pool_repair.rpn"}
+    samples = {"samples/Kbuild", *(f"samples/{name}" for name in programs)}
     assert packed == made_of - built | samples | {"Kbuild", "Makefile", "dkms.conf"}
     settings = unpacked / "usr/lib/systemd/system/dprobed.service.d/kernel.conf"
     assert "CAP_SYS_MODULE" in settings.read_text()
