@@ -348,6 +348,24 @@ def test_of_what_several_processes_and_blocks_set_the_latest_is_shown(
     worker.say("go")
 
 
+def test_what_had_no_room_in_a_map_is_told(work: Path) -> None:
+    script = (
+        f"let @m = hash(2); let @c = hash(1); let @b = hash(1); uprobe:{work}:inner {{ "
+        "@m[arg0] = str(arg1); @c[arg0] = count(); @ok[arg0] = count(); } "
+        "END { clear(@c); @b[1] = 1; @b[2] = 2; }"
+    )
+    done = bpftrace("-q", "-e", script, "-c", work)
+    assert done.returncode == 0
+    assert "@m[1]: one" in done.stdout
+    assert "@m[2]" not in done.stdout
+    said = done.stderr.splitlines()
+    assert [re.sub(r"^dprobe: |, as .*", "", line) for line in said] == [
+        "@b: 1 update was lost",
+        "@c: 2 updates were lost",
+        "@m: 1 update was lost",
+    ]
+
+
 def test_blocks_alone_go_with_a_command() -> None:
     done = dprobe("run", "-e", "BEGIN { print(1); } END { print(2); }", "--", "echo", "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "1\n2\n")

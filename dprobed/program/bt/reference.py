@@ -206,7 +206,8 @@ a value, `#ifdef` and its like leave lines out; `import "file.bt"` takes another
 `macro add(x, $y, @z) { … }` is put in where it is called; its own variables are its own.
 `config = { max_strlen=200; stack_mode=perf }` are bpftrace's settings (a text that
 is cut off ends without a mark: `str_trunc_trailer` is refused). `let @x = hash(100);`
-says how many keys a map has.
+says how many keys a map has;
+what finds no room in it is told at the end.
 
 ## Editors
 

@@ -79,6 +79,10 @@ class ScriptMaps:
         """The maps of programs that a map of the script is."""
         return tuple(part.name for part in self._bundle.maps[index].parts)
 
+    def lost(self, index: int) -> int:
+        """How many updates of the blocks found no room in a map."""
+        return sum(self._held[name].lost for name in self.names(index) if name in self._held)
+
     def shown(self, index: int, infos: Iterable[messages.MapInfo]) -> ShownMap:
         """A map as it is printed. ``infos``: what processes have, whichever maps they are of."""
         script_map = self._bundle.maps[index]

@@ -148,6 +148,8 @@ class Runner:
         self._told: set[str] = set()
         #: Process, program and address of watchpoints that hits have asked for.
         self._watched: set[tuple[int, int, int]] = set()
+        #: By map: updates that were lost before it was emptied.
+        self._lost: dict[int, int] = {}
 
     # -- its life -------------------------------------------------------------------------------
 
@@ -217,13 +219,13 @@ class Runner:
         self._over = True
         self._run_all("end")
         self._printer.final()
-        if self._bundle.config.get("print_maps_on_exit", 1) in (0, "false", "0"):
-            return
+        prints = self._bundle.config.get("print_maps_on_exit", 1) not in (0, "false", "0")
         for index in sorted(
             range(len(self._bundle.maps)), key=lambda each: self._bundle.maps[each].name
         ):
-            if self._bundle.maps[index].shown:
+            if prints and self._bundle.maps[index].shown:
                 self._print_map(index, 0, 1)
+            self._tell_lost(index)
 
     # -- blocks ---------------------------------------------------------------------------------
 
@@ -366,7 +368,25 @@ class Runner:
         if not self._bundle.maps[index].hits:
             return []
         self._hand_over()
-        return self._processes.maps(self._maps.names(index), reset)
+        infos = self._processes.maps(self._maps.names(index), reset)
+        if reset:
+            # It is forgotten there with all else.
+            before = self._lost.get(index, 0)
+            self._lost[index] = before + sum(each.lost + each.left_out for each in infos)
+        return infos
+
+    def _tell_lost(self, index: int) -> None:
+        """At the end: what was not counted or set in a map, for which there was no room."""
+        infos = self._infos(index)
+        lost = self._lost.get(index, 0) + sum(each.lost + each.left_out for each in infos)
+        lost += self._maps.lost(index)
+        if lost:
+            name = self._bundle.maps[index].name
+            self._say(
+                f"{name}: {lost} update{'s were' if lost > 1 else ' was'} lost, as there was no "
+                "room for more keys; write "
+                f"`let {name} = hash(N);` or set max_map_keys for more, or keep shorter texts"
+            )
 
     def _print_map(self, index: int, top: int, divisor: int) -> None:
         self._printer.map(self._maps.shown(index, self._infos(index)), top, divisor)
@@ -380,6 +400,7 @@ class Runner:
     def _forget(self, action: bt.Clear | bt.Zero) -> None:
         zero = isinstance(action, bt.Zero)
         self._infos(action.map, "zero" if zero else "clear")
+        self._lost[action.map] = self._lost.get(action.map, 0) + self._maps.lost(action.map)
         self._maps.forget(action.map, keep_keys=zero)
 
     # -- what blocks ask for --------------------------------------------------------------------
