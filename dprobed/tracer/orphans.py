@@ -27,6 +27,7 @@ from dprobed.arch.x86_64.paging import PAGE
 from dprobed.change_journal import Change, Kind, SiteChange
 from dprobed.engine.semaphores import SEMAPHORE_BYTES
 from dprobed.proc import procfs
+from dprobed.tracer.debug.folders import remove_abandoned, socket_folder
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
@@ -54,6 +55,7 @@ class Orphans:
 
     def recover(self) -> list[int]:
         """Put right what can be; tells of each. Those that could not be attached to."""
+        remove_abandoned(socket_folder())
         there = []
         for (pid, start), changes in list(self._journal.found.items()):
             if procfs.start_time(pid) != start or procfs.has_ended(pid):

@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
 
 from dprobed.proc import peer
 from dprobed.proc.peer import Credentials
 from dprobed.tracer.debug.breakpoints import Breakpoints
 from dprobed.tracer.debug.control import Control
+from dprobed.tracer.debug.folders import PrivateFolder, socket_folder
 from dprobed.tracer.debug.stub import Session
 from dprobed.tracer.engines import Engines
-
-
-def socket_folder() -> Path:
-    """The folder in which private folders of the user are made."""
-    runtime = Path(f"/run/user/{os.geteuid()}")
-    return runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
 
 
 class Entrance:
@@ -38,11 +30,11 @@ class Entrance:
         self._control: Final = control
         self._points: Final = points
         with ExitStack() as undo:
-            folder = tempfile.mkdtemp(prefix="dprobed-debug-", dir=socket_folder())
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = PrivateFolder(socket_folder())
+            undo.callback(folder.close)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             undo.callback(listener.close)
-            self.path: Final = f"{folder}/{pid}"
+            self.path: Final = f"{folder.path}/{pid}"
             mask = os.umask(0o177)
             try:
                 listener.bind(self.path)
@@ -53,6 +45,7 @@ class Entrance:
             _raise_sigio(listener)
             undo.pop_all()
         self._listener: Final = listener
+        self._folder: Final = folder
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -83,7 +76,7 @@ class Entrance:
     def close(self) -> None:
         """Remove the socket."""
         self._listener.close()
-        shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+        self._folder.close()
 
 
 def _raise_sigio(sock: socket.socket) -> None:
