@@ -418,8 +418,8 @@ def give_back(view: memoryview, found: Sequence[SharedMap], left: int = 0) -> in
     """Use the room of entries again that maps have forgotten; no thread may be at any of them, nor
     come back to one. How much is in use then.
 
-    Where maps still have some, these are moved: 65,536 keys take 0.3 s (loaded machine), in which the
-    target stands. So that is done only once half of the room is used, and a quarter of it since the
+    Where maps still have some, these are moved: 65,536 keys take 0.3 s, in which the target stands.
+    So that is done only once half of the room is used, and a quarter of it since the
     last time (``left``: what was in use then).
     """
     used = int.from_bytes(view[USED : USED + 8], "little")
