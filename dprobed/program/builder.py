@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dprobed.program.isa import BY_KEY, Operand, cell_operand, encode_one
+from dprobed.program.cell_operand import cell_operand
+from dprobed.program.isa import BY_KEY, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, SourcePlace, Written
 from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.verifier import verify

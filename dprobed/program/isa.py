@@ -41,6 +41,7 @@ from typing import Final
 
 import msgspec
 
+from dprobed.program.cell_operand import cell_words
 from dprobed.program.exceptions import ExCode
 from dprobed.program.registers import REGISTERS
 from dprobed.program.user_stack import MOST_FRAMES
@@ -211,16 +212,6 @@ class Instruction(msgspec.Struct, frozen=True, dict=True):
             if pushes is not None:
                 pushes += self.pushes_each * count
         return pops + self.peeks, None if pushes is None else pushes - pops
-
-
-def cell_words(operand: int) -> int:
-    """How many words the operand of a ``CELL`` says."""
-    return operand & 0xFFFF
-
-
-def cell_operand(index: int, words: int) -> int:
-    """The operand of a ``CELL``: so many words of a map."""
-    return index << 16 | words
 
 
 _X = ExCode

@@ -13,8 +13,9 @@ from enum import Enum
 from typing import Final
 
 from dprobed.program.blocks import CodeBlock, successors
+from dprobed.program.cell_operand import cell_words
 from dprobed.program.decoded import Decoded, FlowFinding
-from dprobed.program.isa import Flow, Instruction, Operand, cell_words
+from dprobed.program.isa import Flow, Instruction, Operand
 from dprobed.program.maps import (
     COUNT,
     KIND_BY_NAME,

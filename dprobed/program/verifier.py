@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dprobed.program.cell_operand import cell_words
 from dprobed.program.decoded import Decoded, decoded_code
 from dprobed.program.disassembler import format_instruction
 from dprobed.program.exits import DUMP
@@ -26,7 +27,6 @@ from dprobed.program.isa import (
     DecodeError,
     Flow,
     Operand,
-    cell_words,
 )
 from dprobed.program.keywords import (
     HEADER,

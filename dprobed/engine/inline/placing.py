@@ -26,8 +26,6 @@ from dprobed.arch.x86_64.trampoline import (
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
-from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
-from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor, NativePart
@@ -152,10 +150,7 @@ class Placer(InlineRoom):
         return self.functions[known]
 
     def _clock(self) -> Clock:
-        if self.told_clock is None:
-            assert self.clock is not None
-            self.told_clock = TargetClock(*self.allocate(CLOCK_SIZE), self.clock)
-        return Clock(self.told_clock.address)
+        return Clock(self.clock_there().address)
 
     def _place(self, executor: InlineExecutor, part: NativePart, attachment: JumpAttachment) -> int:
         """Where the ``struct place`` of a program at a place is."""

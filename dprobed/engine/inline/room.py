@@ -15,6 +15,7 @@ from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.calls import CallTable
+from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import ALIGN, CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
@@ -153,6 +154,13 @@ class InlineRoom:
         if offset is None:
             raise SpaceError("no shared memory is left")
         return self.shared[-1].address + offset, self.shared[-1].words(offset, size // 8)
+
+    def clock_there(self) -> TargetClock:
+        """What programs tell the time by, from now on if they do not yet; raises SpaceError."""
+        if self.told_clock is None:
+            assert self.clock is not None
+            self.told_clock = TargetClock(*self.allocate(CLOCK_SIZE), self.clock)
+        return self.told_clock
 
     def keep_values(self) -> None:
         """Nothing is shared any more: what was counted is kept."""

@@ -288,11 +288,8 @@ class ExpressionParser(TokenReader):
         start = self.token.span
         statements, value, end = self.block_or_value()
         if value is None:
-            self.fail_at(
-                end,
-                "this block has no value: its last statement is no expression",
-                "leave out the ; behind it",
-            )
+            what = "this block has no value: its last statement is no expression"
+            self.fail_at(end, what, "leave out the ; behind it")
         return tree.BlockValue(start.to(end), statements, value)
 
     def block_or_value(self) -> tuple[list[tree.Statement], tree.Expression | None, TextSpan]:

@@ -102,7 +102,7 @@ class PlaceFinder:
         return _Refused()
 
     def _targets(self, place: tree.Place) -> Iterator[FiredPlace]:
-        parts = [self._parameter(each) for each in place.parts]
+        parts = [_with_parameters(each, self._state.options.positional) for each in place.parts]
         kind = _LONG.get(parts[0], parts[0])
         if place.quoted[0]:
             kind = ""
@@ -128,16 +128,6 @@ class PlaceFinder:
             yield self._watch(place, parts[1:])
         else:
             yield from self._short(place, parts)
-
-    def _parameter(self, part: str) -> str:
-        """``$1`` in a place is a text."""
-
-        def given(found: re.Match[str]) -> str:
-            number = int(found[1])
-            positional = self._state.options.positional
-            return positional[number - 1] if 0 < number <= len(positional) else ""
-
-        return re.sub(r"\$(\d{1,4})", given, part)
 
     # -- blocks ---------------------------------------------------------------------------------
 
@@ -379,6 +369,16 @@ class PlaceFinder:
         module = self._module(place, name)
         firing = Firing(f"watch {name}", "watchpoint", watch=True, short=True, module=module)
         return FiredPlace(firing, {"address": name + length, "watchpoint": watch})
+
+
+def _with_parameters(part: str, positional: Sequence[str]) -> str:
+    """``$1`` in a place is a text."""
+
+    def given(found: re.Match[str]) -> str:
+        number = int(found[1])
+        return positional[number - 1] if 0 < number <= len(positional) else ""
+
+    return re.sub(r"\$(\d{1,4})", given, part)
 
 
 def _of_argument(

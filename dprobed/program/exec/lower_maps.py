@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dprobed.program.blocks import Step
+from dprobed.program.cell_operand import cell_words
 from dprobed.program.exceptions import OPERAND_KEY, ExCode
 from dprobed.program.exec import ir_maps
 from dprobed.program.exec.lower_table import lowers
 from dprobed.program.exec.lowering import FRAME_COST, Lowering
-from dprobed.program.isa import cell_words
 from dprobed.program.map_use import KeyItem, key_after
 from dprobed.program.maps import STRING_BYTES
 from dprobed.program.user_stack import USUAL_FRAMES
