@@ -186,7 +186,7 @@ enum dprobes_kind {
 	DPROBES_WATCH_RW,		/* read or written */
 	DPROBES_TRACEPOINT,		/* a tracepoint of the kernel itself */
 	DPROBES_HOOK,			/* a hook: the program is an exit on it */
-	DPROBES_FILE,			/* an instruction of a file: a uprobe; of memory only the process's */
+	DPROBES_FILE,			/* in a file (uprobe); process memory */
 	DPROBES_LEAVE,			/* where a function is left: a kretprobe */
 };
 
