@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from dprobed.program.blocks import Step
+from dprobed.program.cell_operand import cell_operand
 from dprobed.program.decoded import Decoded
 from dprobed.program.exec import ir, lower, python, unit
 from dprobed.program.exec.interface import Outcome
@@ -37,7 +38,6 @@ from dprobed.program.isa import (
     Flow,
     Instruction,
     Operand,
-    cell_operand,
     decode_at,
     encode_one,
 )
