@@ -10,14 +10,21 @@ from dprobed.arch.x86_64 import features
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints
+from dprobed.engine.inline.breakpoints import NativeSites
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import Placer
+from dprobed.engine.interface import Location, Plan, Refusal
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import Needs
 from dprobed.tracee.ptrace import Gone
+from dprobed.wire.engines import SIGNAL
+from dprobed.wire.protocol import State
 
+#: What a hit costs by a jump, with a short program; and is charged to budgets.
+COST_NS: Final = 15
+#: The same by a breakpoint, as long as a tracer is there.
+STOP_COST_NS: Final = 13_000
 FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
 
 
@@ -25,6 +32,27 @@ def makes_calls(probe: Probe) -> bool:
     """Whether a probe's program makes system calls in the target."""
     native = probe.native
     return isinstance(native, InlineExecutor) and native.makes_calls(probe.definition)
+
+
+def offered(
+    probe: Probe, location: Location, engine: str, placer: Placer, breakpoints: NativeSites
+) -> Plan | Refusal | None:
+    """See Engine.offer: by a jump, or by a breakpoint where ``engine`` is that of these."""
+    if location.kind:
+        return None
+    address, opcode = location.address, location.opcode
+    if opcode:
+        actual = placer.text(address, len(opcode))
+        if actual != opcode:
+            found = actual.hex(" ") or "nothing"
+            return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
+    if engine == SIGNAL:
+        reason, cost = why_no_breakpoint(probe, address, placer, breakpoints), STOP_COST_NS
+    else:
+        reason, cost = why_not(probe, address, placer, breakpoints.displaces), COST_NS
+    if reason:
+        return Refusal(State.FAILED, f"the {engine} engine cannot serve it: {reason}")
+    return Plan(engine, probe, location, cost)
 
 
 def why_not(
@@ -43,7 +71,7 @@ def why_not(
     return ""
 
 
-def why_no_breakpoint(probe: Probe, address: int, placer: Placer, breakpoints: Breakpoints) -> str:
+def why_no_breakpoint(probe: Probe, address: int, placer: Placer, breakpoints: NativeSites) -> str:
     """Why no breakpoint that leads to a probe's program can be at an address; empty: one can."""
     if reason := _why_not_native(probe, address, placer):
         return reason

@@ -23,7 +23,7 @@ from dprobed.arch.x86_64.trampoline import (
 )
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
+from dprobed.engine.inline.breakpoints import BreakpointSite, NativeSites
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
@@ -85,7 +85,7 @@ def _mask(bits: int) -> frozenset[int]:
 class Placer(InlineRoom):
     """Puts programs and trampolines into the memory of one address space."""
 
-    def __init__(self, space: AddressSpace, group: ThreadGroup, breakpoints: Breakpoints) -> None:
+    def __init__(self, space: AddressSpace, group: ThreadGroup, breakpoints: NativeSites) -> None:
         super().__init__(space, group)
         self._breakpoints: Final = breakpoints
 

@@ -9,7 +9,7 @@ from typing import Final
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
+from dprobed.engine.inline.breakpoints import BreakpointSite, NativeSites
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
@@ -76,7 +76,7 @@ def prepare(
     placer: Placer,
     plans: Sequence[Plan],
     ready: dict[int, Prepared],
-    breakpoints: Breakpoints,
+    breakpoints: NativeSites,
 ) -> list[tuple[Plan, Refusal]]:
     """Make what the sites of these plans are to lead to; those that are impossible. Raises
     SpaceError and Gone."""
@@ -112,7 +112,7 @@ def prepare(
     return refused
 
 
-def _site(placer: Placer, plan: Plan, breakpoints: Breakpoints) -> JumpSite:
+def _site(placer: Placer, plan: Plan, breakpoints: NativeSites) -> JumpSite:
     address = plan.location.address
     known = placer.sites.by_address.get(address)
     if known is not None:

@@ -18,6 +18,7 @@ import msgspec
 
 from dprobed.arch.x86_64.jump import JUMP_SIZE, target_of
 from dprobed.arch.x86_64.placeable import LONGEST
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
@@ -26,12 +27,13 @@ from dprobed.engine.inline.code import CodePages
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import room_of
+from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import mappings, note
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import Blob
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.wire.engines import INLINE
 
 
@@ -250,6 +252,16 @@ class JumpSites:
             ),
             None,
         )
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
+        found = self.trampoline_at(registers.words[RIP])
+        if found is None:
+            return False
+        position = found[1].position(registers.words[RIP])
+        if position is not None:
+            move_to(registers, position)
+        return position is not None
 
     def lost(self, sites: Iterable[JumpSite]) -> list[JumpSite]:
         """Those of these that the target wrote over."""

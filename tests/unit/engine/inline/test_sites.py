@@ -18,7 +18,7 @@ from dprobed.arch.x86_64.placeable import ABORTS
 from dprobed.change_journal import Change, ChangeJournal, Changes, Kind, read
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints
+from dprobed.engine.inline.breakpoints import NativeSites
 from dprobed.engine.inline.copies import undo_in_copy
 from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.inline.puns import Pun
@@ -33,7 +33,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 TEXT = bytes.fromhex("0f1f440000 90 0f1f00 cccccccccccccccc")
 NOWHERE = cast(JumpTrampoline, None)
 NO_BREAKPOINTS = cast(
-    Breakpoints,
+    NativeSites,
     SimpleNamespace(
         displaces=lambda *_: False, original=lambda *_: None, overwritten=lambda _: set()
     ),
