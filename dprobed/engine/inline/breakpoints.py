@@ -76,7 +76,7 @@ class BreakpointSite(JumpSite):
         """Have it lead to these; why it cannot. All threads are stopped."""
         reason = self.breakpoints.lead(self.address, trampoline.start, self.lose)
         if not reason:
-            self.trampoline = trampoline
+            self.leads_to(trampoline)
         return reason
 
     def lose(self) -> list[Attachment]:

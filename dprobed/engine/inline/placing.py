@@ -21,9 +21,8 @@ from dprobed.arch.x86_64.trampoline import (
     mentioned,
     trampoline,
 )
-from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import BreakpointSite, NativeSites
+from dprobed.engine.inline.breakpoints import BreakpointSite
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.clock import TargetClock
 from dprobed.engine.inline.code import CodeArea
@@ -40,7 +39,6 @@ from dprobed.program.exec.native.abi import HIT_BYTES, Blob, Data, Needs, Place
 from dprobed.program.exec.native.abi import Hit as Words
 from dprobed.program.exits import ABORT, REM
 from dprobed.program.registers import USER_REGS
-from dprobed.tracee.thread_group import ThreadGroup
 
 _HIT: Final = HitLayout(
     tid=Words.TID,
@@ -84,10 +82,6 @@ def _mask(bits: int) -> frozenset[int]:
 
 class Placer(InlineRoom):
     """Puts programs and trampolines into the memory of one address space."""
-
-    def __init__(self, space: AddressSpace, group: ThreadGroup, breakpoints: NativeSites) -> None:
-        super().__init__(space, group)
-        self._breakpoints: Final = breakpoints
 
     # --- what trampolines lead to ---
 
@@ -315,5 +309,5 @@ class Placer(InlineRoom):
         """The original code there, as far as our own changes go."""
         data = bytearray(self.space.memory.peek(address, length))
         self.sites.original(address, data)
-        self._breakpoints.original(address, data)
+        self.breakpoints.original(address, data)
         return bytes(data)

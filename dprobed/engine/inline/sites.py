@@ -107,6 +107,10 @@ class JumpSite:
         #: How its jump is written where the instruction is shorter than one.
         self.pun: Pun | None = None
 
+    def leads_to(self, trampoline: JumpTrampoline) -> None:
+        """From now on it does, as text or a breakpoint says."""
+        self.trampoline = trampoline
+
     @property
     def needs_pun(self) -> bool:
         """Whether it is too short for a plain jump, and its punned one was not found yet."""
@@ -178,7 +182,7 @@ class JumpSites:
                 self.space.changes.forget(Kind.JUMP, site.address)
             return False
         site.jump = jump
-        site.trampoline = trampoline
+        site.leads_to(trampoline)
         self.space.owned[site.address] = site.owned
         return True
 

@@ -249,7 +249,7 @@ def test_an_instruction_without_a_jump_is_told_with_its_bytes(place: Place) -> N
 
 
 def test_a_child_in_which_it_stays_is_not_let_go(place: Place) -> None:
-    room = InlineRoom(place.space, cast(ThreadGroup, None))
+    room = InlineRoom(place.space, cast(ThreadGroup, None), NO_BREAKPOINTS)
     site = place.site()
     room.sites.by_address[site.address] = site
     room.sites.arm(site, jump(site.address, place.area), NOWHERE)
