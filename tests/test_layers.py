@@ -84,7 +84,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # a child of the tracer, which writes one core
     "dprobed.tracer.dump.dumper": ("dprobed.systemd_journal", "dprobed.program", "dprobed.proc",
                                    "dprobed.resolver.image", "dprobed.corefile"),
-    "dprobed.tracer": ("dprobed.change_journal", "dprobed.last_counts",
+    "dprobed.tracer": ("dprobed.change_journal", "dprobed.last_counts", "dprobed.compiler",
                        "dprobed.program", "dprobed.program.exec", "dprobed.record",
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee",

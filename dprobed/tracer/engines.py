@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
@@ -23,15 +23,6 @@ from dprobed.tracer.file_code import code_difference
 from dprobed.tracer.static_probes import count_down, count_up, keep_up
 from dprobed.wire.engines import INLINE, SIGNAL, TRAP
 from dprobed.wire.protocol import State as ProbeState
-
-
-class Asked(NamedTuple):
-    """A place that a probe is to be at, and the engines that are asked for it, in turn."""
-
-    probe: Probe
-    location: Location
-    engines: tuple[str, ...]
-
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -165,43 +156,6 @@ class Engines(EngineViews):
             for engine in self._all
             for refused in engine.reserve([plan for plan in plans if plan.engine in engine.names])
         ]
-
-    def prepared(self, asked: list[Asked]) -> tuple[list[Plan], list[tuple[Probe, Refusal]]]:
-        """Plans that are reserved for these, each by the first engine that can, and what none can.
-        Raises SpaceError and Gone."""
-        plans: list[Plan] = []
-        refused: list[tuple[Probe, Refusal]] = []
-        while asked:
-            offered: list[tuple[Plan, Asked]] = []
-            again: list[Asked] = []
-            for each in asked:
-                found = self.offer(each.probe, each.location, each.engines[0])
-                if isinstance(found, Plan):
-                    offered.append((found, each))
-                else:
-                    self._ask_next(each, found, again, refused)
-            impossible = {
-                id(plan): refusal for plan, refusal in self.reserve([plan for plan, _ in offered])
-            }
-            for plan, each in offered:
-                if id(plan) in impossible:
-                    self._ask_next(each, impossible[id(plan)], again, refused)
-                else:
-                    plans.append(plan)
-            asked = again
-        return plans, refused
-
-    @staticmethod
-    def _ask_next(
-        asked: Asked, refusal: Refusal, again: list[Asked], refused: list[tuple[Probe, Refusal]]
-    ) -> None:
-        """An engine has refused: the next one is to be asked, if there is one."""
-        others = asked.engines[1:]
-        if others and refusal.state is ProbeState.FAILED:
-            asked.probe.slower = refusal.reason
-            again.append(Asked(asked.probe, asked.location, others))
-        else:
-            refused.append((asked.probe, refusal))
 
     def left(self, probes: Iterable[Probe]) -> None:
         """These run in the target no more, but here."""

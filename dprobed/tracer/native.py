@@ -16,6 +16,7 @@ from dprobed.engine.probe import Probe
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.tracer.inserted import Chosen, Inserted
 from dprobed.wire.engines import AUTO, NATIVE, TRAP
+from dprobed.wire.protocol import State
 
 #: Why nothing is native where there is no compiler.
 NO_COMPILER: Final = "llvmlite is not installed, by which native code is made"
@@ -38,6 +39,28 @@ def chosen(python: PythonExecutor, asked: str) -> Chosen:
     return Chosen(native, NATIVE)
 
 
+def probes_of(inserted: Inserted) -> list[Probe]:
+    """Its probes, which have no place yet."""
+    program = inserted.program
+    is_native = inserted.engines != (TRAP,)
+    found = [
+        Probe(
+            inserted.number,
+            probe,
+            inserted.executor.entry(probe.index),
+            program.header.name,
+            alters=program.alters(probe),
+            max_hits=inserted.max_hits or 0,
+            entry_part=inserted.executor.entry_part(probe.index),
+            native=inserted.executor if is_native and not probe.watchpoint else None,
+        )
+        for probe in program.probes
+    ]
+    for each in found:
+        each.slower = "" if each.definition.watchpoint else inserted.slower
+    return found
+
+
 def to_be_run_here(inserted: Inserted, unserved: dict[Probe, str]) -> list[Probe]:
     """The probes of a program that the tracer is to run from now on, since it has to run these,
     each for a reason: all those that have something in common with them."""
@@ -50,6 +73,8 @@ def to_be_run_here(inserted: Inserted, unserved: dict[Probe, str]) -> list[Probe
     for each in moved:
         each.slower = unserved.get(each, f"{first.definition.offset or first.place}: {why}")
         each.native = None
+        if not each.over:
+            each.set(State.PENDING)
     return moved
 
 

@@ -18,10 +18,11 @@ from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.choices import Choices
-from dprobed.tracer.engines import Asked, Engines
+from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
 from dprobed.tracer.native import by_program, hand_back, to_be_run_here
+from dprobed.tracer.offers import Asked, note_refused, prepared
 from dprobed.tracer.placement import LoadedModule, Placement, Spot
 from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.stacks.target_stacks import TargetStacks
@@ -34,6 +35,10 @@ from dprobed.wire.protocol import State as ProbeState
 _log = logging.getLogger(__name__)
 
 _NOT_MAPPED: Final = "no mapped module of that name yet"
+
+
+#: Probes whose state changed; and what no engine serves that runs code in the target, and why.
+Placed = tuple[list[Probe], dict[Probe, str]]
 
 
 class Places:
@@ -170,18 +175,13 @@ class Places:
             inserted = self._inserted[number]
             moved = to_be_run_here(inserted, its)
             self.remove(moved)
-            for each in moved:
-                if not each.over:
-                    each.set(ProbeState.PENDING, "")
             self._engines.left(moved)
             hand_back(inserted, self._engines.quiet)
             changed += self._place([inserted], self.modules())[0]
         self._expect_choices()
         return changed
 
-    def _place(
-        self, programs: Iterable[Inserted], among: list[LoadedModule]
-    ) -> tuple[list[Probe], dict[Probe, str]]:
+    def _place(self, programs: Iterable[Inserted], among: list[LoadedModule]) -> Placed:
         """``place``, but with what no engine serves that runs code in the target, and why."""
         asked: list[Asked] = []
         spots: dict[tuple[Probe, int], Spot] = {}
@@ -197,20 +197,11 @@ class Places:
                 where = each.location(spot, self._number(spot.module, spot.place))
                 asked.append(Asked(probe, where, inserted.engines_of(probe)))
         try:
-            plans, refused = self._engines.prepared(asked)
+            plans, refused = prepared(self._engines, asked)
             refused += self._arm(plans, spots)
         finally:
             self._engines.abandon_reserved()
-        for probe, refusal in refused:
-            if probe.attachments:
-                probe.set(probe.state, f"not at each of its places: {refusal.reason}")
-            else:
-                probe.set(refusal.state, refusal.reason)
-        return changed, {
-            probe: refusal.reason
-            for probe, refusal in refused
-            if probe.native is not None and refusal.state is ProbeState.FAILED
-        }
+        return changed, note_refused(refused)
 
     def _expect_choices(self) -> None:
         """Have those IFUNCs watched for which nothing has been chosen yet."""

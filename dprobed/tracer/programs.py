@@ -28,12 +28,12 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.maps import TargetMaps
-from dprobed.tracer.native import NO_COMPILER, chosen
+from dprobed.tracer.native import NO_COMPILER, chosen, probes_of
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.wire import protocol
-from dprobed.wire.engines import ENGINES, TRAP
+from dprobed.wire.engines import ENGINES
 from dprobed.wire.limits import Limits
 from dprobed.wire.notices import NoticeKind
 from dprobed.wire.protocol import State as ProbeState
@@ -317,23 +317,7 @@ class Programs:
             now = time.monotonic_ns()
             inserted.account = Account(inserted.budget, owner, now)
             inserted.own_account = Account(inserted.budget, owner, now)
-        is_native = inserted.engines != (TRAP,)
-        found = [
-            Probe(
-                inserted.number,
-                probe,
-                inserted.executor.entry(probe.index),
-                program.header.name,
-                alters=program.alters(probe),
-                max_hits=inserted.max_hits or 0,
-                entry_part=inserted.executor.entry_part(probe.index),
-                native=inserted.executor if is_native and not probe.watchpoint else None,
-            )
-            for probe in program.probes
-        ]
-        for each in found:
-            each.slower = "" if each.definition.watchpoint else inserted.slower
-        return found
+        return probes_of(inserted)
 
     # --- variables ---
 

@@ -459,14 +459,14 @@ def test_a_definition_changes_the_program(tmp_path: Path) -> None:
 
 def test_the_engine_is_chosen(tmp_path: Path) -> None:
     source = program(tmp_path)
-    assert load_programs([str(source)], Choice())[0].upload.engine == "auto"
-    assert load_programs([str(source)], Choice(engine="trap"))[0].upload.engine == "trap"
+    assert load_programs([str(source)], Choice())[0].upload.engine == "trap"
+    assert load_programs([str(source)], Choice(engine="auto"))[0].upload.engine == "auto"
     done = dprobe("run", "--engine", "trap", *JSON, source, "--", "echo", "x")
     assert done.returncode == 0
     assert parsed(done.stdout.splitlines()[-1])[0]["probes"][0]["hits"] == 1
     done = dprobe("run", "--engine", "magic", source, "--", "echo", "x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'magic' is not one of 'auto', 'inline', 'trap'" in done.stderr
+    assert "'magic' is not one of 'auto', 'inline', 'signal', 'trap'" in done.stderr
 
 
 def test_groups_select_probes(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Final, Protocol
 
-from dprobed.engine.inline.sites import JumpSite, JumpTrampoline
+from dprobed.engine.inline.sites import JumpSite, JumpSites, JumpTrampoline
 from dprobed.engine.probe import Attachment
 from dprobed.tracee.thread import Thread
 from dprobed.wire.engines import SIGNAL
 
 
-class Breakpoints(Protocol):
+class NativeSites(Protocol):
     """What is needed of who has breakpoints in the same address space."""
 
     def displaces(self, address: int, length: int) -> bool:
@@ -63,7 +63,7 @@ class BreakpointSite(JumpSite):
 
     engine: ClassVar[str] = SIGNAL
 
-    def __init__(self, address: int, original: bytes, breakpoints: Breakpoints) -> None:
+    def __init__(self, address: int, original: bytes, breakpoints: NativeSites) -> None:
         super().__init__(address, original)
         self.breakpoints: Final = breakpoints
 
@@ -76,7 +76,7 @@ class BreakpointSite(JumpSite):
         """Have it lead to these; why it cannot. All threads are stopped."""
         reason = self.breakpoints.lead(self.address, trampoline.start, self.lose)
         if not reason:
-            self.trampoline = trampoline
+            self.leads_to(trampoline)
         return reason
 
     def lose(self) -> list[Attachment]:
@@ -87,3 +87,18 @@ class BreakpointSite(JumpSite):
             for piece in place.whole:
                 piece.site.attachments.remove(piece)
         return list(places)
+
+
+def led_to_nothing(sites: JumpSites) -> list[JumpSite]:
+    """Those that no probe needs any more."""
+    return [
+        each
+        for each in sites.by_address.values()
+        if not each.attachments and isinstance(each, BreakpointSite)
+    ]
+
+
+def overwritten(sites: Iterable[JumpSite], breakpoints: NativeSites) -> list[JumpSite]:
+    """Those of these whose breakpoints are gone, because the target changed its code."""
+    led = {site.address: site for site in sites if isinstance(site, BreakpointSite)}
+    return [led[address] for address in breakpoints.overwritten(led)]

@@ -9,7 +9,7 @@ from dprobed.arch.x86_64.trampoline import (
 )
 from dprobed.change_journal import Kind
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
+from dprobed.engine.inline.breakpoints import BreakpointSite, NativeSites
 from dprobed.engine.inline.calls import CallTable
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.counters import ProbeCounter
@@ -56,7 +56,7 @@ def do_without(
     parent: InlineRoom,
     twin: Twin,
     group: ThreadGroup,
-    breakpoints: Breakpoints,
+    breakpoints: NativeSites,
     why: str,
 ) -> None:
     """The parent's jumps could not be taken over: take them out of the copy, and fail the probes.
@@ -78,7 +78,7 @@ def do_without(
 
 
 def take_over(
-    room: InlineRoom, parent: InlineRoom, twin: Twin, breakpoints: Breakpoints, pointer: int
+    room: InlineRoom, parent: InlineRoom, twin: Twin, breakpoints: NativeSites, pointer: int
 ) -> list[tuple[JumpSite, int]]:
     """Take over the parent's jumps in a ``fork`` child's copy of its memory, all of whose
     threads are stopped: what is shared is the child's own from now on. ``breakpoints``: of the
@@ -143,7 +143,7 @@ def take_over(
     return found
 
 
-def _twin(room: InlineRoom, site: JumpSite, breakpoints: Breakpoints) -> JumpSite | None:
+def _twin(room: InlineRoom, site: JumpSite, breakpoints: NativeSites) -> JumpSite | None:
     """The same site in the copy; None: it is not there."""
     if isinstance(site, BreakpointSite):
         led = BreakpointSite(site.address, site.original, breakpoints)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from dprobed.engine.inline.offers import FILTERED, is_filtered, makes_calls
+from dprobed.engine.inline.offers import COST_NS, FILTERED, STOP_COST_NS, is_filtered, makes_calls
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.records import RecordReader
 from dprobed.engine.inline.rings import DAMAGE
@@ -17,10 +17,6 @@ from dprobed.wire.protocol import State
 #: How many times as long as records took to be read others' work goes first.
 _REST: Final = 2
 _TOO_MANY: Final = "more calls are running at a time than are followed"
-#: What a hit costs, with a short program; and is charged to budgets.
-COST_NS: Final = 15
-#: The same by a breakpoint, as long as a tracer is there.
-STOP_COST_NS: Final = 13_000
 
 
 class InlineCounts:

@@ -12,23 +12,27 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from dprobed.arch.x86_64.registers import FS_BASE, RIP
+from dprobed.arch.x86_64.registers import FS_BASE
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
+from dprobed.engine.inline.breakpoints import (
+    BreakpointSite,
+    NativeSites,
+    led_to_nothing,
+    overwritten,
+)
 from dprobed.engine.inline.calls import FollowedPlace
 from dprobed.engine.inline.copies import do_without, take_over, undo_in_copy
 from dprobed.engine.inline.counting import InlineCounts
 from dprobed.engine.inline.exits import TrampolineExits
 from dprobed.engine.inline.inserting import JumpInsertion
-from dprobed.engine.inline.offers import makes_calls
+from dprobed.engine.inline.offers import makes_calls, offered
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.records import RecordReader, ThreadPointers
 from dprobed.engine.inline.removal import JumpRemoval
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
-from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
@@ -46,7 +50,7 @@ class InlineEngine:
         group: ThreadGroup,
         listener: Listener,
         registers: Registers,
-        breakpoints: Breakpoints,
+        breakpoints: NativeSites,
     ) -> None:
         """``registers``: of all targets of this tracer."""
         self._group: Final = group
@@ -82,11 +86,11 @@ class InlineEngine:
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
         """See Engine: by a jump."""
-        return self._insertion.offer(self.placer, probe, location, INLINE)
+        return offered(probe, location, INLINE, self.placer, self._breakpoints)
 
     def offer_breakpoint(self, probe: Probe, location: Location) -> Plan | Refusal | None:
         """Whether it can serve this probe there by a breakpoint."""
-        return self._insertion.offer(self.placer, probe, location, SIGNAL)
+        return offered(probe, location, SIGNAL, self.placer, self._breakpoints)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: room, code and data."""
@@ -140,7 +144,7 @@ class InlineEngine:
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         # The trap engine may have found that some breakpoints are lost.
-        self._released.update(self._led_to_nothing())
+        self._released.update(led_to_nothing(self.placer.sites))
         unneeded = [site for site in self._released if not site.attachments]
         self._removal.take_out(self.placer, unneeded, unstoppable)
         for site in self._released:
@@ -156,10 +160,6 @@ class InlineEngine:
         self._left.clear()
         if not self.placer.sites.by_address and not unstoppable and self._exits.are_all_out():
             self.placer.start_anew()
-
-    def _led_to_nothing(self) -> list[JumpSite]:
-        sites = self.placer.sites.by_address.values()
-        return [each for each in sites if not each.attachments and isinstance(each, BreakpointSite)]
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -178,9 +178,7 @@ class InlineEngine:
         """See Engine."""
         mine = [each for each in attachments if isinstance(each, JumpAttachment)]
         sites = {part.site for each in mine for part in each.whole}
-        led = {site.address: site for site in sites if isinstance(site, BreakpointSite)}
-        lost = set(self.placer.sites.lost(sites))
-        lost.update(led[address] for address in self._breakpoints.overwritten(led))
+        lost = {*self.placer.sites.lost(sites), *overwritten(sites, self._breakpoints)}
         # Of a function all, where one of its returns is gone.
         places = {each.entry or each for site in lost for each in site.attachments}
         for each in places:
@@ -249,13 +247,7 @@ class InlineEngine:
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
-        found = self.placer.sites.trampoline_at(registers.words[RIP])
-        if found is None:
-            return False
-        position = found[1].position(registers.words[RIP])
-        if position is not None:
-            move_to(registers, position)
-        return position is not None
+        return self.placer.sites.leave(registers)
 
     def original(self, address: int, data: bytearray) -> None:
         """See Engine."""

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints
-from dprobed.engine.inline.counting import COST_NS, STOP_COST_NS
-from dprobed.engine.inline.offers import why_no_breakpoint, why_no_records, why_not
+from dprobed.engine.inline.breakpoints import NativeSites
+from dprobed.engine.inline.offers import why_no_records
 from dprobed.engine.inline.placing import Placer
 from dprobed.engine.inline.prepared import Prepared, Reserved, has_records, make_room, prepare
 from dprobed.engine.inline.records import RecordReader
 from dprobed.engine.inline.sites import JumpAttachment, JumpSite
-from dprobed.engine.interface import Location, Plan, Refusal
-from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.interface import Plan, Refusal
+from dprobed.engine.probe import Attachment
 from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.wire.engines import SIGNAL
 from dprobed.wire.protocol import State
 
 #: What became of a plan.
@@ -26,32 +24,10 @@ Armed = tuple[Plan, Attachment | Refusal]
 class JumpInsertion:
     """Of one target."""
 
-    def __init__(self, group: ThreadGroup, breakpoints: Breakpoints) -> None:
+    def __init__(self, group: ThreadGroup, breakpoints: NativeSites) -> None:
         self._group: Final = group
         self._breakpoints: Final = breakpoints
         self._ready: Final = Reserved()
-
-    def offer(
-        self, placer: Placer, probe: Probe, location: Location, engine: str
-    ) -> Plan | Refusal | None:
-        """See Engine: by a jump, or by a breakpoint."""
-        if location.kind:
-            return None
-        opcode = location.opcode
-        if opcode:
-            actual = placer.text(location.address, len(opcode))
-            if actual != opcode:
-                found = actual.hex(" ") or "nothing"
-                return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        if engine == SIGNAL:
-            reason = why_no_breakpoint(probe, location, placer, self._breakpoints)
-            cost = STOP_COST_NS
-        else:
-            reason = why_not(probe, location, placer, self._breakpoints.displaces)
-            cost = COST_NS
-        if reason:
-            return Refusal(State.FAILED, f"the {engine} engine cannot serve it: {reason}")
-        return Plan(engine, probe, location, cost)
 
     def reserve(
         self, placer: Placer, reader: RecordReader, plans: Sequence[Plan]

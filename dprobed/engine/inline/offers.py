@@ -11,15 +11,21 @@ from dprobed.arch.x86_64.function_exits import Exit, ExitsError
 from dprobed.arch.x86_64.placeable import LONGEST, calls, unserved
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints
+from dprobed.engine.inline.breakpoints import NativeSites
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import BREAKPOINT, Placer
-from dprobed.engine.interface import Location
+from dprobed.engine.interface import Location, Plan, Refusal
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
 from dprobed.program.exec.native.abi import Needs
 from dprobed.tracee.ptrace import Gone
+from dprobed.wire.engines import SIGNAL
+from dprobed.wire.protocol import State
 
+#: What a hit costs by a jump, with a short program; and is charged to budgets.
+COST_NS: Final = 15
+#: The same by a breakpoint, as long as a tracer is there.
+STOP_COST_NS: Final = 13_000
 FILTERED: Final = "it makes system calls, and the target has a seccomp filter"
 
 
@@ -27,6 +33,26 @@ def makes_calls(probe: Probe) -> bool:
     """Whether a probe's program makes system calls in the target."""
     native = probe.native
     return isinstance(native, InlineExecutor) and native.makes_calls(probe.definition)
+
+
+def offered(
+    probe: Probe, location: Location, engine: str, placer: Placer, breakpoints: NativeSites
+) -> Plan | Refusal | None:
+    """See Engine.offer: by a jump, or by a breakpoint where ``engine`` is that of these."""
+    if location.kind:
+        return None
+    if opcode := location.opcode:
+        actual = placer.text(location.address, len(opcode))
+        if actual != opcode:
+            found = actual.hex(" ") or "nothing"
+            return Refusal(State.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
+    if engine == SIGNAL:
+        reason, cost = why_no_breakpoint(probe, location, placer, breakpoints), STOP_COST_NS
+    else:
+        reason, cost = why_not(probe, location, placer, breakpoints.displaces), COST_NS
+    if reason:
+        return Refusal(State.FAILED, f"the {engine} engine cannot serve it: {reason}")
+    return Plan(engine, probe, location, cost)
 
 
 def why_not(
@@ -48,7 +74,7 @@ def why_not(
 
 
 def why_no_breakpoint(
-    probe: Probe, location: Location, placer: Placer, breakpoints: Breakpoints
+    probe: Probe, location: Location, placer: Placer, breakpoints: NativeSites
 ) -> str:
     """Why no breakpoint that leads to a probe's program can be at a location; empty: one can."""
 

@@ -23,9 +23,8 @@ from dprobed.arch.x86_64.trampoline import (
     mentioned,
     trampoline,
 )
-from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
+from dprobed.engine.inline.breakpoints import BreakpointSite
 from dprobed.engine.inline.code import CodeArea
 from dprobed.engine.inline.counters import ProbeCounter
 from dprobed.engine.inline.executor import InlineExecutor, NativePart
@@ -42,7 +41,6 @@ from dprobed.program.exec.native.abi import Hit as Words
 from dprobed.program.exits import REM
 from dprobed.program.isa import KEPT_WORDS
 from dprobed.program.registers import USER_REGS
-from dprobed.tracee.thread_group import ThreadGroup
 
 _HIT: Final = HitLayout(
     tid=Words.TID,
@@ -99,10 +97,6 @@ def _needed(attachment: JumpAttachment, asked: Iterable[int]) -> frozenset[int]:
 
 class Placer(InlineRoom):
     """Puts programs and trampolines into the memory of one address space."""
-
-    def __init__(self, space: AddressSpace, group: ThreadGroup, breakpoints: Breakpoints) -> None:
-        super().__init__(space, group)
-        self._breakpoints: Final = breakpoints
 
     # --- what trampolines lead to ---
 
@@ -380,5 +374,5 @@ class Placer(InlineRoom):
         """The original code there, as far as our own changes go."""
         data = bytearray(self.space.memory.peek(address, length))
         self.sites.original(address, data)
-        self._breakpoints.original(address, data)
+        self.breakpoints.original(address, data)
         return bytes(data)

@@ -12,7 +12,7 @@ from dprobed.arch.x86_64.jump import JUMP_SIZE
 from dprobed.arch.x86_64.placeable import LONGEST
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints, BreakpointSite
+from dprobed.engine.inline.breakpoints import BreakpointSite, NativeSites
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.code import ALIGN
 from dprobed.engine.inline.executor import InlineExecutor
@@ -54,7 +54,7 @@ class Reserved:
         """Whether anything is prepared for a plan."""
         return id(plan) in self._places
 
-    def add(self, placer: Placer, plan: Plan, breakpoints: Breakpoints) -> None:
+    def add(self, placer: Placer, plan: Plan, breakpoints: NativeSites) -> None:
         """Prepare the sites of a plan; raises RelocationError, ExitsError and SpaceError."""
         location, returns = plan.location, plan.probe.definition.returns
         led = breakpoints if plan.engine == SIGNAL else None
@@ -70,7 +70,7 @@ class Reserved:
             self.sites.setdefault(each.site.address, Prepared(each.site)).new.append(each)
         self._places[id(plan)] = place
 
-    def _site(self, placer: Placer, where: Exit, breakpoints: Breakpoints | None) -> JumpSite:
+    def _site(self, placer: Placer, where: Exit, breakpoints: NativeSites | None) -> JumpSite:
         address = where.address
         ready = self.sites.get(address)
         known = placer.sites.by_address.get(address) if ready is None else ready.site
@@ -134,7 +134,7 @@ def make_room(placer: Placer, plans: Sequence[Plan], *, records: bool) -> None:
 
 
 def prepare(
-    placer: Placer, plans: Sequence[Plan], reserved: Reserved, breakpoints: Breakpoints
+    placer: Placer, plans: Sequence[Plan], reserved: Reserved, breakpoints: NativeSites
 ) -> list[tuple[Plan, Refusal]]:
     """Make what the sites of these plans are to lead to; those that are impossible. Raises
     SpaceError and Gone."""
@@ -166,7 +166,7 @@ def prepare(
     return list(refused.values())
 
 
-def _reserve(placer: Placer, plans: Sequence[Plan], breakpoints: Breakpoints) -> dict[int, str]:
+def _reserve(placer: Placer, plans: Sequence[Plan], breakpoints: NativeSites) -> dict[int, str]:
     """Prepare the breakpoints of these plans; where none can be, and why."""
     led: list[int] = []
     for plan in plans:

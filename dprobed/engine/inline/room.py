@@ -14,6 +14,7 @@ from dprobed.arch.x86_64.time_stamp import TimeStamps
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.inline.breakpoints import NativeSites
 from dprobed.engine.inline.calls import CallTable
 from dprobed.engine.inline.clock import SIZE as CLOCK_SIZE
 from dprobed.engine.inline.clock import TargetClock
@@ -58,8 +59,9 @@ class BuiltTrampoline(NamedTuple):
 class InlineRoom:
     """The memory that the inline engine has in one address space, and what is where in it."""
 
-    def __init__(self, space: AddressSpace, group: ThreadGroup) -> None:
+    def __init__(self, space: AddressSpace, group: ThreadGroup, breakpoints: NativeSites) -> None:
         self.space: Final = space
+        self.breakpoints: Final = breakpoints
         self.sites: Final = JumpSites(space)
         self.group: Final = group
         self.shared: Final[list[SharedMemory]] = []

@@ -20,6 +20,7 @@ import msgspec
 
 from dprobed.arch.x86_64.jump import JUMP_SIZE, target_of
 from dprobed.arch.x86_64.placeable import LONGEST
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Displaced, Position
 from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
@@ -28,11 +29,12 @@ from dprobed.engine.inline.code import CodePages
 from dprobed.engine.inline.executor import InlineExecutor, NativePart
 from dprobed.engine.inline.puns import Pun
 from dprobed.engine.inline.records import room_of
+from dprobed.engine.positions import move_to
 from dprobed.engine.probe import Attachment, Located, Probe
 from dprobed.engine.remote_calls import mappings, note
 from dprobed.proc import procfs
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.wire.engines import INLINE
 
 
@@ -174,6 +176,10 @@ class JumpSite:
         #: How its jump is written where the instruction is shorter than one.
         self.pun: Pun | None = None
 
+    def leads_to(self, trampoline: JumpTrampoline) -> None:
+        """From now on it does, as text or a breakpoint says."""
+        self.trampoline = trampoline
+
     @property
     def needs_pun(self) -> bool:
         """Whether it is too short for a plain jump, and its punned one was not found yet."""
@@ -244,7 +250,7 @@ class JumpSites:
                 self.space.changes.forget(Kind.JUMP, site.address)
             return False
         site.jump = jump
-        site.trampoline = trampoline
+        site.leads_to(trampoline)
         self.space.owned[site.address] = site.owned
         return True
 
@@ -309,6 +315,16 @@ class JumpSites:
     def trampoline_at(self, address: int) -> tuple[JumpSite, JumpTrampoline] | None:
         """The trampoline that an address is in."""
         return self.trampolines.at(address)
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
+        found = self.trampoline_at(registers.words[RIP])
+        if found is None:
+            return False
+        position = found[1].position(registers.words[RIP])
+        if position is not None:
+            move_to(registers, position)
+        return position is not None
 
     def lost(self, sites: Iterable[JumpSite]) -> list[JumpSite]:
         """Those of these that the target wrote over."""

@@ -70,7 +70,7 @@ class TrapEngine(AtStops):
         )
         self.view = OriginalView(sites)
         stops = self.stops
-        self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
+        self.removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
         #: The rule that refuses breakpoints where the target is not guarded; empty: none does.
         self.only_guarded = ""
         #: Sites that ``disarm`` removes if no attachment is left.
@@ -85,7 +85,7 @@ class TrapEngine(AtStops):
         """Start in an address space that has these sites."""
         self.stops.use(sites)
         self.view = OriginalView(sites)
-        self._removal.not_freed.clear()
+        self.removal.not_freed.clear()
         self._released.clear()
 
     # --- threads and their stops ---
@@ -193,7 +193,7 @@ class TrapEngine(AtStops):
             attachment = attach(plan.probe, plan.location, site)
             results.append((plan, attachment))
             armed.append(site)
-        self._removal.redirect_restarts(armed)
+        self.removal.redirect_restarts(armed)
         return results
 
     def abandon_reserved(self) -> None:
@@ -231,7 +231,7 @@ class TrapEngine(AtStops):
 
     def places_of_threads(self) -> list[tuple[Thread, int]]:
         """Where the stopped threads are."""
-        return self._removal.places()
+        return self.removal.places()
 
     def classify(self) -> None:
         """Set ``Site.simple``: whether a SIGTRAP behind a site can only be its breakpoint's.
@@ -263,15 +263,11 @@ class TrapEngine(AtStops):
     def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         released, self._released = self._released, set()
-        self.remove([site for site in released if site.is_empty], unstoppable)
-
-    def remove(self, sites: list[Site], unstoppable: list[Thread]) -> None:
-        """Take out these sites; all threads are stopped but those ``unstoppable``."""
-        self._removal.remove(sites, unstoppable)
+        self.removal.remove([site for site in released if site.is_empty], unstoppable)
 
     def remove_empty(self) -> None:
         """Remove unneeded sites of a copied address space; all threads are stopped."""
-        self.remove([site for site in self.sites.all() if site.is_empty], [])
+        self.removal.remove([site for site in self.sites.all() if site.is_empty], [])
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -312,9 +308,7 @@ class TrapEngine(AtStops):
         self.stops.returns.lost(sites, reason)
         for site in sites:
             loss.attachments.extend(site.attachments + site.entered)
-            if site.native is not None:
-                loss.attachments.extend(site.native.lose())
-                site.lead(None)
+            loss.attachments.extend(site.lose_native())
             self._released.update(self.stops.returns.released(site.entered))
             site.attachments.clear()
             site.entered.clear()
@@ -326,7 +320,7 @@ class TrapEngine(AtStops):
         """See Engine."""
         self._released.clear()
         self.stops.returns.use(self.sites)
-        self.remove(self.sites.all(), unstoppable)
+        self.removal.remove(self.sites.all(), unstoppable)
 
     # --- other address spaces ---
 
@@ -342,7 +336,7 @@ class TrapEngine(AtStops):
             copy = copies.undone(self.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
-        self._removal.clean_child(thread, copy, self.sigtrap)
+        self.removal.clean_child(thread, copy, self.sigtrap)
 
     def is_fork_copy(self, thread: Thread) -> bool:
         """Whether an unknown process's memory is a fork copy of the target's."""

@@ -68,7 +68,7 @@ class NativeBreakpoints:
             site.lead(None)
         sites.serve_without_us(led)
         if unneeded := [site for site in led if site.is_empty]:
-            self._trap.remove(unneeded, unstoppable)
+            self._trap.removal.remove(unneeded, unstoppable)
 
     def unmapped(self, address: int) -> None:
         """What is there now is not ours to touch."""

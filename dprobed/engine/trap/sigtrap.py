@@ -63,6 +63,11 @@ _SIG_UNBLOCK: Final = 1
 _log = logging.getLogger(__name__)
 
 
+def _blocks(tid: int) -> bool:
+    found = procfs.status(tid)
+    return found is not None and bool(found.blocked & _BIT)
+
+
 class Sigtrap:
     """SIGTRAP as one target has set it: disposition, and the masks of its threads."""
 
@@ -179,18 +184,13 @@ class Sigtrap:
         if reason := self.why_no_guard():
             return reason
         noted = [tid for tid, note in self._notes.by_tid.items() if note.trap_mask is not None]
-        blocking = [tid for tid in noted if self._blocks(tid)]
+        blocking = [tid for tid in noted if _blocks(tid)]
         if blocking:
             more = f", and {len(blocking) - 1} more," if len(blocking) > 1 else ""
             return f"thread {min(blocking)}{more} blocks SIGTRAP"
         if not self.installed.is_there:
             return "the handler is away, because the target looked at SIGTRAP's, until the next hit"
         return ""
-
-    @staticmethod
-    def _blocks(tid: int) -> bool:
-        found = procfs.status(tid)
-        return found is not None and bool(found.blocked & _BIT)
 
     def prepare_guard(self, count: int) -> None:
         """Have the guard installed, with room for so many sites more; ``obstacle``: why it cannot

@@ -125,6 +125,12 @@ class Site:
         self.native = native
         self.onward = self.slot if native is None else native.target
 
+    def lose_native(self) -> list[Attachment]:
+        """Have it lead to no native programs any more; the places that their probes lose."""
+        lost = [] if self.native is None else self.native.lose()
+        self.lead(None)
+        return lost
+
     def twin(self) -> Site:
         """The same site in a copy of the memory."""
         other = Site(self.address, self.original, self.slot, self.displaced, self.around)

@@ -19,7 +19,7 @@ from dprobed.arch.x86_64.relocation import displace
 from dprobed.change_journal import Change, ChangeJournal, Changes, Kind, read
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.inline.breakpoints import Breakpoints
+from dprobed.engine.inline.breakpoints import NativeSites
 from dprobed.engine.inline.copies import undo_in_copy
 from dprobed.engine.inline.engine import InlineEngine
 from dprobed.engine.inline.puns import Pun
@@ -34,7 +34,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 TEXT = bytes.fromhex("0f1f440000 90 0f1f00 cccccccccccccccc")
 NOWHERE = cast(JumpTrampoline, None)
 NO_BREAKPOINTS = cast(
-    Breakpoints,
+    NativeSites,
     SimpleNamespace(
         displaces=lambda *_: False, original=lambda *_: None, overwritten=lambda _: set()
     ),
@@ -250,7 +250,7 @@ def test_an_instruction_without_a_jump_is_told_with_its_bytes(place: Place) -> N
 
 
 def test_a_child_in_which_it_stays_is_not_let_go(place: Place) -> None:
-    room = InlineRoom(place.space, cast(ThreadGroup, None))
+    room = InlineRoom(place.space, cast(ThreadGroup, None), NO_BREAKPOINTS)
     site = place.site()
     room.sites.by_address[site.address] = site
     room.sites.arm(site, jump(site.address, place.area), NOWHERE)
