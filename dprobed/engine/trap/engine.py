@@ -65,12 +65,10 @@ class TrapEngine(AtStops):
         address as a breakpoint of one byte before it."""
         self.group: Final = group
         sites = Sites(AddressSpace.unopened(0))
-        self.stops: Final = TrapStops(
-            group, listener, runner, sites, self.make_room, self._classify
-        )
+        made = TrapStops(group, listener, runner, sites, self.make_room, self._classify)
+        self.stops: Final = made
         self.view = OriginalView(sites)
-        stops = self.stops
-        self.removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
+        self.removal: Final = SiteRemoval(group, runner.registers, made.notes, made.exits)
         #: The rule that refuses breakpoints where the target is not guarded; empty: none does.
         self.only_guarded = ""
         #: Sites that ``disarm`` removes if no attachment is left.

@@ -29,6 +29,7 @@ from dprobe.lib.script.values import (
     ShownMap,
     StackText,
 )
+from dprobe.lib.script.watched import WatchedAddresses
 from dprobe.lib.told_maps import MapChange
 from dprobed.program.bt import bundle as bt
 from dprobed.wire import messages
@@ -146,8 +147,7 @@ class Runner:
         #: The programs are out: what is done now is done to the end.
         self._over = False
         self._told: set[str] = set()
-        #: Process, program and address of watchpoints that hits have asked for.
-        self._watched: set[tuple[int, int, int]] = set()
+        self._watched: Final = WatchedAddresses()
         #: By map: updates that were lost before it was emptied.
         self._lost: dict[int, int] = {}
 
@@ -334,30 +334,14 @@ class Runner:
                 if changes:
                     self._processes.put(changes)
             case bt.Watch():
-                self._watch(act)
+                self._watched.watch(act, act.action, self._processes)
             case bt.Unwatch():
-                self._unwatch(act)
+                self._watched.unwatch(act, self._processes)
             case bt.Exit():
                 word = act.values[0]
                 self.status = word & 0xFF if isinstance(word, int) else 0
             case _:
                 self._say_once(f"{type(act.action).__name__}: only blocks can ask for this")
-
-    def _watch(self, act: Act) -> None:
-        """Watch memory of a process, unless that is done already."""
-        (address,) = act.values
-        assert isinstance(address, int)
-        wanted = (act.pid, act.action.program, address & ((1 << 64) - 1))  # type: ignore[union-attr]
-        if address and wanted not in self._watched:
-            self._watched.add(wanted)
-            self._processes.watch(*wanted)
-
-    def _unwatch(self, act: Act) -> None:
-        (address,) = act.values
-        assert isinstance(address, int)
-        address &= (1 << 64) - 1
-        self._watched = {each for each in self._watched if (each[0], each[2]) != (act.pid, address)}
-        self._processes.unwatch(act.pid, address)
 
     def _say_once(self, text: str) -> None:
         if text not in self._told:
