@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,3 +105,27 @@ def test_what_is_not_meant_so_is_said_in_short(arguments: tuple[str, ...]) -> No
     done = dprobe(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("to_terminal", [False, True])
+def test_a_terminal_obeys_no_process(tmp_path: Path, to_terminal: bool) -> None:
+    """What a process has of control characters is shown; what the script writes itself is done."""
+    name = tmp_path / "red\x1b[31m"
+    name.touch()
+    script = (
+        'uprobe:libc:open /str(arg0) == str($1)/ { printf("\\033[0m<%s>\\n", str(arg0));'
+        " @[str(arg0)] = count(); print(str(arg0)); exit() }"
+    )
+    ours, theirs = pty.openpty() if to_terminal else os.pipe()
+    words = ["run", "-e", script, str(name), "--", "cat", name]
+    done = dprobe(*words, stderr=theirs, stdout=subprocess.DEVNULL, capture_output=False)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: a terminal that nobody has any more
+        while data := os.read(ours, 4096):
+            said += data
+    os.close(ours)
+    assert done.returncode == 0
+    shown = str(name).replace("\x1b", "\\x1b") if to_terminal else str(name)
+    lines = [f"\x1b[0m<{shown}>", shown, f"@[{shown}]: 1"]
+    assert [line for line in said.decode().split("\r\n" if to_terminal else "\n") if line] == lines

@@ -187,8 +187,9 @@ Error numbers (`ENOENT`), signals (`SIGTERM`) and flags of `open` (`O_CREAT`) ha
 
 A conversion of a format is `%`, flags (`-+ #0`), a width, `.` and a precision, the length of a C
 type (`hh h l ll`, without one 32 bits count) and `d i u o x X c p s`, `e f g E F G`, or of a
-`buf()` `r rx rh`. Widths and precisions count letters, not bytes; `%c` is a byte. Formats of
-`time` and `strftime` are those of the C library; `%f` is microseconds.
+`buf()` `r rx rh`. Widths and precisions count letters, not bytes; `%c` is a byte. On a terminal,
+control characters in a text of a process are shown (`\\x1b`), and what the script itself writes is
+done. Formats of `time` and `strftime` are those of the C library; `%f` is microseconds.
 
 ## Altering
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from dprobe.lib.script.decode import Hit
 from dprobe.lib.script.values import Shown, ShownMap
 from dprobe.view.output import OutputFile, write_all
 from dprobe.view.script import logs, maps, values
 from dprobe.view.script.formats import formatted
+from dprobed.printable import LAYOUT, printable
 from dprobed.proc import far
 from dprobed.program.bt import bundle as bt
 from dprobed.program.bt.text_bytes import decoded, encoded
+
+T = TypeVar("T")
 
 #: Bytes of a file that ``cat`` shows, where the script says nothing else.
 _CAT: Final = 10240
@@ -61,6 +65,8 @@ class ScriptOutput:
         self._dated: Final = dated
         self._logs_left = most_logs if most_logs else -1
         self._sink: Final = OutputFile(path, descriptor, "nothing further is written")
+        written = self._sink.descriptor
+        self._to_terminal: Final = form != "json" and written >= 0 and os.isatty(written)
         #: What comes before it is said how many probes are in is printed after that.
         self._held = True
         self._parts: list[str] = []
@@ -85,7 +91,7 @@ class ScriptOutput:
 
     def printf(self, act: bt.Printf, arguments: Sequence[Shown]) -> None:
         """``printf``, ``errorf`` or ``warnf``."""
-        text = formatted(act.format, arguments)
+        text = formatted(act.format, [self._harmless(each) for each in arguments])
         if act.to == "out":
             self.text("printf", text)
         elif act.to == "error" or self._warnings:
@@ -102,20 +108,22 @@ class ScriptOutput:
         if self._json:
             self._write(logs.as_json(act, arguments, hit))
         else:
-            self._write(logs.text(act, arguments, hit if self._dated else None))
+            text = logs.text(act, arguments, hit if self._dated else None)
+            self._write(self._harmless(text))
 
     def value(self, value: Shown) -> None:
         """A value and the end of a line."""
         if self._json:
             self._write(f'{{"type": "value", "data": {values.as_json(value)}}}\n')
         else:
-            self._write(f"{values.text(value)}\n")
+            self._write(f"{self._harmless(values.text(value))}\n")
 
     def map(self, shown: ShownMap, top: int, divisor: int) -> None:
         """A map; nothing where keys are missing."""
         if shown.entries:
             form = maps.as_json if self._json else maps.text
-            self._write(form(shown, top, divisor, time.time_ns() - time.monotonic_ns()))
+            text = form(shown, top, divisor, time.time_ns() - time.monotonic_ns())
+            self._write(self._harmless(text))
 
     def entry(self, shown: ShownMap) -> None:
         """One entry of a map."""
@@ -131,7 +139,7 @@ class ScriptOutput:
             data = text.removesuffix("\n") if kind == "join" else text
             self._write(f'{{"type": "{kind}", "data": {values.quoted(data)}}}\n')
         else:
-            self._write(text)
+            self._write(self._harmless(text) if kind == "join" else text)
 
     def cat(self, act: bt.Cat, arguments: Sequence[Shown]) -> None:
         """The contents of a file."""
@@ -142,7 +150,7 @@ class ScriptOutput:
         except OSError as error:
             self._failed(f"failed to open file '{name}': {error.strerror}")
             return
-        self.text("cat", decoded(data))
+        self.text("cat", self._harmless(decoded(data)))
 
     def system(self, act: bt.System, arguments: Sequence[Shown]) -> None:
         """What a command prints."""
@@ -159,6 +167,12 @@ class ScriptOutput:
     def _failed(self, text: str) -> None:
         self.flush()
         _to_stderr("ERROR: {}\n".format(text.replace("\0", "\\0")))
+
+    def _harmless(self, shown: T) -> T | str:
+        """For a terminal: a text of a process without what a terminal would obey."""
+        if self._to_terminal and isinstance(shown, str):
+            return printable(shown, keep=LAYOUT)
+        return shown
 
     # -- what is said of the script -------------------------------------------------------------
 
