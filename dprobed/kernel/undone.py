@@ -23,6 +23,8 @@ def check(program: Program, message: Insert) -> None:
 def _undone(program: Program, message: Insert) -> Iterator[str]:
     if message.budget is not None:
         yield "a budget is for processes: probes in the kernel have none"
+    if any(one.kind == "value" and one.arguments for one in program.header.map):
+        yield "values of several words (texts, tuples) are not in the kernel yet: keep numbers"
     if program.header.kernel:
         yield from _undone_in_kernel(program, message)
     else:

@@ -227,6 +227,9 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 		return DPROBES_NOT_KERNEL;
 	if (insn->flags & DP_INSN_USTACK)
 		return DPROBES_NO_USTACK;
+	if (opcode == DP_OP_KEY_TEXT_COUNT || opcode == DP_OP_PUSH_TEXT_COUNT ||
+	    opcode == DP_OP_MLOAD_CELL || opcode == DP_OP_MSTORE_CELL)
+		return DPROBES_NOT_YET;
 	if ((insn->flags & DP_INSN_WRITES) && !program->alter)
 		return DPROBES_NO_ALTER;
 	if (!dp_is_kernel(program))

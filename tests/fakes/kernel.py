@@ -14,7 +14,7 @@ from dprobed.kernel.device import Calls
 from dprobed.kernel.isa_checksum import ISA
 from dprobed.program.exits import ABORT, REM
 from dprobed.program.map_cells import packed_key
-from dprobed.program.maps import KINDS, Entry, MapDefinition, MapRoom
+from dprobed.program.maps import KINDS, VALUE, Entry, MapDefinition, MapRoom
 from dprobed.record.maps import MapSums
 from tests.kernel.c_interpreter import CInterpreter, Refused, raw_request
 from tests.programs.cases import Case, FakeContext
@@ -296,7 +296,8 @@ class FakeKernel:
 def _definition(data: bytes, number: int) -> MapDefinition:
     one = abi.Map.from_buffer_copy(data, number * ctypes.sizeof(abi.Map))
     kind = KINDS[one.kind]
-    arguments = tuple(one.arguments[: len(kind.arguments)])
+    # The module's values are of one word, and say nothing of it.
+    arguments = () if kind.name == VALUE else tuple(one.arguments[: len(kind.arguments)])
     signed = bool(one.flags & abi.SIGNED)
     return MapDefinition(f"m{number}", kind.name, arguments, one.keys, one.size, signed)
 

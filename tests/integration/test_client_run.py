@@ -106,8 +106,10 @@ def test_records_and_summary_are_as_promised(tmp_path: Path) -> None:
             "ran": 1,
             "missed": 0,
             "dropped": 0,
+            "spent_ns": summary["probes"][0]["spent_ns"],
         }
     ]
+    assert summary["probes"][0]["spent_ns"] > 0
 
 
 def test_text_goes_to_standard_error_beside_the_commands_output(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dprobed.kernel.abi import Load, Raw, Refusal, load_arrays, load_header
 from dprobed.kernel.contents import entries
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import EXCEPTION, INSTRUCTION_BUDGET
-from dprobed.program.isa import KEPT_WORDS
+from dprobed.program.isa import KEPT_WORDS, ModType
 from dprobed.program.maps import MapContents, MapDefinition
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
@@ -63,9 +63,11 @@ def request(
     budget: int = INSTRUCTION_BUDGET,
     alter: bool = True,
 ) -> bytes:
-    """The request to run the first probe of a program."""
+    """The request to run the first probe of a program, of one for processes as it is in these."""
+    header = load_header(program)
+    header.modtype = ModType[program.header.modtype.upper()]
     return raw_request(
-        bytes(load_header(program)),
+        bytes(header),
         load_arrays(program, facilities, symbols),
         context,
         gone=gone or [False] * len(facilities),

@@ -26,7 +26,8 @@ from tests.programs.cases import check as check_case
 #: Instructions whose result is the machine's own, or that a kernel program cannot have.
 OWN = ("push task", "push pid", "push tid", "push uid", "push gid", "push procid", "push time",
        "push comm", "push r", "push u", "push a", "push f", "push tls", "vfy rw", "suspend",
-       "resume", "log ustack", "key ustack", "key comm")  # fmt: skip
+       "resume", "log ustack", "key ustack", "key comm", "key text", "push text", "mload",
+       "mstore")  # fmt: skip
 
 
 def is_of_any_machine(instruction: Instruction) -> bool:

@@ -57,6 +57,8 @@ def _name(case: Case) -> str:
     return f"{case.place} {case.name}"
 
 
+#: Instructions that only Python's executors and native programs have.
+_NOT_YET = {"key text,count", "push text,count", "mload cell", "mstore cell"}
 #: Instructions that are for processes only.
 _OF_PROCESSES = {"log ustack", "key ustack"}
 
@@ -76,6 +78,9 @@ def _fpu(program: Program) -> int | None:
 
 def _refusal(program: Program) -> Refused | None:
     """Why and where the interpreter refuses a verified program; None: it runs it."""
+    for index, one in enumerate(program.header.map):
+        if one.kind == "value" and one.arguments:
+            return Refused(Refusal.BAD_MAP, index)
     fpu, offset = _fpu(program), 0
     while offset < len(program.code):
         instruction, _, following = decode_at(program.code, offset)
@@ -83,6 +88,8 @@ def _refusal(program: Program) -> Refused | None:
             return Refused(Refusal.NO_FPU, offset)
         if _is_of_processes(instruction):
             return Refused(Refusal.NO_USTACK, offset)
+        if instruction.key in _NOT_YET:
+            return Refused(Refusal.NOT_YET, offset)
         offset = following
     return None
 
@@ -339,7 +346,7 @@ def _used(cases: list[Case]) -> Iterator[str]:
 
 def test_every_instruction_was_run() -> None:
     there = [case for case in RUN if _refusal(assemble(case.source(), case.place)) is None]
-    missing = {"push f,argument"}
+    missing = {"push f,argument", *_NOT_YET}
     wanted = {i.key for i in INSTRUCTIONS if not i.kernel_only and not _is_of_processes(i)}
     assert wanted - missing <= set(_used(there))
 

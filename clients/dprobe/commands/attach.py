@@ -39,7 +39,7 @@ examples:
   dprobe attach -p 1234 - < alloc.rpn
   dprobe attach -e 'malloc { @ = hist(arg0); }' -p redis-server
   dprobe attach slow.bt 10 --exe nginx   # a script with $1; later ones, too
-  dprobe attach -e 'kprobe:vfs_read { @[comm, kstack(3)] = count(); }'   # in the kernel
+  dprobe attach -e 'kprobe:vfs_read { @[comm, kstack(3)] = count(); }'
 """,
 )
 @options.script
