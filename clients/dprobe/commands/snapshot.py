@@ -33,7 +33,7 @@ _MOST_HITS: Final = 5
     epilog="""\b
 examples:
   dprobe snapshot 1234 server.c:120
-  dprobe snapshot 1234 server.c:120 --if 'req->state == BAD' --depth 3 --hits 1
+  dprobe snapshot 1234 server.c:120 --if 'req->state == BAD' --depth 3
   dprobe snapshot nginx ngx_http_finalize_request --frames 3 --json
 """,
 )
