@@ -46,7 +46,8 @@ def test_what_is_left_behind_ends_by_itself(target: Cat, tmp_path: Path) -> None
         assert 5400 - PATIENCE < row["left_seconds"] < 5400
         text = daemon.dprobe("query").stdout.splitlines()
         (heading,) = [number for number, line in enumerate(text) if "ends" in line]
-        assert text[heading].split() == ["program", "no", "user", "age", "ends", "max", "hits"]
+        titles = ["program", "no", "user", "age", "ends", "max", "hits", "time", "spent"]
+        assert text[heading].split() == titles
         assert text[heading + 1].split()[:2] == ["stays", "1"]
         assert " in 1h" in text[heading + 1]
         target.say("kept")

@@ -16,8 +16,8 @@ SPAN = ModuleSpan(0x1000, 0x5000, -(1 << 31), 1 << 28)
     [
         ("b8 01 00 00 00", Way.JUMP),  # mov eax,1
         ("55 48 89 e5 41 57", Way.PUN),  # push rbp; behind it a jump's displacement
-        ("c3 00 00 00 00", Way.TRAP),  # into the module itself
-        ("c3 00 00 00 01", Way.TRAP),  # where the heap may be
+        ("c3 00 00 00 00", Way.SIGNAL),  # into the module itself
+        ("c3 00 00 00 01", Way.SIGNAL),  # where the heap may be
         ("c3 00 00 00 71", Way.PUN),
         ("c3 00 00 00 81", Way.PUN),  # before it
         ("0f 05 00 00 00 00 00", Way.TRAP),  # syscall

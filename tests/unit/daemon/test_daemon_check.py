@@ -52,13 +52,15 @@ async def answers(question: Question) -> Answer:
 
 @pytest.fixture
 def pid(run: Run) -> Iterator[int]:
-    """A process, whose maps can be read."""
-    process = subprocess.Popen(["sleep", "60"])
-    try:
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
+    """A process, whose maps can be read: all is mapped once it speaks."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            os.write(process.stdin.fileno(), b"x")
+            assert os.read(process.stdout.fileno(), 1) == b"x"
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def upload(text: str = TEXT, label: str = "x") -> messages.Upload:

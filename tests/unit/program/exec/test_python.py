@@ -55,7 +55,8 @@ def test_kernel_instructions_are_invalid_opcodes_to_this_executor() -> None:
     for instruction in INSTRUCTIONS:
         if not instruction.kernel_only:
             continue
-        code = encode_one(instruction, ()) + encode_one(BY_KEY["exit"], ())
+        operands = (1,) * len(instruction.operands)
+        code = encode_one(instruction, operands) + encode_one(BY_KEY["exit"], ())
         pushes = encode_one(BY_KEY["push word"], (1,)) * 2
         made = Program(Header("x"), (ProbeDefinition(0, end=len(pushes + code)),), pushes + code)
         for static in (True, False):
