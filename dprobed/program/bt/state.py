@@ -53,13 +53,19 @@ class MapState(msgspec.Struct, eq=False):
     @property
     def timed(self) -> bool:
         """Whether its values come with the time at which they were set: of several processes' and
-        the blocks', the latest is shown."""
-        return self.is_value and self.in_hits
+        the blocks', the latest is shown. In the kernel there is but one of each."""
+        in_kernel = any(map(is_in_kernel, self.value_modules))
+        return self.is_value and self.in_hits and not in_kernel
 
     @property
     def is_value(self) -> bool:
         """Whether it has a word at each key, which the script reads and sets."""
         return self.kind in (None, "value")
+
+
+def is_in_kernel(module: str) -> bool:
+    """Whether what is called so is in the kernel (``kernel_places``)."""
+    return module.startswith("[")
 
 
 class VariableState(msgspec.Struct, eq=False):
@@ -103,7 +109,7 @@ class Firing(msgspec.Struct, eq=False):
     @property
     def kernel(self) -> bool:
         """Whether that is in the kernel (``kernel_places``)."""
-        return self.module.startswith("[")
+        return is_in_kernel(self.module)
 
 
 def stack_error(name: str, firing: Firing) -> tuple[str, str] | None:
