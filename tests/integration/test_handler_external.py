@@ -152,7 +152,9 @@ def test_that_the_only_one_has_died_is_said_where_its_programs_are_seen(
         assert log.stderr is not None
         log.stdout.readline()  # It follows.
         alone.__exit__()
-        assert log.stderr.readline().startswith("dprobe: handler alone of mail has died (")
+        said = sorted(log.stderr.readline() for _ in range(2))
+        assert said[0].startswith("dprobe: handler alone of mail has died (")
+        assert said[1] == "dprobe: mails: nothing takes `exit mail` any more\n"
         log.send_signal(signal.SIGINT)
         log.communicate(timeout=PATIENCE)
     assert "`exit mail` is an exception (INVALID_OPERAND)" in daemon.dprobe("query").stderr
