@@ -24,8 +24,10 @@ from dprobed.program.exec.lowering import Unit
 from dprobed.program.exec.native.abi import Blob
 from dprobed.program.exec.native.refusals import why_not
 
-#: Seconds for one unit; the longest that programs may be take one.
+#: Seconds for one unit; the longest that programs may be take one. And for the first one, for which
+#: LLVM's 170 MB may have to come from a slow disk, or the machine is busy with what begins besides.
 PATIENCE: Final = 3.0
+FIRST_PATIENCE: Final = 10.0
 #: Bytes of address space besides what it begins with.
 _ADDRESS_SPACE: Final = 1 << 30
 #: Units whose code, or why there is none, is kept; the one that was asked first goes first.
@@ -68,8 +70,9 @@ def compiled(unit: Unit) -> Blob | str:
 
 def _asked(unit: Unit) -> Blob | str:
     """What the compiler says; raises TimeoutError where that takes too long."""
+    patience = PATIENCE if COMPILER.is_started else FIRST_PATIENCE
     try:
-        values, _ = COMPILER.do(unit, _compile, [msgspec.msgpack.encode(unit)], (), PATIENCE)
+        values, _ = COMPILER.do(unit, _compile, [msgspec.msgpack.encode(unit)], (), patience)
     except SilentError as error:
         if error.errno == errno.ETIMEDOUT:
             raise TimeoutError(error.errno, error.strerror) from None

@@ -83,6 +83,11 @@ class Helper:
         #: A process that waits longer, and for how many seconds.
         self._patient: tuple[int, float] = 0, PATIENCE
 
+    @property
+    def is_started(self) -> bool:
+        """Whether one is there by now, as far as is known."""
+        return self._channel is not None and self._owner == os.getpid()
+
     def be_patient(self, seconds: float) -> None:
         """Wait so long for jobs of this process, which holds nobody up; no fork of it does."""
         self._patient = os.getpid(), seconds
