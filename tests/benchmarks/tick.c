@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <time.h>
 
-__attribute__((noinline)) void tick(long n)
+/* What returns has room for a jump: what stands behind it up to the next function is never run. */
+#define ALIGNED __attribute__((aligned(16)))
+
+__attribute__((noinline)) ALIGNED void tick(long n)
 {
 #if defined BARE_HANDLER
 	__asm__ volatile("int3" : : "r"(n) : "memory");
@@ -17,7 +20,7 @@ __attribute__((noinline)) void tick(long n)
 #endif
 }
 
-static uint64_t now(void)
+static ALIGNED uint64_t now(void)
 {
 	struct timespec t;
 
@@ -32,7 +35,7 @@ static void nothing(int signo)
 }
 #endif
 
-int main(void)
+ALIGNED int main(void)
 {
 	long count, i;
 

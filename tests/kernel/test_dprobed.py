@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.kernel.device import (
     text_of,
     write_text,
 )
-from tests.kernel.machine import AREA, BRIDGE, LOG, Machine
+from tests.kernel.machine import AREA, BRIDGE, LOG, PATIENCE, Machine
 from tests.kernel.test_files import assembled
 
 #: Python starts some thirty times, on an emulated processor.
@@ -126,11 +127,11 @@ class Dprobed:
     def start(self) -> None:
         """Start the daemon, and wait until it answers."""
         self.pid = self.machine.start(*self._python, "dprobed", "--socket", SOCKET)
-        for _ in range(60):
-            if self.dprobe("query")[0] == 0:
-                return
-            assert self.machine.call(KILL, self.pid, 0) == 0, text_of(self.machine, LOG)
-        raise AssertionError(text_of(self.machine, LOG))
+        deadline = time.monotonic() + PATIENCE
+        while self.dprobe("query")[0]:
+            state = text_of(self.machine, f"/proc/{self.pid}/stat")
+            said = text_of(self.machine, LOG)
+            assert ") Z " not in state and time.monotonic() < deadline, said
 
     @property
     def command(self) -> list[str]:

@@ -23,6 +23,7 @@ from tests.kernel.test_cases_in_kernel import contents, is_of_any_machine
 from tests.programs.cases import Case, FakeContext
 from tests.unit.program.exec.test_generated_programs import (
     FACILITIES,
+    PLAIN_MAPS,
     USER,
     drawing,
     programs,
@@ -97,7 +98,7 @@ def _run(loaded: KernelProgram, program: Program) -> tuple[list[Hit], list[int],
 
 
 @drawing(DRAWN)
-@given(drawn=programs(AMONG, returns=False))
+@given(drawn=programs(AMONG, returns=False, maps=PLAIN_MAPS))
 def test_drawn_programs_agree(device: Device, drawn: Program) -> None:
     program = verified(_in_kernel(drawn))
     expected = _expected(program)

@@ -37,6 +37,7 @@ from tests.programs.cases import Case, Result, all_cases, check
 from tests.unit.program.exec.test_generated_programs import (
     BUDGET,
     FACILITIES,
+    PLAIN_MAPS,
     USER,
     drawing,
     drawn_context,
@@ -96,6 +97,10 @@ def _refusal(program: Program) -> Refused | None:
 
 def _is_of_processes(instruction: Instruction) -> bool:
     return instruction.name in _OF_PROCESSES
+
+
+#: What is drawn.
+IN_C = [each for each in USER if not _is_of_processes(each) and each.key not in _NOT_YET]
 
 
 def _symbols(program: Program, values: dict[str, int]) -> list[int]:
@@ -357,7 +362,7 @@ def _sorted(contents: MapContents) -> tuple[int, list[Entry]]:
 
 
 @drawing(DRAWN)
-@given(programs([each for each in USER if not _is_of_processes(each)]))
+@given(programs(IN_C, maps=PLAIN_MAPS))
 def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> None:
     verified(program)
     context = drawn_context()

@@ -56,7 +56,7 @@ examples:
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
   dprobe insert alloc.rpn -p 1234 --for 1h --max-hits 1000
   dprobe insert opens.rpn                    # its modtype is kernel: there
-  dprobe insert connects.rpn --all --engine kernel  # from the first instruction
+  dprobe insert connects.rpn --all --engine kernel
   dprobe insert -e 'uprobe:libc:malloc { @ = hist(arg0); }' --exe nginx
 """,
 )

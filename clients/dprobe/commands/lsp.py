@@ -13,7 +13,7 @@ from dprobe.lib.errors import UserError
     epilog="""\b
 examples:
   dprobe lsp                   # an editor starts it so
-  dprobe lsp -p redis-server   # places and variables are those of that process
+  dprobe lsp -p redis-server   # with the places of that process
 """,
 )
 @click.option(

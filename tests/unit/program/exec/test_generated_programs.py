@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
@@ -66,7 +67,8 @@ WITHOUT_MAPS = [i for i in USER if i.group != "maps"]
 #: Of each kind, with the instructions that gather its keys.
 KEY, KEY_STR, KEY_COMM = BY_KEY["key count"], BY_KEY["key str"], BY_KEY["key comm"]
 KEY_TEXT = BY_KEY["key text,count"]
-MAPS: list[tuple[MapDefinition, tuple[Instruction, ...]]] = [
+Maps = list[tuple[MapDefinition, tuple[Instruction, ...]]]
+MAPS: Maps = [
     (MapDefinition("value", "value", keys=1, size=2), (KEY,)),
     (MapDefinition("word", "value"), ()),
     (MapDefinition("words", "value", (3,), keys=1, size=3), (KEY_TEXT,)),
@@ -80,6 +82,14 @@ MAPS: list[tuple[MapDefinition, tuple[Instruction, ...]]] = [
     (MapDefinition("hist", "hist", (2,), keys=1), (KEY,)),
     (MapDefinition("lhist", "lhist", (-50, 50, 7), signed=True), ()),
     (MapDefinition("tseries", "tseries", (10, 4)), ()),
+]
+#: The same where values have one word.
+PLAIN_MAPS: Maps = [
+    (
+        msgspec.structs.replace(one, arguments=()) if one.kind == "value" else one,
+        tuple(KEY if key is KEY_TEXT else key for key in keys),
+    )
+    for one, keys in MAPS
 ]
 #: What an entry part may have, but for calls: what is called is there for the return.
 ENTRY_PART = [
@@ -117,7 +127,7 @@ def _fits(instruction: Instruction, one: MapDefinition) -> bool:
     return alone and unfit(instruction, one) is None
 
 
-def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
+def _operand(draw: st.DrawFn, instruction: Instruction, header: Header, maps: Maps) -> int:
     kind = instruction.operands[0]
     if kind is Operand.WORD:
         return draw(WORDS)
@@ -129,12 +139,12 @@ def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
         many = {"locals": header.vars, "globals": header.gvars}.get(instruction.group, 0x10000)
         return draw(st.integers(0, many - 1))
     if kind is Operand.MAP:
-        fit = [n for n, (one, _) in enumerate(MAPS) if _fits(instruction, one)]
+        fit = [n for n, (one, _) in enumerate(maps) if _fits(instruction, one)]
         return draw(st.sampled_from(fit))
     if kind is Operand.CELL:
-        fit = [n for n, (one, _) in enumerate(MAPS) if unfit(instruction, one) is None]
+        fit = [n for n, (one, _) in enumerate(maps) if unfit(instruction, one) is None]
         number = draw(st.sampled_from(fit))
-        return cell_operand(number, MAPS[number][0].words)
+        return cell_operand(number, maps[number][0].words)
     if kind is Operand.SLOT:
         return draw(st.integers(-3, 3))
     if kind in (Operand.COUNT16, Operand.COUNT8):
@@ -143,7 +153,12 @@ def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
 
 
 def _part(
-    draw: st.DrawFn, header: Header, first: int, ends: Instruction, among: Sequence[Instruction]
+    draw: st.DrawFn,
+    header: Header,
+    first: int,
+    ends: Instruction,
+    among: Sequence[Instruction],
+    maps: Maps,
 ) -> list[Line]:
     """The lines of one subroutine; its labels are lines of its own, its calls are still -1."""
     lines: list[Line] = []
@@ -152,9 +167,11 @@ def _part(
         if instruction.operands and instruction.operands[0] is Operand.LABEL:
             operands: tuple[int, ...] = (-1,)
         else:
-            operands = tuple(_operand(draw, instruction, header) for _ in instruction.operands)
+            operands = tuple(
+                _operand(draw, instruction, header, maps) for _ in instruction.operands
+            )
         number = instruction.map_index(operands)
-        keys = MAPS[number][1] if number is not None else ()
+        keys = maps[number][1] if number is not None else ()
         # What is taken off the stack comes before the key.
         steps = [(key, _KEY_OPERANDS.get(key.key, ())) for key in keys]
         inside = False
@@ -192,7 +209,11 @@ def _assembled(lines: list[Line]) -> bytes:
 
 @st.composite
 def programs(
-    draw: st.DrawFn, among: Sequence[Instruction] = USER, *, returns: bool = True
+    draw: st.DrawFn,
+    among: Sequence[Instruction] = USER,
+    *,
+    returns: bool = True,
+    maps: Maps = MAPS,
 ) -> Program:
     """``returns``: whether return probes are among them."""
     header = Header(
@@ -204,7 +225,7 @@ def programs(
         gvars=2,
         heapmax=64,
         autostacktrace=draw(st.booleans()),
-        map=tuple(one for one, _ in MAPS),
+        map=tuple(one for one, _ in maps),
     )
     parts: list[list[Line]] = []
     starts = []
@@ -212,13 +233,13 @@ def programs(
     others = ("push e",) if at == "return" else ("push a", "push f")
     split = 0
     if at == "return" and draw(st.booleans()):
-        parts.append(_part(draw, header, 0, EXIT, [i for i in among if i in ENTRY_PART]))
+        parts.append(_part(draw, header, 0, EXIT, [i for i in among if i in ENTRY_PART], maps))
         split = len(_assembled(parts[0]))
     among = [i for i in among if i.group != "functions" or i.name in others]
     for number in range(draw(st.integers(1, 3))):
         first = sum(map(len, parts))
         starts.append(first)
-        parts.append(_part(draw, header, first, RET if number else EXIT, among))
+        parts.append(_part(draw, header, first, RET if number else EXIT, among, maps))
     lines = [
         Line(line.instruction, (draw(st.sampled_from(starts[1:] or [0])),))
         if line.operands == (-1,)
