@@ -11,7 +11,11 @@ from tests.integration.harness import Target, TracerProcess, counting
 
 #: By engine, how programs are built. A jump needs five bytes, or what is behind to lead somewhere:
 #: so each function begins with four more.
-FLAGS = {"trap": ["-O2"], "inline": ["-O2", "-fcf-protection=full", "-falign-functions=16"]}
+FLAGS = {
+    "trap": ["-O2"],
+    "inline": ["-O2", "-fcf-protection=full", "-falign-functions=16"],
+    "signal": ["-O2"],
+}
 
 
 def returning(module: Path, *functions: str, body: str = "abort") -> str:
