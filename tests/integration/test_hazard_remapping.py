@@ -124,20 +124,25 @@ def test_the_memory_that_is_ours_is_taken_away_again_and_again(
     program: Path, start: Start, trace: Trace
 ) -> None:
     """In whatever moment: the target is none the worse, and each probe is in or says why not."""
-    target = start(program, "hunts")
-    tracer = trace(target)
-    target.go()
-    lost = 0
-    while not target.has_said():
-        with contextlib.suppress(RefusedError):  # not even the room for our own places was left
-            number, probes = tracer.insert(counting(program, "alone", "alone+8"))
-            while any(each.state is State.ACTIVE for each in probes) and not target.has_said():
-                probes = tracer.query(number)
-            assert all(each.reason or each.state is State.ACTIVE for each in probes)
-            lost += [each.reason for each in probes].count(TOOK_AWAY)
-            tracer.remove(number)
-    assert lost > 0
-    target.expect("hunted")
-    target.expect("stopped")
-    tracer.detach_from(target.pid)
-    target.finish()
+
+    def hunted() -> int:
+        target = start(program, "hunts")
+        tracer = trace(target)
+        target.go()
+        lost = 0
+        while not target.has_said():
+            with contextlib.suppress(RefusedError):  # not even room for our own places was left
+                number, probes = tracer.insert(counting(program, "alone", "alone+8"))
+                while any(each.state is State.ACTIVE for each in probes) and not target.has_said():
+                    probes = tracer.query(number)
+                assert all(each.reason or each.state is State.ACTIVE for each in probes)
+                lost += [each.reason for each in probes].count(TOOK_AWAY)
+                tracer.remove(number)
+        target.expect("hunted")
+        target.expect("stopped")
+        tracer.detach_from(target.pid)
+        target.finish()
+        return lost
+
+    # On a busy machine a target may be through before it has met one of them.
+    assert any(hunted() for _ in range(5))
