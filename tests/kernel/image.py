@@ -83,7 +83,8 @@ def _used() -> set[Path]:
         file = getattr(loaded, "__file__", None)
         if file is not None and Path(file).is_relative_to(_PACKAGES):
             used.add(_PACKAGES / Path(file).relative_to(_PACKAGES).parts[0])
-    tests = {"pytest", "_pytest", "hypothesis", "pluggy", "iniconfig"}
+    # Nor what compiles programs for processes, which is most of all that there is.
+    tests = {"pytest", "_pytest", "hypothesis", "pluggy", "iniconfig", "llvmlite"}
     return {path for path in used if path.name not in tests}
 
 
