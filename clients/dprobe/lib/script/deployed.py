@@ -59,17 +59,10 @@ class Deployed:
         """Take them out everywhere; how many records were lost, and what else was missed."""
         found: list[messages.DeploymentInfo] = []
         for number in self._numbers:
-            with contextlib.suppress(UserError):
-                answer = self._connection.request(
-                    lambda request, n=number: messages.Remove(  # type: ignore[misc]
-                        id=request, select=messages.Select(number=n)
-                    ),
-                    messages.Removed,
-                )
+            answer = self._removed(number)
+            if answer is not None:
                 found += answer.deployments
                 self._last += answer.maps
-                for why in answer.stays.values():
-                    self._say(f"{why}; what it counted at last is left out")
         self._over = True
         return sum(each.dropped for each in found), list(dict.fromkeys(_gaps(found)))
 
@@ -78,6 +71,18 @@ class Deployed:
 
     def unwatch(self, pid: int, address: int) -> None:
         """Nothing is watched here."""
+
+    def _removed(self, number: int) -> messages.Removed | None:
+        """Take one of the programs out; None: it is not there any more."""
+        with contextlib.suppress(UserError):
+            answer = self._connection.request(
+                lambda request: messages.Remove(id=request, select=messages.Select(number=number)),
+                messages.Removed,
+            )
+            for why in answer.stays.values():
+                self._say(f"{why}; what it counted at last is left out")
+            return answer
+        return None
 
     def maps(self, names: Sequence[str], reset: str = "") -> list[messages.MapInfo]:
         """Maps of the programs, those of ended processes too; then reset as asked."""

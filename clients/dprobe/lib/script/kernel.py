@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
-from dprobe.lib.errors import UserError
 from dprobe.lib.script.deployed import Deployed
 from dprobed.wire import messages
 
@@ -28,13 +26,8 @@ class InKernel(Deployed):
         """Take them out; how many records were lost, and what else was missed."""
         found: list[messages.ProbeInfo] = []
         for number in self._numbers:
-            with contextlib.suppress(UserError):
-                answer = self._connection.request(
-                    lambda request, n=number: messages.Remove(  # type: ignore[misc]
-                        id=request, select=messages.Select(number=n)
-                    ),
-                    messages.Removed,
-                )
+            answer = self._removed(number)
+            if answer is not None:
                 found += answer.probes
                 self._last += answer.maps
         self._over = True
