@@ -93,6 +93,11 @@ def resolve(elf: Binary, spec: str) -> list[Place]:
         raise LocationError(f"{spec!r} is not a place")
     if not spec:
         raise LocationError("an empty place", "give a symbol, symbol+n, file.c:line or file offset")
+    found = _resolve(elf, spec)
+    return [each._replace(goroutine=True) for each in found] if is_go(elf) else found
+
+
+def _resolve(elf: Binary, spec: str) -> list[Place]:
     if _OFFSET_SPEC.match(spec):
         return [_at_offset(elf, number_of(spec))]
     static = _STATIC_SPEC.match(spec)
@@ -485,7 +490,6 @@ def _in_go(elf: Binary, place: Place, symbol: Symbol) -> Place:
         file_offset=place.file_offset + skipped,
         vaddr=place.vaddr + skipped,
         name=_named(symbol, place.symbol_offset + skipped),
-        goroutine=True,
     )
 
 

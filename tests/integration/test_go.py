@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from dprobe.lib.stacks import StackNames
 
+from dprobed.compiler import is_there
 from dprobed.record.log import decode_log
+from dprobed.wire.engines import NATIVE
+from dprobed.wire.protocol import State
 from tests.conftest import TARGETS
 from tests.integration.client_support import dprobe
 from tests.integration.conftest import Start, Trace
@@ -110,3 +113,20 @@ def test_arguments_are_where_go_passes_them(program: Path) -> None:
     done = dprobe("check", "-e", f"uprobe:{program}:main.deep {{ @[args.n] = count() }}")
     assert done.returncode == 2
     assert "`n` is passed as Go does, in other registers than C's" in done.stderr
+
+
+@pytest.mark.skipif(not is_there(), reason="llvmlite is not installed")
+@pytest.mark.parametrize("engine", NATIVE)
+@pytest.mark.parametrize("place", ["main.leaf", "main.moved+0x4", "goroutines.go:38"])
+def test_nothing_native_runs_on_the_stack_of_a_goroutine(
+    program: Path, engine: str, place: str, start: Start, trace: Trace
+) -> None:
+    """It has a few hundred bytes, and behind them another's; also where no build id says it."""
+    target = start(program)
+    tracer = trace(target)
+    _, (probe,) = tracer.insert(f'name = "{program}"\noffset = {place}\nabort\n')
+    assert probe.state is State.FAILED and "it is a Go program's" in probe.reason, probe
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()

@@ -14,6 +14,7 @@ from dprobed.engine.errors import SpaceError
 from dprobed.engine.inline.breakpoints import NativeSites
 from dprobed.engine.inline.executor import InlineExecutor
 from dprobed.engine.inline.placing import BREAKPOINT, Placer
+from dprobed.engine.inline.room import GO
 from dprobed.engine.interface import Location, Plan, Refusal
 from dprobed.engine.probe import Probe
 from dprobed.proc import procfs
@@ -92,6 +93,8 @@ def _why_not_native(
 
     ``why_no_site``: why a thread cannot be led to it from an address.
     """
+    if location.goroutine:
+        return GO
     native = probe.native
     if not isinstance(native, InlineExecutor):
         return "its program was not inserted for it"

@@ -35,10 +35,12 @@ from dprobed.tracee.thread_group import ThreadGroup
 
 #: Bytes of shared memory that are mapped at once.
 _SHARED: Final = 1 << 18
+#: Why there is nothing native in Go's code, as the resolver knows it, or as its text says.
+GO: Final = "it is a Go program's, whose stacks have no room for what runs there"
 #: By what code is known in which there can be no jump, and why.
 _UNFIT: Final = (
     (ABORTS, "its module has restartable sequences (rseq), which a jump would leave"),
-    (b"\xff Go build ID: ", "it is a Go program's, whose stacks have no room for what runs there"),
+    (b"\xff Go build ID: ", GO),
 )
 
 
