@@ -20,6 +20,12 @@ __attribute__((noinline)) ALIGNED void tick(long n)
 #endif
 }
 
+/* So that something is behind it. */
+__attribute__((noinline, used)) ALIGNED void behind(void)
+{
+	__asm__ volatile("" : : : "memory");
+}
+
 static ALIGNED uint64_t now(void)
 {
 	struct timespec t;
